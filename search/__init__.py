@@ -1,0 +1,20 @@
+"""Search a network's factorization under budgets: `run`, then read the front and apply the plan."""
+
+from search.budget import Budget, InfeasibleBudget
+from search.latency import Comparison, Latency, compare, latency
+from search.profiling import profile
+from search.result import SearchResult
+from search.run import load, run
+
+__all__ = [
+    "Budget",
+    "Comparison",
+    "InfeasibleBudget",
+    "Latency",
+    "SearchResult",
+    "compare",
+    "latency",
+    "load",
+    "profile",
+    "run",
+]

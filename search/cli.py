@@ -1,0 +1,186 @@
+"""The command line: layers, search, front, apply."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from search.budget import Budget
+from search.folder import RunFolder
+from search.profiling import count_flops, profile
+from search.result import SearchResult, layers_frame
+from search.run import load
+from search.run import run as run_search
+from search.sources import load_model, parse_limit, parse_shape
+from sekron.checkpoint import save
+
+app = typer.Typer(
+    help="Search tensor factorizations that make a trained network smaller and faster.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Argument(help="module:attribute of a model or a function")]
+Run = Annotated[str, typer.Argument(help="Run folder of a search.")]
+Weights = Annotated[str, typer.Option(help="State dict: .safetensors, or a torch file.")]
+Input = Annotated[str, typer.Option("--input", help="Input shape, such as 1x3x224x224.")]
+Limit = Annotated[str | None, typer.Option(help="Share ('50%', '0.5') or number ('900000').")]
+Patterns = Annotated[list[str] | None, typer.Option(help="Pattern of layer names; repeatable.")]
+
+
+@app.command()
+def layers(
+    model: Model,
+    input_shape: Input,
+    weights: Weights = "",
+    include: Patterns = None,
+    exclude: Patterns = None,
+) -> None:
+    """List every layer with its cost, and why it would stay dense."""
+    network = load_model(model, weights)
+    measured = profile(network, _example(input_shape), include, exclude)
+    frame = layers_frame(measured)
+    _print(frame[["layer", "kind", "weight_shape", "flops_share", "params_share", "reason"]])
+    _say(f"{measured.flops:,} FLOPs, {measured.params:,} parameters")
+    _warn_unsupported(measured.unsupported)
+
+
+@app.command()
+def search(
+    model: Model,
+    input_shape: Input,
+    run: Annotated[str, typer.Option(help="Folder that keeps everything; made if missing.")],
+    weights: Weights = "",
+    flops: Limit = None,
+    params: Limit = None,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    trials: Annotated[int, typer.Option(help="Proposals per layer.")] = 50,
+    max_length: Annotated[int, typer.Option(help="Most factors in a sequence.")] = 3,
+    sampler: Annotated[str, typer.Option(help="neighbour, tpe, nsga2 or random.")] = "neighbour",
+    storage: Annotated[str | None, typer.Option(help="Optuna storage URL.")] = None,
+    seed: int = 0,
+) -> None:
+    """Search a network under a budget; the same command on the same folder goes on."""
+    budget = _budget(flops, params)
+    network = load_model(model, weights)
+    shape = parse_shape(input_shape)
+    result = run_search(
+        network,
+        _example(input_shape),
+        budget=budget,
+        n_trials=trials,
+        max_sequence_length=max_length,
+        include=include,
+        exclude=exclude,
+        sampler=sampler,
+        run=run,
+        storage=storage,
+        seed=seed,
+        source=(model, weights, shape),
+    )
+    _warn_unsupported(result.profile.unsupported)
+    _print_front(result)
+    _say(f"best plan for {budget}: {run}/plan.json")
+
+
+@app.command()
+def front(run: Run, csv: Annotated[bool, typer.Option(help="Print CSV.")] = False) -> None:
+    """Print the Pareto front of a finished search."""
+    result = load(run)
+    if csv:
+        sys.stdout.write(result.pareto_front().drop(columns="plan").to_csv(index=False))
+    else:
+        _print_front(result)
+
+
+@app.command()
+def apply(
+    run: Run,
+    output: Annotated[str, typer.Option(help="File to write: weights and plan.")],
+    flops: Limit = None,
+    params: Limit = None,
+) -> None:
+    """Write the compressed network for the budget of the search, or for another one."""
+    settings, _, _ = RunFolder(run).read()
+    if not settings.model:
+        raise ValueError(
+            f"{run} was searched from Python, so its model is not known here; use "
+            "`search.load(run).best.apply(model)` and `sekron.save`."
+        )
+    result = load(run)
+    budget = result.budget if flops is None and params is None else _budget(flops, params)
+    plan = result.plan(budget)
+    network = load_model(settings.model, settings.weights)
+    small = plan.apply(network)
+    counted, unsupported = count_flops(small, (torch.zeros(1, *settings.input_shape[1:]),))
+    save(small, output)
+    totals = result.totals(plan)
+    _say(
+        f"{output}: {len(plan)} layers replaced, {counted:,} FLOPs "
+        f"({counted / result.profile.flops:.1%}), {totals['params']:,} parameters "
+        f"({totals['params'] / result.profile.params:.1%}), for {budget}"
+    )
+    _warn_unsupported(unsupported)
+
+
+def main() -> None:
+    """Run the command line; an error is one line and exit code 2."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(
+            f"sekron: {' '.join(str(error).split())}"
+        )
+        sys.exit(2)
+
+
+def _budget(flops: str | None, params: str | None) -> Budget:
+    return Budget(flops=parse_limit(flops), params=parse_limit(params))
+
+
+def _example(shape: str) -> torch.Tensor:
+    return torch.zeros(parse_shape(shape))
+
+
+def _print_front(result: SearchResult) -> None:
+    frame = result.pareto_front()
+    frame.insert(1, "layers", [len(plan) for plan in frame["plan"]])
+    _print(frame.drop(columns="plan"))
+
+
+def _print(frame: pd.DataFrame) -> None:
+    table = Table(box=None, header_style="bold")
+    for column in frame.columns:
+        right = pd.api.types.is_numeric_dtype(frame[column])
+        table.add_column(str(column), justify="right" if right else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in row))
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _say(text: str) -> None:
+    Console(soft_wrap=True, markup=False, highlight=False).print(text)
+
+
+def _warn_unsupported(unsupported: dict[str, int]) -> None:
+    if unsupported:
+        names = ", ".join(f"{name} ({count}×)" for name, count in sorted(unsupported.items()))
+        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(
+            f"not counted by fvcore: {names}"
+        )

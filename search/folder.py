@@ -1,0 +1,199 @@
+"""The folder of a run: settings, profile, study, candidates, front and plan, all plain data."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from search.profiling import LayerProfile, NetworkProfile
+from sekron.contraction import Geometry
+
+FORMAT, VERSION = "sekron.run", 1
+
+PACKAGES = ("sekron", "torch", "optuna", "fvcore", "numpy", "scipy")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a search was asked for; what decides its trials cannot change within a folder.
+
+    Attributes:
+        max_sequence_length: Most factors of a structure.
+        families: Searched families.
+        sampler: Name of the sampler.
+        seed: Of the sampler.
+        n_trials: Proposals per layer.
+        include: Patterns of layers to search, or None.
+        exclude: Patterns of layers to leave dense, or None.
+        storage: URL of the Optuna storage; None for the file in the folder.
+        name: Prefix of the names of the studies.
+        model: How the command line made the model; empty for a run from Python.
+        weights: File of the model's weights; empty for none.
+        input_shape: Of the example input; empty for a run from Python.
+        flops: Budget, as given.
+        params: Budget, as given.
+    """
+
+    max_sequence_length: int
+    families: tuple[str, ...]
+    sampler: str
+    seed: int
+    n_trials: int
+    include: tuple[str, ...] | None
+    exclude: tuple[str, ...] | None
+    storage: str | None
+    name: str
+    model: str = ""
+    weights: str = ""
+    input_shape: tuple[int, ...] = ()
+    flops: float | int | None = None
+    params: float | int | None = None
+
+
+FIXED = ("max_sequence_length", "families", "sampler", "seed", "storage", "name")
+"""Settings that must be the same whenever a folder is used again."""
+
+
+class RunFolder:
+    """Reads and writes a run folder; every file is replaced whole, so a kill leaves no half.
+
+    Args:
+        path: Of the folder; made when something is written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / "run.json").exists()
+
+    def storage(self, url: str | None) -> BaseStorage:
+        """Open the Optuna storage: the URL's, or the journal in the folder."""
+        if url is not None:
+            return optuna.storages.get_storage(url)
+        self.path.mkdir(parents=True, exist_ok=True)
+        journal = self.path / "study.log"
+        try:
+            return JournalStorage(JournalFileBackend(str(journal)))
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"{journal} must be the journal of a study, but is damaged ({error}); "
+                "delete the folder and search again."
+            ) from error
+
+    def begin(self, settings: Settings, profile: NetworkProfile, digests: dict[str, str]) -> None:
+        """Record what is searched, or check that it is what was recorded.
+
+        Args:
+            settings: Of this call.
+            profile: Of the network.
+            digests: Layer name -> digest of its weight.
+
+        Raises:
+            ValueError: If the folder belongs to other settings or to another network; the first
+                difference is named.
+        """
+        if self.exists():
+            recorded, known, weights = self.read()
+            for name in FIXED:
+                before, now = getattr(recorded, name), getattr(settings, name)
+                if before != now:
+                    raise ValueError(
+                        f"{self.path} was searched with {name}={before!r}, got {now!r}; "
+                        "use the same, or another run folder."
+                    )
+            self._check_network(known, profile, weights, digests)
+        self.path.mkdir(parents=True, exist_ok=True)
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": asdict(settings),
+            "profile": asdict(profile),
+            "weights": digests,
+            "versions": {name: version(name) for name in PACKAGES} | {"python": _python()},
+        }
+        self.write("run.json", json.dumps(document, indent=1) + "\n")
+
+    def read(self) -> tuple[Settings, NetworkProfile, dict[str, str]]:
+        """Return the settings, the profile and the digests of the weights.
+
+        Raises:
+            FileNotFoundError: If there is no run.
+            ValueError: If the record is damaged; the message says where.
+        """
+        path = self.path / "run.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{self.path} must be a run folder, but has no run.json.")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["format"] != FORMAT or data["version"] != VERSION:
+                raise ValueError(f"it is {data['format']} {data['version']}")
+            return _settings(data["settings"]), _profile(data["profile"]), dict(data["weights"])
+        except KeyError as error:
+            raise ValueError(f"{path} is damaged: it has no {error.args[0]!r}.") from error
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error}.") from error
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the folder in one step."""
+        temporary = self.path / f".{name}.{os.getpid()}"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.path / name)
+
+    def _check_network(
+        self,
+        known: NetworkProfile,
+        profile: NetworkProfile,
+        weights: dict[str, str],
+        digests: dict[str, str],
+    ) -> None:
+        before = {layer.name: layer for layer in known.layers}
+        now = {layer.name: layer for layer in profile.layers}
+        for name in [*now, *before]:
+            if before.get(name) != now.get(name):
+                what = (
+                    "another shape, input or choice"
+                    if name in before and name in now
+                    else ("no such layer " + ("before" if name in now else "now"))
+                )
+                raise ValueError(
+                    f"{self.path} holds the search of another network: layer {name!r} has {what}; "
+                    "use another run folder."
+                )
+        for name, digest in digests.items():
+            if weights.get(name) != digest:
+                raise ValueError(
+                    f"{self.path} holds the search of another network: layer {name!r} has other "
+                    "weights; use another run folder."
+                )
+
+
+def _settings(data: dict[str, Any]) -> Settings:
+    lists = ("families", "include", "exclude", "input_shape")
+    typed: dict[str, Any] = {
+        k: tuple(v) if k in lists and v is not None else v for k, v in data.items()
+    }
+    return Settings(**typed)
+
+
+def _profile(data: dict[str, Any]) -> NetworkProfile:
+    layers = []
+    for layer in data["layers"]:
+        calls = tuple(Geometry(**{k: tuple(v) for k, v in c.items()}) for c in layer["calls"])
+        shape = tuple(layer["weight_shape"])
+        layers.append(LayerProfile(**{**layer, "calls": calls, "weight_shape": shape}))
+    return NetworkProfile(**{**data, "layers": tuple(layers)})
+
+
+def _python() -> str:
+    return platform.python_version()

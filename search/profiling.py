@@ -1,0 +1,240 @@
+"""What a network costs, layer by layer, and which layers can be replaced."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from fvcore.nn.jit_handles import conv_flop_count, get_shape
+from torch import Tensor, nn
+
+from sekron.contraction import Geometry
+from sekron.structure import Structure
+from sekron.surgery import reason_to_skip, replaceable_modules, shared_weights
+
+Inputs = Tensor | tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerProfile:
+    """One module with a weight.
+
+    Attributes:
+        name: Of the module; of the first of its names, where it has several.
+        kind: Class of the module.
+        weight_shape: `(out, in, kernel extents…)`.
+        calls: The convolution of every call, in the example's forward pass.
+        flops: Multiply-adds of all calls.
+        params: Numbers in the weight.
+        reason: Why it is left dense; empty where it is searched.
+    """
+
+    name: str
+    kind: str
+    weight_shape: tuple[int, ...]
+    calls: tuple[Geometry, ...]
+    flops: int
+    params: int
+    reason: str
+
+    def dense(self, resource: str) -> int:
+        """Return what the dense layer uses of a resource, by its name in a budget."""
+        return self.flops if resource == "flops" else self.params
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkProfile:
+    """A network's cost for one image.
+
+    Attributes:
+        flops: fvcore's count of the whole network.
+        params: Parameters of the whole network.
+        unsupported: Operators that fvcore does not count, with their numbers of calls.
+        layers: Every convolution and linear layer, in the order of execution.
+    """
+
+    flops: int
+    params: int
+    unsupported: dict[str, int]
+    layers: tuple[LayerProfile, ...]
+
+    @property
+    def searched(self) -> tuple[LayerProfile, ...]:
+        """The layers that can be replaced."""
+        return tuple(layer for layer in self.layers if not layer.reason)
+
+    def dense(self, resource: str) -> int:
+        """Return what the dense network uses of a resource, by its name in a budget."""
+        return self.flops if resource == "flops" else self.params
+
+    def fixed(self, resource: str) -> int:
+        """Return what everything that is not searched uses of a resource."""
+        return self.dense(resource) - sum(layer.dense(resource) for layer in self.searched)
+
+
+def profile(
+    model: nn.Module,
+    example_input: Inputs,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> NetworkProfile:
+    """Count a network's cost on an example and find the layers that can be replaced.
+
+    The first convolution and the last linear layer, cheap and sensitive, stay dense unless
+    `include` names them. The model is not touched: everything runs on a copy.
+
+    Args:
+        model: Any network that torch.jit can trace.
+        example_input: What its forward takes: a tensor, or a tuple of arguments. Of a tensor the
+            first image counts, of a tuple everything.
+        include: Shell-style patterns of layer names; only these are searched.
+        exclude: Patterns of layer names that are left dense.
+
+    Returns:
+        The costs.
+
+    Raises:
+        ValueError: If the network does not run on the example, or a pattern matches no layer.
+    """
+    network = copy.deepcopy(model).eval()
+    arguments = example_input if isinstance(example_input, tuple) else (example_input[:1],)
+    calls = _record_calls(network, arguments)
+    total, unsupported = count_flops(network, arguments)
+    modules, shared = replaceable_modules(network), shared_weights(network)
+    order = sorted(modules, key=lambda name: list(calls).index(name) if name in calls else 10**9)
+    for pattern in (*(include or ()), *(exclude or ())):
+        if not any(fnmatchcase(name, pattern) for name in order):
+            raise ValueError(
+                f"the pattern {pattern!r} must match a layer, but matches none of "
+                f"{', '.join(order[:4])}, …; `sekron layers` lists all."
+            )
+    ends = _sensitive_ends([name for name in order if name in calls], modules)
+    layers = []
+    for name in order:
+        module = modules[name]
+        reason = reason_to_skip(module)
+        if not reason and name in shared:
+            reason = f"shares its weight with {shared[name]}"
+        if not reason and name not in calls:
+            reason = "never ran on the example input"
+        if not reason:
+            reason = _left_out(name, include, exclude) or (
+                "" if include is not None else ends.get(name, "")
+            )
+        layers.append(_layer(name, module, tuple(calls.get(name, ())), reason))
+    return NetworkProfile(
+        flops=total,
+        params=sum(p.numel() for p in network.parameters()),
+        unsupported=unsupported,
+        layers=tuple(layers),
+    )
+
+
+def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict[str, int]]:
+    """Return fvcore's multiply-adds of a network, and the operators that it does not count.
+
+    `padding="same"` is counted here, because fvcore takes such a convolution for free.
+
+    Reference:
+        fvcore, docs/flop_count.md: one FLOP is one multiply-add.
+    """
+    with evaluating(model):
+        analysis = FlopCountAnalysis(model, arguments)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        analysis.tracer_warnings("none")
+        analysis.set_op_handle("aten::_convolution_mode", _same_convolution)
+        return int(analysis.total()), dict(analysis.unsupported_ops())
+
+
+def _same_convolution(inputs: list[Any], outputs: list[Any]) -> int:
+    x, weight, out = (get_shape(value) for value in (inputs[0], inputs[1], outputs[0]))
+    return int(conv_flop_count(x, weight, out))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch to evaluation without gradients, and back module by module."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _record_calls(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, list[Geometry]]:
+    calls: dict[str, list[Geometry]] = {}
+
+    def record(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            calls.setdefault(name, []).append(_geometry(module, inputs[0], output))
+
+        return hook
+
+    modules = replaceable_modules(network)
+    handles = [module.register_forward_hook(record(name)) for name, module in modules.items()]
+    try:
+        with torch.no_grad():
+            network(*arguments)
+    except Exception as error:
+        shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in arguments]
+        raise ValueError(
+            f"the network must run on the example input, but on {shapes} it raised "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _geometry(module: nn.Module, x: Tensor, output: Tensor) -> Geometry:
+    if isinstance(module, nn.Linear):
+        return Geometry(tuple(output.shape[:-1]), tuple(x.shape[:-1]), (), ())
+    n_axes = module.weight.dim() - 2  # type: ignore[operator]
+    return Geometry(
+        tuple(output.shape[-n_axes:]),
+        tuple(x.shape[-n_axes:]),
+        tuple(module.stride),  # type: ignore[arg-type]
+        tuple(module.dilation),  # type: ignore[arg-type]
+    )
+
+
+def _sensitive_ends(order: list[str], modules: dict[str, nn.Module]) -> dict[str, str]:
+    convolutions = [name for name in order if isinstance(modules[name], nn.Conv2d)]
+    linears = [name for name in order if isinstance(modules[name], nn.Linear)]
+    ends = {}
+    if convolutions:
+        ends[convolutions[0]] = "first convolution, left dense unless `include` names it"
+    if linears and order[-1] == linears[-1]:
+        ends[linears[-1]] = "last linear layer, left dense unless `include` names it"
+    return ends
+
+
+def _left_out(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> str:
+    if include is not None and not any(fnmatchcase(name, pattern) for pattern in include):
+        return "not in `include`"
+    if any(fnmatchcase(name, pattern) for pattern in exclude or ()):
+        return "in `exclude`"
+    return ""
+
+
+def _layer(name: str, module: nn.Module, calls: tuple[Geometry, ...], reason: str) -> LayerProfile:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    shape = tuple(weight.shape)
+    dense = Structure.dense(shape)
+    flops = sum(
+        dense.flops(c.output_size, stride=c.stride, dilation=c.dilation, input_size=c.input_size)
+        for c in calls
+    )
+    kind = type(module).__name__
+    return LayerProfile(name, kind, shape, calls, flops, weight.numel(), reason)

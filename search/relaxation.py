@@ -1,0 +1,132 @@
+"""The linear relaxation of the choice across layers, and what it says about every candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+from scipy.sparse import csr_array
+
+Floats = NDArray[np.float64]
+
+TOLERANCE = 1e-9
+"""Relative; below it two losses are the same number to the solver."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The candidates of one layer.
+
+    Args:
+        losses: What choosing each one adds to the plan's error, shape `(candidates,)`.
+        costs: What each one uses of every resource, shape `(candidates, resources)`.
+    """
+
+    losses: Floats
+    costs: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """All candidates of all layers as columns of one program.
+
+    Attributes:
+        losses: Shape `(columns,)`.
+        costs: Shape `(columns, resources)`, in shares of the capacities.
+        owner: Layer of each column.
+        starts: First column of each layer.
+        scale: Size of a loss, for tolerances.
+    """
+
+    losses: Floats
+    costs: Floats
+    owner: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    scale: float
+
+    @classmethod
+    def of(cls, layers: Sequence[Options], capacities: Floats) -> Program:
+        """Line up the candidates; a capacity of nothing admits only candidates that use nothing."""
+        sizes = [len(layer.losses) for layer in layers]
+        starts = np.cumsum([0, *sizes[:-1]])
+        losses = np.concatenate([layer.losses for layer in layers])
+        costs = np.concatenate([layer.costs for layer in layers])
+        shares = costs / np.where(capacities > 0, capacities, 1.0)
+        return cls(
+            losses=losses,
+            costs=np.where(capacities > 0, shares, np.where(costs > 0, 2.0, 0.0)),
+            owner=np.repeat(np.arange(len(sizes)), sizes),
+            starts=starts,
+            scale=float(np.maximum.reduceat(losses, starts).sum()) or 1.0,
+        )
+
+    @property
+    def n_resources(self) -> int:
+        """Number of budgets."""
+        return int(self.costs.shape[1])
+
+    def used(self, columns: NDArray[np.intp]) -> Floats:
+        """Return what a choice uses of every resource, as shares of the capacities."""
+        return np.asarray(self.costs[columns].sum(axis=0))
+
+    def loss(self, columns: NDArray[np.intp]) -> float:
+        """Return the total loss of a choice."""
+        return float(self.losses[columns].sum())
+
+    def fits_alone(self) -> bool:
+        """Whether every single budget can be met."""
+        least = np.minimum.reduceat(self.costs, self.starts, axis=0).sum(axis=0)
+        return bool((least <= 1.0 + TOLERANCE).all())
+
+    def cheapest(self, prices: Floats) -> NDArray[np.intp]:
+        """Return the column of least `losses + costs · prices` of each layer."""
+        order = np.lexsort((self.losses + self.costs @ prices, self.owner))
+        return order[self.starts]
+
+    def relax(self) -> tuple[float, Floats] | None:
+        """Solve the linear relaxation by column generation.
+
+        Returns:
+            Its optimum, a lower bound of the loss, and the reduced cost of every column: how much
+            at least the loss rises above the bound when that column is chosen. None when even
+            fractions of candidates do not fit.
+        """
+        active = np.unique(np.concatenate([self.cheapest(price) for price in self._first_prices()]))
+        while True:
+            optimum, excess, prices, bases = self._solve(active)
+            reduced = self.losses + self.costs @ prices - bases[self.owner]
+            best = self.cheapest(prices)
+            entering = best[reduced[best] < -TOLERANCE * self.scale]
+            if len(np.setdiff1d(entering, active)) == 0:
+                break
+            active = np.union1d(active, entering)
+        return None if excess > TOLERANCE else (optimum, np.maximum(reduced, 0.0))
+
+    def _first_prices(self) -> list[Floats]:
+        units = np.eye(self.n_resources) * self.scale
+        spread = [unit * 10.0**exponent for unit in units for exponent in range(-4, 7)]
+        return [np.zeros(self.n_resources), units.sum(axis=0), *spread]
+
+    def _solve(self, active: NDArray[np.intp]) -> tuple[float, float, Floats, Floats]:
+        """Solve over some columns: optimum, capacity exceeded, prices, value of each layer."""
+        n, k = len(active), self.n_resources
+        # Capacities may be exceeded at a penalty, so that there always is a solution to price.
+        losses = np.concatenate((self.losses[active], np.full(k, 1e4 * self.scale)))
+        picks: csr_array = csr_array(
+            (np.ones(n), (self.owner[active], np.arange(n))), shape=(len(self.starts), n + k)
+        )
+        result = linprog(
+            losses,
+            A_ub=np.hstack((self.costs[active].T, -np.eye(k))),
+            b_ub=np.ones(k),
+            A_eq=picks,
+            b_eq=np.ones(len(self.starts)),
+            method="highs",
+        )
+        if result.x is None or result.fun is None:
+            raise RuntimeError(f"the linear relaxation must be solvable, got: {result.message}")
+        prices = np.maximum(-np.asarray(result.ineqlin.marginals), 0.0)
+        return float(result.fun), float(result.x[n:].sum()), prices, result.eqlin.marginals

@@ -1,0 +1,124 @@
+"""What the command line names: a model, its weights, an input shape, a budget."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sekron.checkpoint import load_weights
+
+
+def load_model(spec: str, weights: str = "") -> nn.Module:
+    """Make the model that a spec names, in evaluation mode.
+
+    Args:
+        spec: `module:attribute`, the attribute being a model or a function that returns one; the
+            working directory is searched too.
+        weights: A state dict: `.safetensors`, or a torch file, of which only tensors are read.
+
+    Raises:
+        ValueError: If the spec names no model, or the weights are no state dict or do not fit.
+        FileNotFoundError: If there is no such file.
+    """
+    module_name, colon, attribute = spec.partition(":")
+    if not colon:
+        raise ValueError(f"a model reads 'module:attribute', got {spec!r}.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ValueError(
+            f"module {module_name!r} of {spec!r} must be importable, but raised "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    if not hasattr(module, attribute):
+        raise ValueError(f"module {module_name!r} must have the attribute {attribute!r} of {spec}.")
+    found = getattr(module, attribute)
+    model = found if isinstance(found, nn.Module) else _called(found, spec)
+    if weights:
+        load_weights(model, load_state_dict(weights), weights)
+    return model.eval()
+
+
+def load_state_dict(path: str) -> dict[str, Tensor]:
+    """Read a state dict without running any code in the file.
+
+    Raises:
+        ValueError: If it is something else.
+        FileNotFoundError: If there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"the weights {path} must be a file, but there is none.")
+    if path.endswith(".safetensors"):
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} must be a safetensors file: {error}.") from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} must be a state dict of tensors; anything else is refused, since reading it "
+            "could run code. Save model.state_dict()."
+        ) from error
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise ValueError(f"{path} must be a state dict, a mapping of names to tensors.")
+    return loaded
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Read `1x3x224x224`.
+
+    Raises:
+        ValueError: If it is no shape.
+    """
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise ValueError(f"an input shape reads '1x3x224x224', got {text!r}.")
+    return shape
+
+
+def parse_limit(text: str | None) -> float | int | None:
+    """Read a limit: `50%` or `0.5` is a share of the dense network, `900000` a number.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> parse_limit("50%"), parse_limit("0.5"), parse_limit("900000")
+        (0.5, 0.5, 900000)
+    """
+    if text is None:
+        return None
+    try:
+        if text.endswith("%"):
+            return float(text[:-1]) / 100.0
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise ValueError(f"a limit reads '50%', '0.5' or '900000', got {text!r}.") from None
+
+
+def _called(found: object, spec: str) -> nn.Module:
+    if not callable(found):
+        raise ValueError(f"{spec} must be a model or a function that returns one, got {found!r}.")
+    try:
+        model = found()
+    except Exception as error:
+        raise ValueError(
+            f"{spec} must return a model when called without arguments, but raised "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{spec} must return a torch.nn.Module, got {type(model).__name__}.")
+    return model

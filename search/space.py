@@ -1,0 +1,175 @@
+"""The structures of one layer: how many there are, their templates, neighbours and parameters.
+
+A point of the space is a `(family, factor shapes)`; ranks are not part of it, because a point is
+scored at all its ranks at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations, product
+
+from optuna.distributions import IntDistribution
+
+from sekron.structure import Point, Shape
+
+
+@cache
+def factorizations(size: int, length: int) -> tuple[tuple[int, ...], ...]:
+    """Return all ways to write `size` as an ordered product of `length` factors, sorted.
+
+    Example:
+        >>> factorizations(4, 2)
+        ((1, 4), (2, 2), (4, 1))
+    """
+    if length == 1:
+        return ((size,),)
+    return tuple(
+        (first, *rest)
+        for first in range(1, size + 1)
+        if size % first == 0
+        for rest in factorizations(size // first, length - 1)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """All structures of a weight, up to a sequence length.
+
+    Args:
+        weight_shape: `(out, in, kernel extents…)`.
+        max_length: Most factors in a sequence, at least 2.
+        families: Names from `sekron.structure.FAMILIES`.
+    """
+
+    weight_shape: Shape
+    max_length: int = 3
+    families: tuple[str, ...] = ("sekron", "chain")
+
+    def distributions(self) -> dict[str, IntDistribution]:
+        """Return every parameter that a trial of this space may have.
+
+        Which ones a trial has depends on its `length`: for each mode, the index of a
+        factorization of its size into that many factors.
+        """
+        space = {
+            "length": IntDistribution(2, self.max_length),
+            "family": IntDistribution(0, len(self.families) - 1),
+        }
+        for length in range(2, self.max_length + 1):
+            for mode, size in enumerate(self.weight_shape):
+                last = len(factorizations(size, length)) - 1
+                space[_parameter(mode, length)] = IntDistribution(0, last)
+        return space
+
+    def names(self, length: int) -> list[str]:
+        """Return the parameters of a trial of that length, `length` first."""
+        modes = range(len(self.weight_shape))
+        return ["length", "family", *(_parameter(mode, length) for mode in modes)]
+
+    def point(self, params: dict[str, int]) -> Point | None:
+        """Return the point that parameters stand for, or None for the dense weight."""
+        length = params["length"]
+        columns = [
+            factorizations(size, length)[params[_parameter(mode, length)]]
+            for mode, size in enumerate(self.weight_shape)
+        ]
+        return canonical(self.families[params["family"]], tuple(zip(*columns, strict=True)))
+
+    def params(self, point: Point) -> dict[str, int]:
+        """Return the parameters that stand for a point."""
+        family, shapes = point
+        length = len(shapes)
+        # Two factors are named `sekron`, also where only `chain` was asked for.
+        name = family if family in self.families else "chain"
+        named = {"length": length, "family": self.families.index(name)}
+        for mode, size in enumerate(self.weight_shape):
+            column = tuple(shape[mode] for shape in shapes)
+            named[_parameter(mode, length)] = factorizations(size, length).index(column)
+        return named
+
+    def templates(self) -> list[Point]:
+        """Return the structures in which every mode stands whole in one factor."""
+        modes = range(len(self.weight_shape))
+        found: dict[Point, None] = {}
+        for length in range(2, self.max_length + 1):
+            for home in product(range(length), repeat=len(self.weight_shape)):
+                shapes = tuple(
+                    tuple(self.weight_shape[m] if home[m] == k else 1 for m in modes)
+                    for k in range(length)
+                )
+                for family in self.families:
+                    point = canonical(family, shapes)
+                    if point is not None:
+                        found[point] = None
+        return list(found)
+
+    def neighbours(self, point: Point) -> list[Point]:
+        """Return the points one move away, in a fixed order.
+
+        A move takes one prime factor of one mode to another factor of the sequence, perhaps to a
+        new one, or changes the family, or swaps two adjacent factors.
+        """
+        family, shapes = point
+        found: dict[Point, None] = {}
+        for moved_family, moved in self._moves(family, shapes):
+            neighbour = canonical(moved_family, moved)
+            if neighbour is not None and neighbour != point:
+                found[neighbour] = None
+        return list(found)
+
+    def _moves(
+        self, family: str, shapes: tuple[Shape, ...]
+    ) -> Iterator[tuple[str, tuple[Shape, ...]]]:
+        yield from ((other, shapes) for other in self.families if other != family)
+        for k in range(len(shapes) - 1):
+            yield family, (*shapes[:k], shapes[k + 1], shapes[k], *shapes[k + 2 :])
+        ones = (1,) * len(self.weight_shape)
+        starts = [shapes]
+        if len(shapes) < self.max_length:
+            starts += [(*shapes[:k], ones, *shapes[k:]) for k in range(len(shapes) + 1)]
+        for start in starts:
+            for source, target in permutations(range(len(start)), 2):
+                for mode in range(len(self.weight_shape)):
+                    for prime in _primes(start[source][mode]):
+                        moved = [list(shape) for shape in start]
+                        moved[source][mode] //= prime
+                        moved[target][mode] *= prime
+                        lengthened = self.families if len(start) > len(shapes) else (family,)
+                        for name in lengthened:
+                            yield name, tuple(map(tuple, moved))
+
+
+def canonical(family: str, shapes: tuple[Shape, ...]) -> Point | None:
+    """Return one name for all points that are the same factorization, None for the dense weight.
+
+    Factors of size 1 change nothing. `sekron` and `chain` coincide for two factors. Factors that
+    share no mode commute in the Kronecker product, so the last two of a `sekron` may then be
+    swapped, and a `chain` reversed.
+    """
+    real = tuple(shape for shape in shapes if any(size > 1 for size in shape))
+    if len(real) < 2:
+        return None
+    if len(real) == 2 and family in ("sekron", "chain"):
+        family = "sekron"
+    if family == "sekron" and _disjoint(real[-2], real[-1]):
+        real = (*real[:-2], *sorted(real[-2:], reverse=True))
+    if family == "chain" and all(_disjoint(a, b) for a, b in permutations(real, 2)):
+        real = max(real, real[::-1])
+    return family, real
+
+
+def _disjoint(first: Shape, second: Shape) -> bool:
+    return all(min(pair) == 1 for pair in zip(first, second, strict=True))
+
+
+def _parameter(mode: int, length: int) -> str:
+    return f"mode{mode}_of_{length}"
+
+
+@cache
+def _primes(size: int) -> tuple[int, ...]:
+    """Return the distinct primes that divide a size."""
+    return tuple(p for p in range(2, size + 1) if size % p == 0 and all(p % q for q in range(2, p)))

@@ -1,0 +1,75 @@
+"""The candidates of one layer: points on the front of error against FLOPs and parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sekron.pareto import MIXES, front, mixed_front
+from sekron.spectrum import RankCurve
+from sekron.structure import Point, Structure
+
+
+@dataclass(slots=True)
+class CandidateTable:
+    """Rows that no other row beats in error and cost, for any mix of FLOPs and parameters.
+
+    The dense layer is not a row; it is always there, with error 0 and cost 1.
+
+    Attributes:
+        dense_flops: Multiply-adds of the dense layer, all its calls.
+        dense_params: Numbers in the dense weight.
+        points: Structures without ranks, in the order in which they were scored.
+        point: Per row, index into `points`.
+        ranks: Per row, the ranks.
+        errors: Per row, the relative error.
+        flops: Per row, multiply-adds.
+        params: Per row, numbers stored.
+    """
+
+    dense_flops: int
+    dense_params: int
+    points: list[Point] = field(default_factory=list)
+    ranks: list[tuple[int, ...]] = field(default_factory=list)
+    point: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    errors: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    flops: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    params: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ranks)
+
+    def add(self, curve: RankCurve) -> NDArray[np.intp]:
+        """Merge a rank curve and return which of its rows are on the front now, ascending."""
+        before = len(self)
+        self.points.append((curve.family, curve.shapes))
+        ranks = [*self.ranks, *(tuple(map(int, row)) for row in curve.ranks)]
+        point = np.append(self.point, np.full(len(curve.errors), len(self.points) - 1))
+        errors = np.append(self.errors, curve.errors)
+        flops = np.append(self.flops, curve.flops)
+        params = np.append(self.params, curve.params)
+        kept = mixed_front(flops / self.dense_flops, params / self.dense_params, errors)
+        self.ranks = [ranks[row] for row in kept]
+        self.point, self.errors = point[kept], errors[kept]
+        self.flops, self.params = flops[kept], params[kept]
+        return kept[kept >= before] - before
+
+    def structure(self, row: int) -> Structure:
+        """Return the structure of one row."""
+        family, shapes = self.points[self.point[row]]
+        return Structure(family, shapes, self.ranks[row])
+
+    def costs(self, mix: float) -> NDArray[np.float64]:
+        """Return a mixed cost per row: that share of FLOPs, the rest parameters, dense = 1."""
+        flops, params = self.flops / self.dense_flops, self.params / self.dense_params
+        return mix * flops + (1.0 - mix) * params
+
+    def front(self, mix: float) -> NDArray[np.intp]:
+        """Return the rows on the front of error against a mixed cost, cheapest first."""
+        return front(self.costs(mix), self.errors)
+
+
+FRONTS = (MIXES[-1], MIXES[0])
+"""The two pure fronts: error against FLOPs, and error against parameters."""

@@ -1,0 +1,27 @@
+"""Kronecker sequences: factorize the layers of a trained network, and run them without rebuilding.
+
+Reference:
+    Hameed, Mosleh, Tahaei, Partovi Nia, SeKron, arXiv 2210.06299.
+"""
+
+from sekron.calibration import recalibrate
+from sekron.checkpoint import load, save
+from sekron.conv import SeKronConv2d
+from sekron.decomposition import decompose, reconstruct, refine, relative_error
+from sekron.linear import SeKronLinear
+from sekron.plan import Plan
+from sekron.structure import Structure
+
+__all__ = [
+    "Plan",
+    "SeKronConv2d",
+    "SeKronLinear",
+    "Structure",
+    "decompose",
+    "load",
+    "recalibrate",
+    "reconstruct",
+    "refine",
+    "relative_error",
+    "save",
+]

@@ -1,0 +1,62 @@
+"""Batch-norm statistics of a compressed network, re-estimated on unlabelled data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) -> None:
+    """Replace the running statistics of batch norm by the average over some batches, in place.
+
+    Compression shifts what every layer puts out; this costs a few forward passes, no labels and
+    no gradients, and often recovers most of the loss. Train flags and momenta are restored.
+
+    Args:
+        model: Its batch-norm buffers are changed, nothing else. One without batch norm is left
+            alone, with a warning.
+        batches: Inputs of the network, or `(input, …)` tuples whose first entry is taken.
+
+    Raises:
+        ValueError: If there are no batches; the statistics stay as they were.
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    if not norms:
+        warnings.warn(
+            "recalibrate: the network has no batch norm with statistics; nothing was changed.",
+            stacklevel=2,
+        )
+        return
+    training = [module for module in model.modules() if module.training]
+    kept = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
+    seen, finished = 0, False
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's cumulative average
+            norm.training = True
+        with torch.no_grad():
+            for batch in batches:
+                model(batch if isinstance(batch, Tensor) else batch[0])
+                seen += 1
+        if seen == 0:
+            raise ValueError("`batches` must hold at least one batch, got none.")
+        finished = True
+    finally:
+        model.eval()
+        for module in training:
+            module.training = True
+        for norm, (momentum, buffers) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            if not finished:
+                for name, buffer in buffers.items():
+                    getattr(norm, name).copy_(buffer)

@@ -1,0 +1,189 @@
+"""The factorized convolution: one native convolution per factor, the kernel never rebuilt."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sekron.decomposition import decompose
+from sekron.emission import Operation
+from sekron.factorized import Factorized, with_bias_of
+from sekron.structure import Structure
+
+Sizes = int | tuple[int, ...]
+
+
+class SeKronConv2d(Factorized):
+    """A 2-d convolution with a factorized kernel, equal to the dense one up to the error.
+
+    Every factor is one native convolution. Where no factor divides the channels, the layer is a
+    plain sequence of convolutions; else the channels are reshaped between them.
+
+    Args:
+        structure: Factorization of a kernel `(out, in, height, width)`.
+        stride: As in `torch.nn.Conv2d`.
+        padding: As in `torch.nn.Conv2d`: numbers, `"same"` or `"valid"`.
+        dilation: As in `torch.nn.Conv2d`.
+        padding_mode: As in `torch.nn.Conv2d`.
+        bias: Whether there is one, of shape `(out,)`.
+        order: Order in which the factors are applied; default the one with the fewest FLOPs.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: If the structure is not one of a 2-d convolution.
+
+    Example:
+        >>> conv = nn.Conv2d(8, 16, 3, padding=1)
+        >>> layer = SeKronConv2d.from_conv2d(conv, Structure.parse("chain:16x1x3x1,1x8x1x3@24"))
+        >>> x = torch.randn(1, 8, 10, 10)
+        >>> torch.allclose(layer(x), conv(x), atol=1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        *,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
+        padding_mode: str = "zeros",
+        bias: bool = True,
+        order: tuple[int, ...] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if len(structure.weight_shape) != 4:
+            raise ValueError(f"a 2-d convolution has a weight of 4 modes, got {structure}.")
+        self.stride = _pair(stride)
+        self.dilation = _pair(dilation)
+        self.padding = padding
+        self.padding_mode = padding_mode
+        super().__init__(structure, order, self.stride, self.dilation, bias, device, dtype)
+        self.margins = self._margins()
+
+    @classmethod
+    def from_conv2d(
+        cls, conv: nn.Conv2d, structure: Structure, order: tuple[int, ...] | None = None
+    ) -> Self:
+        """Decompose a convolution; its weight and bias are copied, never shared.
+
+        Raises:
+            ValueError: If the convolution is grouped, or the structure has another weight shape.
+        """
+        layer = cls.like(conv, structure, order)
+        layer.set_factors(decompose(conv.weight, structure))
+        return with_bias_of(conv, layer)
+
+    @classmethod
+    def like(
+        cls, conv: nn.Conv2d, structure: Structure, order: tuple[int, ...] | None = None
+    ) -> Self:
+        """Make a layer in place of a convolution, with factors of its own.
+
+        Raises:
+            ValueError: If the convolution is grouped.
+        """
+        if conv.groups != 1:
+            raise ValueError(f"the convolution must have groups=1, got groups={conv.groups}.")
+        layer = cls(
+            structure,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            padding_mode=conv.padding_mode,
+            bias=conv.bias is not None,
+            order=order,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
+        return layer.train(conv.training)
+
+    def to_conv2d(self) -> nn.Conv2d:
+        """Multiply the factors out to an ordinary convolution, bias copied."""
+        out_channels, in_channels, *kernel = self.structure.weight_shape
+        conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            (kernel[0], kernel[1]),
+            stride=self.stride,  # type: ignore[arg-type]  # always a pair here
+            padding=self.padding,  # type: ignore[arg-type]
+            dilation=self.dilation,  # type: ignore[arg-type]
+            padding_mode=self.padding_mode,  # type: ignore[arg-type]  # any string in our own
+            bias=self.bias is not None,
+            device=self.weights[0].device,
+            dtype=self.weights[0].dtype,
+        )
+        conv.weight.data.copy_(self.dense_weight())
+        return with_bias_of(self, conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(N, in, H, W)` or `(in, H, W)` to `(N, out, H', W')` or `(out, H', W')`."""
+        if x.dim() == 3:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        batch = x.shape[0]
+        bias = self.bias
+        for operation, weight in zip(self.operations, self.weights, strict=True):
+            if operation.before is not None:
+                x = operation.before(x)
+            if operation.fold > 1:
+                x = x.reshape(batch * operation.fold, -1, *x.shape[2:])
+            x, padding = self._padded(x, operation)
+            fused = operation is self.operations[-1] and operation.fold == 1 and self.after is None
+            x = F.conv2d(
+                x,
+                operation.repeated(weight),
+                bias if fused else None,
+                operation.stride,
+                padding,
+                operation.dilation,
+                operation.groups,
+            )
+            if operation.fold > 1:
+                x = x.reshape(batch, -1, *x.shape[2:])
+        if self.after is not None:
+            x = self.after(x)
+        return x if fused or bias is None else x + bias[:, None, None]
+
+    def _margins(self) -> tuple[tuple[int, int], ...]:
+        """Zeros (or what the mode says) before and after each spatial axis."""
+        kernel = self.structure.weight_shape[2:]
+        if self.padding == "valid":
+            return ((0, 0),) * len(kernel)
+        if self.padding == "same":
+            if any(s != 1 for s in self.stride):
+                raise ValueError(f"padding='same' needs stride 1, got stride={self.stride}.")
+            totals = [d * (k - 1) for d, k in zip(self.dilation, kernel, strict=True)]
+            return tuple((total // 2, total - total // 2) for total in totals)
+        if isinstance(self.padding, str):
+            raise ValueError(f"padding must be numbers, 'same' or 'valid', got {self.padding!r}.")
+        return tuple((p, p) for p in _pair(self.padding))
+
+    def _padded(self, x: Tensor, operation: Operation) -> tuple[Tensor, tuple[int, ...]]:
+        """Pad explicitly what the operation's own symmetric zero padding cannot express."""
+        here = [m if p else (0, 0) for m, p in zip(self.margins, operation.pads, strict=True)]
+        cropped = [a for a, p in enumerate(operation.pads) if p and self._crops(a)]
+        even = self.padding_mode == "zeros" and all(low == high for low, high in here)
+        if even and not cropped:
+            return x, tuple(low for low, _ in here)
+        if any(map(any, here)):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x = F.pad(x, [side for margin in reversed(here) for side in margin], mode)
+        for axis in cropped:
+            extent = self.dilation[axis] * (self.structure.weight_shape[2 + axis] - 1) + 1
+            surplus = (x.shape[2 + axis] - extent) % self.stride[axis]
+            x = x.narrow(2 + axis, 0, x.shape[2 + axis] - surplus)
+        return x, (0,) * len(here)
+
+    def _crops(self, axis: int) -> bool:
+        """Whether rows that no output reads would pass through several steps: drop them first."""
+        extending = sum(shape[2 + axis] > 1 for shape in self.structure.shapes)
+        return extending > 1 and self.stride[axis] > 1
+
+
+def _pair(value: Sizes) -> tuple[int, ...]:
+    return (value, value) if isinstance(value, int) else tuple(value)

@@ -1,0 +1,82 @@
+"""What every layer with a factorized weight shares."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sekron.contraction import cheapest_order
+from sekron.decomposition import reconstruct
+from sekron.emission import emit
+from sekron.structure import Structure
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class Factorized(nn.Module):
+    """What the layers share: weights in the layout that runs, and their way back to factors."""
+
+    def __init__(
+        self,
+        structure: Structure,
+        order: tuple[int, ...] | None,
+        stride: tuple[int, ...],
+        dilation: tuple[int, ...],
+        bias: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.structure = structure
+        self.order = order or cheapest_order(structure, stride)
+        self.operations, self.after = emit(structure, self.order, stride, dilation)
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.empty(operation.weight_shape, device=device, dtype=dtype))
+            for operation in self.operations
+        )
+        self.bias: nn.Parameter | None = None
+        if bias:
+            self.bias = nn.Parameter(
+                torch.empty(structure.weight_shape[0], device=device, dtype=dtype)
+            )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw factors whose product has the variance of a freshly made dense layer."""
+        fan_in = prod(self.structure.weight_shape[1:])
+        n_terms = prod(self.structure.ranks)
+        for weight in self.weights:
+            nn.init.normal_(weight, std=(3 * fan_in * n_terms) ** (-0.5 / self.structure.length))
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -(fan_in**-0.5), fan_in**-0.5)
+
+    def factors(self) -> tuple[Tensor, ...]:
+        """Return the factors as `decompose` gives them: `(ranks of the bonds…, f, c, *kernel)`."""
+        pairs = zip(self.operations, self.weights, strict=True)
+        unpacked = {operation.factor: operation.unpack(weight) for operation, weight in pairs}
+        return tuple(unpacked[k] for k in range(self.structure.length))
+
+    def set_factors(self, factors: tuple[Tensor, ...]) -> None:
+        """Copy factors, as `decompose` gives them, into the layer."""
+        with torch.no_grad():
+            for operation, weight in zip(self.operations, self.weights, strict=True):
+                weight.copy_(operation.pack(factors[operation.factor]))
+
+    def dense_weight(self) -> Tensor:
+        """Multiply the factors out to the weight, of shape `structure.weight_shape`."""
+        return reconstruct(self.factors(), self.structure)
+
+    def extra_repr(self) -> str:
+        """Show the structure in the printed module."""
+        return f"{self.structure}, order={self.order}, bias={self.bias is not None}"
+
+
+def with_bias_of(source: nn.Module, target: Layer) -> Layer:
+    """Copy the bias and the train flag."""
+    if isinstance(source.bias, Tensor) and isinstance(target.bias, Tensor):
+        target.bias.data.copy_(source.bias)
+    target.train(source.training)
+    return target

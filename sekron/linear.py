@@ -1,0 +1,100 @@
+"""The factorized linear layer: one matrix product per factor, the weight never rebuilt."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sekron.decomposition import decompose
+from sekron.factorized import Factorized, with_bias_of
+from sekron.structure import Structure
+
+
+class SeKronLinear(Factorized):
+    """A linear layer with a factorized weight.
+
+    Args:
+        structure: Factorization of a weight `(out, in)`.
+        bias: Whether there is one, of shape `(out,)`.
+        order: Order in which the factors are applied; default the one with the fewest FLOPs.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: If the structure is not one of a linear layer.
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        *,
+        bias: bool = True,
+        order: tuple[int, ...] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if len(structure.weight_shape) != 2:
+            raise ValueError(f"a linear layer has a weight of 2 modes, got {structure}.")
+        super().__init__(structure, order, (), (), bias, device, dtype)
+
+    @classmethod
+    def from_linear(
+        cls, linear: nn.Linear, structure: Structure, order: tuple[int, ...] | None = None
+    ) -> Self:
+        """Decompose a linear layer; its weight and bias are copied, never shared."""
+        layer = cls.like(linear, structure, order)
+        layer.set_factors(decompose(linear.weight, structure))
+        return with_bias_of(linear, layer)
+
+    @classmethod
+    def like(
+        cls, linear: nn.Linear, structure: Structure, order: tuple[int, ...] | None = None
+    ) -> Self:
+        """Make a layer in place of a linear one, with factors of its own."""
+        layer = cls(
+            structure,
+            bias=linear.bias is not None,
+            order=order,
+            device=linear.weight.device,
+            dtype=linear.weight.dtype,
+        )
+        return layer.train(linear.training)
+
+    def to_linear(self) -> nn.Linear:
+        """Multiply the factors out to an ordinary linear layer, bias copied."""
+        weight = self.dense_weight()
+        linear = nn.Linear(
+            weight.shape[1],
+            weight.shape[0],
+            bias=self.bias is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        linear.weight.data.copy_(weight)
+        return with_bias_of(self, linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(…, in)` to `(…, out)`."""
+        leading = x.shape[:-1]
+        bias = self.bias
+        x = x.reshape(-1, x.shape[-1])
+        rows = x.shape[0]
+        for operation, weight in zip(self.operations, self.weights, strict=True):
+            if operation.before is not None:
+                x = operation.before(x)
+            x = x.reshape(rows * operation.fold, -1)
+            fused = operation is self.operations[-1] and operation.fold == 1 and self.after is None
+            fused = fused and operation.groups == 1
+            if operation.groups == 1:
+                x = F.linear(x, weight, bias if fused else None)
+            else:
+                blocks = x.reshape(len(x), operation.groups, -1).transpose(0, 1)
+                matrices = weight.reshape(operation.groups, -1, weight.shape[1])
+                x = torch.bmm(blocks, matrices.mT).transpose(0, 1)
+            x = x.reshape(rows, -1)
+        if self.after is not None:
+            x = self.after(x)
+        return (x if fused or bias is None else x + bias).reshape(*leading, -1)

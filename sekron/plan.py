@@ -1,0 +1,107 @@
+"""A plan: which layer gets which structure. Data, not code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sekron.structure import Structure
+from sekron.surgery import replace
+
+FORMAT, VERSION = "sekron.plan", 1
+
+
+class Plan(Mapping[str, Structure]):
+    """Layer name -> structure, for the layers to replace; all others stay as they are.
+
+    Args:
+        layers: Structures by layer name.
+
+    Example:
+        >>> plan = Plan({"0": Structure.parse("chain:16x1x3x1,1x8x1x3@4")})
+        >>> small = plan.apply(nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU()))
+        >>> sum(p.numel() for p in small.parameters())
+        304
+    """
+
+    def __init__(self, layers: Mapping[str, Structure]) -> None:
+        self._layers = dict(layers)
+
+    def __getitem__(self, name: str) -> Structure:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __repr__(self) -> str:
+        return f"Plan({len(self)} layers)"
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return a new network with the planned layers decomposed; the original is untouched.
+
+        Raises:
+            ValueError: If the plan does not fit; the first layer that differs is named.
+        """
+        return replace(model, self)
+
+    def to_json(self) -> str:
+        """Return the plan as text."""
+        layers = {name: str(structure) for name, structure in self.items()}
+        return json.dumps({"format": FORMAT, "version": VERSION, "layers": layers}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "the plan") -> Plan:
+        """Read what `to_json` wrote.
+
+        Args:
+            text: JSON.
+            source: What to call it in an error.
+
+        Raises:
+            ValueError: If it is damaged; the message says where.
+        """
+        try:
+            data: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{source} must be JSON, but line {error.lineno} is not.") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError(f"{source} must have 'format': {FORMAT!r}; it is no plan of ours.")
+        if data.get("version") != VERSION:
+            raise ValueError(
+                f"{source} must have version {VERSION}, got {data.get('version')!r}; "
+                "use the release that wrote it."
+            )
+        if not isinstance(data.get("layers"), dict):
+            raise ValueError(f"{source} must have 'layers', a mapping of layer to structure.")
+        layers = {}
+        for name, structure in data["layers"].items():
+            try:
+                layers[name] = Structure.parse(str(structure))
+            except ValueError as error:
+                raise ValueError(f"{source}, layer {name!r}: {error}") from error
+        return cls(layers)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan written by `save`.
+
+        Raises:
+            ValueError: If the file is damaged.
+            FileNotFoundError: If there is none.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} must be JSON, but is not text.") from error
+        return cls.from_json(text, str(path))

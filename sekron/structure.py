@@ -1,0 +1,221 @@
+"""What a factorization looks like: factor shapes, ranks, and which factors share a rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+
+from sekron import contraction
+
+Bonds = tuple[tuple[int, ...], ...]
+Shape = tuple[int, ...]
+Point = tuple[str, tuple[Shape, ...]]
+"""Family and factor shapes: a structure without its ranks."""
+
+
+def _sekron_bonds(length: int) -> Bonds:
+    return tuple(tuple(range(min(k + 1, length - 1))) for k in range(length))
+
+
+def _chain_bonds(length: int) -> Bonds:
+    return tuple(tuple(b for b in (k - 1, k) if 0 <= b < length - 1) for k in range(length))
+
+
+def _ring_bonds(length: int) -> Bonds:
+    return tuple(tuple(sorted({(k - 1) % length, k})) for k in range(length))
+
+
+def _cp_bonds(length: int) -> Bonds:
+    return ((0,),) * length
+
+
+def _tucker_bonds(length: int) -> Bonds:
+    return (*((k,) for k in range(length - 1)), tuple(range(length - 1)))
+
+
+FAMILIES: dict[str, Callable[[int], Bonds]] = {
+    "sekron": _sekron_bonds,
+    "chain": _chain_bonds,
+    "ring": _ring_bonds,
+    "cp": _cp_bonds,
+    "tucker": _tucker_bonds,
+}
+"""Family name -> the bonds of a sequence of that length. The core of `tucker` stands last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A factorization of a weight: `(family, factor shapes, ranks)`, without any numbers.
+
+    In every mode the product of the factor sizes is the size of the weight, so an index of the
+    weight is a mixed-radix number: factor 1 holds its most significant digit. A sequence of one
+    factor is the dense weight itself.
+
+    Args:
+        family: One of `FAMILIES`; it decides which factors share which rank.
+        shapes: One shape per factor, `(out, in, kernel extents…)`; all of equal length.
+        ranks: The size of every bond: one for `cp`, one per factor for `ring`, else one less
+            than there are factors.
+
+    Raises:
+        ValueError: If the family is unknown, the shapes do not match, or a rank is larger than
+            an exact factorization needs.
+
+    Example:
+        >>> structure = Structure.parse("chain:64x1x3x1,1x64x1x3@16")
+        >>> structure.weight_shape, structure.bonds, structure.n_params
+        ((64, 64, 3, 3), ((0,), (0,)), 6144)
+        >>> structure.flops((56, 56))
+        19267584
+
+    Reference:
+        Hameed et al., SeKron, arXiv 2210.06299, eq. 3; Hameed et al., GKPD, arXiv 2109.14710.
+    """
+
+    family: str
+    shapes: tuple[Shape, ...]
+    ranks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}.")
+        if not self.shapes or len(self.shapes[0]) < 2 or len({len(s) for s in self.shapes}) != 1:
+            raise ValueError(
+                "factor shapes must have the same number of modes, at least (out, in), "
+                f"got {self.shapes}."
+            )
+        if any(size < 1 for size in chain(*self.shapes, self.ranks)):
+            raise ValueError(f"sizes and ranks must be at least 1, got {_text(self)!r}.")
+        if len(self.shapes) < 2 and self.family not in ("sekron", "chain"):
+            raise ValueError(f"family {self.family!r} needs at least 2 factors, got 1.")
+        if len(self.ranks) != n_ranks(self.family, len(self.shapes)):
+            raise ValueError(
+                f"family {self.family!r} with {len(self.shapes)} factors has "
+                f"{n_ranks(self.family, len(self.shapes))} ranks, got {len(self.ranks)}."
+            )
+        for position, (rank, most) in enumerate(zip(self.ranks, self._max_ranks(), strict=True)):
+            if rank > most:
+                raise ValueError(
+                    f"rank {position + 1} of {_text(self)!r} must be at most {most}, where the "
+                    f"factorization is exact already, got {rank}."
+                )
+
+    def _max_ranks(self) -> tuple[int, ...]:
+        sizes = [prod(shape) for shape in self.shapes]
+        if self.family == "cp":
+            return (prod(sizes) // max(sizes),)
+        if self.family == "ring":
+            return (prod(sizes),) * len(sizes)
+        if self.family == "tucker":
+            return tuple(sizes[:-1])
+        rows = [
+            size * (self.ranks[k - 1] if k and self.family == "chain" else 1)
+            for k, size in enumerate(sizes)
+        ]
+        return tuple(min(rows[k], prod(sizes[k + 1 :])) for k in range(len(sizes) - 1))
+
+    @classmethod
+    def dense(cls, weight_shape: Shape) -> Structure:
+        """Return the sequence of one factor: the weight as it is."""
+        return cls("chain", (tuple(weight_shape),))
+
+    @classmethod
+    def parse(cls, text: str) -> Structure:
+        """Read `family:shape,shape,…@rank,rank,…`; `str(structure)` gives it back.
+
+        Raises:
+            ValueError: If the text has another form; the message shows the form.
+        """
+        family, colon, rest = text.partition(":")
+        shapes, _, ranks = rest.partition("@")
+        try:
+            if not colon:
+                raise ValueError
+            parsed_shapes = tuple(tuple(map(int, s.split("x"))) for s in shapes.split(","))
+            parsed_ranks = tuple(map(int, ranks.split(","))) if ranks else ()
+        except ValueError:
+            raise ValueError(
+                "a structure reads 'family:shape,shape,…@rank,…', for example "
+                f"'chain:64x1x3x1,1x64x1x3@16', got {text!r}."
+            ) from None
+        return cls(family, parsed_shapes, parsed_ranks)
+
+    def __str__(self) -> str:
+        return _text(self)
+
+    @property
+    def length(self) -> int:
+        """Number of factors, `S`."""
+        return len(self.shapes)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether this is the weight as it is."""
+        return len(self.shapes) == 1
+
+    @property
+    def bonds(self) -> Bonds:
+        """For each factor, the indices of the ranks that it carries."""
+        return FAMILIES[self.family](len(self.shapes))
+
+    @property
+    def weight_shape(self) -> Shape:
+        """Shape of the weight, `(out, in, kernel extents…)`."""
+        return tuple(prod(sizes) for sizes in zip(*self.shapes, strict=True))
+
+    @property
+    def factor_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of the stored factors: the ranks of a factor's bonds, then its own shape."""
+        return tuple(
+            (*(self.ranks[b] for b in bonds), *shape)
+            for bonds, shape in zip(self.bonds, self.shapes, strict=True)
+        )
+
+    @property
+    def n_params(self) -> int:
+        """Numbers stored, without the bias."""
+        return sum(prod(shape) for shape in self.factor_shapes)
+
+    @property
+    def splits_channels(self) -> bool:
+        """Whether the out or the in channels are divided between factors."""
+        return any(sum(shape[mode] > 1 for shape in self.shapes) > 1 for mode in (0, 1))
+
+    def flops(
+        self,
+        output_size: tuple[int, ...] = (),
+        *,
+        stride: int | tuple[int, ...] = 1,
+        dilation: int | tuple[int, ...] = 1,
+        input_size: tuple[int, ...] | None = None,
+    ) -> int:
+        """Multiply-adds for one image, in the order of factors that a layer runs.
+
+        Args:
+            output_size: Spatial size of the layer's output; for a linear layer the positions
+                that it is applied to, `()` for one.
+            stride: Of the layer.
+            dilation: Of the layer.
+            input_size: Spatial size of the layer's input; default `output_size × stride`.
+
+        Returns:
+            The number that fvcore counts on the layer.
+        """
+        geometry = contraction.Geometry.of(
+            self.weight_shape, output_size, stride, dilation, input_size
+        )
+        order = contraction.cheapest_order(self, geometry.stride)
+        return contraction.flops(self, order, geometry)
+
+
+def n_ranks(family: str, length: int) -> int:
+    """Return how many ranks a sequence of that family and length has."""
+    return len(set(chain(*FAMILIES[family](length))))
+
+
+def _text(structure: Structure) -> str:
+    shapes = ",".join("x".join(map(str, shape)) for shape in structure.shapes)
+    ranks = ",".join(map(str, structure.ranks))
+    return f"{structure.family}:{shapes}" + (f"@{ranks}" if ranks else "")

@@ -1,0 +1,146 @@
+"""Which modules of a network can be replaced, and how to replace them in a copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sekron.conv import SeKronConv2d
+from sekron.linear import SeKronLinear
+from sekron.structure import Structure
+
+KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""What is listed as a layer, replaced or with a reason; subclasses included."""
+
+
+def replaceable_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return name -> module of all convolutions and linear layers, each module once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, KINDS)}
+
+
+def reason_to_skip(module: nn.Module) -> str:
+    """Return why a module cannot be replaced, or nothing if it can.
+
+    Only the exact classes are taken: a subclass may compute something else with its weight.
+    """
+    if type(module) not in (nn.Conv2d, nn.Linear):
+        return f"{type(module).__name__} is not one of Conv2d, Linear"
+    if getattr(module, "groups", 1) != 1:
+        return f"grouped convolution (groups={module.groups})"
+    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+        return "its weight is computed from other parameters"
+    if not module.weight.is_floating_point():  # type: ignore[operator]
+        return f"its weight is of type {module.weight.dtype}"
+    return ""
+
+
+def shared_weights(model: nn.Module) -> dict[str, str]:
+    """Return layer -> another user of its weight; replacing one alone would untie them."""
+    users: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                users.setdefault(id(parameter), []).append(name)
+    shared = {}
+    for name, module in replaceable_modules(model).items():
+        others = [user for user in users.get(id(module.weight), []) if user != name]
+        if others:
+            shared[name] = others[0] or "the network itself"
+    return shared
+
+
+def replace(model: nn.Module, structures: Mapping[str, Structure]) -> nn.Module:
+    """Return a copy of a network in which the named layers are decomposed.
+
+    A module that stands in several places is replaced in all of them by one layer.
+
+    Args:
+        model: Not modified; nothing is shared with the copy.
+        structures: Layer name -> structure.
+
+    Raises:
+        ValueError: If a name is no layer, cannot be replaced, or has another weight shape; the
+            first such layer is named.
+    """
+    network = copy.deepcopy(model)
+    _check(network, structures)
+    fitted = {name: _decomposed(network, name, s) for name, s in structures.items()}
+    return _swap(network, fitted)
+
+
+def rebuild(model: nn.Module, structures: Mapping[str, Structure]) -> nn.Module:
+    """Return a copy of a network with factorized layers, their factors not yet filled in."""
+    network = copy.deepcopy(model)
+    _check(network, structures)
+    blank = {name: _blank(network.get_submodule(name), s) for name, s in structures.items()}
+    return _swap(network, blank)
+
+
+def structures_of(model: nn.Module) -> dict[str, Structure]:
+    """Return layer name -> structure of the factorized layers in a network."""
+    return {
+        name: module.structure
+        for name, module in model.named_modules()
+        if isinstance(module, SeKronConv2d | SeKronLinear)
+    }
+
+
+def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
+    modules = dict(network.named_modules())
+    for name, structure in structures.items():
+        if name not in modules or not isinstance(modules[name], KINDS):
+            found = type(modules[name]).__name__ if name in modules else "no module"
+            raise ValueError(
+                f"the plan must fit the network, but layer {name!r} is {found} there; "
+                "it was made for another network."
+            )
+        reason = reason_to_skip(modules[name])
+        if reason:
+            raise ValueError(f"layer {name!r} cannot be replaced: {reason}.")
+        shape = tuple(modules[name].weight.shape)
+        if shape != structure.weight_shape:
+            raise ValueError(
+                f"the plan must fit the network, but layer {name!r} has a weight {shape} there "
+                f"and {structure.weight_shape} in the plan."
+            )
+
+
+def _blank(module: nn.Module, structure: Structure) -> nn.Module:
+    if isinstance(module, nn.Conv2d):
+        return SeKronConv2d.like(module, structure)
+    assert isinstance(module, nn.Linear)
+    return SeKronLinear.like(module, structure)
+
+
+def _decomposed(network: nn.Module, name: str, structure: Structure) -> nn.Module:
+    module = network.get_submodule(name)
+    try:
+        if isinstance(module, nn.Conv2d):
+            return SeKronConv2d.from_conv2d(module, structure)
+        assert isinstance(module, nn.Linear)
+        return SeKronLinear.from_linear(module, structure)
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from error
+
+
+def _swap(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
+    replaced = {id(network.get_submodule(name)): layer for name, layer in layers.items()}
+    if id(network) in replaced:
+        return replaced[id(network)]
+    for parent in list(network.modules()):
+        for name, child in parent._modules.items():
+            if id(child) in replaced:
+                parent._modules[name] = replaced[id(child)]
+    return network
+
+
+def check_finite(model: nn.Module, names: list[str]) -> None:
+    """Raise a ValueError that names the first layer whose weight is not finite."""
+    for name in names:
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        if not torch.isfinite(weight).all():
+            raise ValueError(f"the weight of layer {name!r} must be finite, got NaN or Inf in it.")
