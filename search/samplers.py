@@ -13,19 +13,26 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from search.space import Space
-from search.table import FRONTS, CandidateTable
+from search.table import CandidateTable
 from sekron.structure import Point
 
 VOTE = 0.25
 """Power of a point's share of the front in its vote: below 1 so that small shares are heard."""
+
+VOTERS = (0.0, 0.0, 0.25, 0.5, 1.0)
+"""Fronts that may vote, by their share of FLOPs; that of parameters holds most structures."""
+
+WANDER = 0.1
+"""Share of the trials that take any structure of two factors, so that no corner is shut off."""
 
 
 class NeighbourSampler(BaseSampler):
     """Proposes what most points on the front are neighbours of.
 
     Every structure on the front votes for its neighbours that were not scored yet, with a weight
-    that grows with the area which only this structure dominates; the winner is proposed. Whether
-    the front of FLOPs or that of parameters votes is drawn for each trial.
+    that grows with the area which only this structure dominates; the winner is proposed. Which
+    front votes is drawn for each trial, from the seed and the trial's number alone, so that a
+    search that was interrupted goes on as if it had not been.
 
     Args:
         space: The structures of the layer.
@@ -36,7 +43,8 @@ class NeighbourSampler(BaseSampler):
     def __init__(self, space: Space, table: CandidateTable, seed: int) -> None:
         self._space = space
         self._table = table
-        self._random = random.Random(seed)
+        self._seed = seed
+        self._pairs = space.pairs()
         self._neighbours: dict[Point, list[Point]] = {}
 
     def infer_relative_search_space(
@@ -49,9 +57,12 @@ class NeighbourSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the parameters of the proposal; nothing when no neighbour is left."""
+        draw = self._draw(trial)
         scored = set(self._table.points)
-        fronts = self._random.sample(FRONTS, k=len(FRONTS))
-        for mix in fronts:
+        fresh = [point for point in self._pairs if point not in scored]
+        if fresh and draw.random() < WANDER:
+            return dict(self._space.params(draw.choice(fresh)))
+        for mix in draw.sample(VOTERS, k=len(VOTERS)):
             votes: dict[Point, float] = {}
             for index, share in exclusive_areas(self._table, mix).items():
                 for neighbour in self._neighbours_of(self._table.points[index]):
@@ -59,11 +70,8 @@ class NeighbourSampler(BaseSampler):
                         votes[neighbour] = votes.get(neighbour, 0.0) + share**VOTE
             if votes:
                 most = max(votes.values())
-                return dict(
-                    self._space.params(
-                        self._random.choice([p for p, vote in votes.items() if vote == most])
-                    )
-                )
+                winners = [point for point, vote in votes.items() if vote == most]
+                return dict(self._space.params(draw.choice(winners)))
         return {}
 
     def sample_independent(
@@ -75,7 +83,10 @@ class NeighbourSampler(BaseSampler):
     ) -> Any:
         """Draw one parameter at random; used only when no neighbour is left."""
         low, high = param_distribution.low, param_distribution.high  # type: ignore[attr-defined]
-        return self._random.randint(low, high)
+        return self._draw(trial, param_name).randint(low, high)
+
+    def _draw(self, trial: FrozenTrial, purpose: str = "") -> random.Random:
+        return random.Random(f"{self._seed}/{trial.number}/{purpose}")
 
     def _neighbours_of(self, point: Point) -> list[Point]:
         if point not in self._neighbours:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 
 from optuna.distributions import IntDistribution
 
@@ -106,11 +106,23 @@ class Space:
                         found[point] = None
         return list(found)
 
+    def pairs(self) -> list[Point]:
+        """Return all structures of two factors."""
+        columns = [factorizations(size, 2) for size in self.weight_shape]
+        found: dict[Point, None] = {}
+        for choice in product(*columns):
+            for family in self.families:
+                point = canonical(family, tuple(zip(*choice, strict=True)))
+                if point is not None:
+                    found[point] = None
+        return list(found)
+
     def neighbours(self, point: Point) -> list[Point]:
         """Return the points one move away, in a fixed order.
 
-        A move takes one prime factor of one mode to another factor of the sequence, perhaps to a
-        new one, or changes the family, or swaps two adjacent factors.
+        A move changes the family, swaps two adjacent factors, exchanges the roles of two modes of
+        equal size, takes a divisor of one mode from one factor to another, perhaps to a new one,
+        or lets two factors trade a prime of one mode for a prime of another.
         """
         family, shapes = point
         found: dict[Point, None] = {}
@@ -126,20 +138,43 @@ class Space:
         yield from ((other, shapes) for other in self.families if other != family)
         for k in range(len(shapes) - 1):
             yield family, (*shapes[:k], shapes[k + 1], shapes[k], *shapes[k + 2 :])
-        ones = (1,) * len(self.weight_shape)
-        starts = [shapes]
+        for a, b in combinations(range(len(self.weight_shape)), 2):
+            if self.weight_shape[a] == self.weight_shape[b]:
+                yield family, tuple(_transposed(shape, a, b) for shape in shapes)
+        yield from ((family, moved) for moved in _shifts(shapes))
         if len(shapes) < self.max_length:
-            starts += [(*shapes[:k], ones, *shapes[k:]) for k in range(len(shapes) + 1)]
-        for start in starts:
-            for source, target in permutations(range(len(start)), 2):
-                for mode in range(len(self.weight_shape)):
-                    for prime in _primes(start[source][mode]):
-                        moved = [list(shape) for shape in start]
-                        moved[source][mode] //= prime
-                        moved[target][mode] *= prime
-                        lengthened = self.families if len(start) > len(shapes) else (family,)
-                        for name in lengthened:
-                            yield name, tuple(map(tuple, moved))
+            ones = (1,) * len(self.weight_shape)
+            for k in range(len(shapes) + 1):
+                for moved in _shifts((*shapes[:k], ones, *shapes[k:])):
+                    yield from ((name, moved) for name in self.families)
+
+
+def _shifts(shapes: tuple[Shape, ...]) -> Iterator[tuple[Shape, ...]]:
+    """Move a divisor of one mode between two factors, or trade primes of two modes."""
+    modes = range(len(shapes[0]))
+    for source, target in permutations(range(len(shapes)), 2):
+        for mode in modes:
+            for divisor in _divisors(shapes[source][mode]):
+                yield _shifted(shapes, source, target, mode, divisor)
+        for given, taken in permutations(modes, 2):
+            for first in _primes(shapes[source][given]):
+                for second in _primes(shapes[target][taken]):
+                    half = _shifted(shapes, source, target, given, first)
+                    yield _shifted(half, target, source, taken, second)
+
+
+def _shifted(
+    shapes: tuple[Shape, ...], source: int, target: int, mode: int, divisor: int
+) -> tuple[Shape, ...]:
+    moved = [list(shape) for shape in shapes]
+    moved[source][mode] //= divisor
+    moved[target][mode] *= divisor
+    return tuple(map(tuple, moved))
+
+
+def _transposed(shape: Shape, a: int, b: int) -> Shape:
+    order = {a: b, b: a}
+    return tuple(shape[order.get(mode, mode)] for mode in range(len(shape)))
 
 
 def canonical(family: str, shapes: tuple[Shape, ...]) -> Point | None:
@@ -170,6 +205,12 @@ def _parameter(mode: int, length: int) -> str:
 
 
 @cache
+def _divisors(size: int) -> tuple[int, ...]:
+    """Return the divisors of a size above 1."""
+    return tuple(d for d in range(2, size + 1) if size % d == 0)
+
+
+@cache
 def _primes(size: int) -> tuple[int, ...]:
     """Return the distinct primes that divide a size."""
-    return tuple(p for p in range(2, size + 1) if size % p == 0 and all(p % q for q in range(2, p)))
+    return tuple(p for p in _divisors(size) if len(_divisors(p)) == 1)

@@ -1,0 +1,92 @@
+"""Compare plans with the best allocation of Tucker-2, spatial SVD or channel SVD alone.
+
+Every side gets the same exact allocation and all its ranks; the dense layer is always allowed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor, nn
+
+import search
+import sekron
+from baselines import BASELINES
+from search.profiling import NetworkProfile
+from search.table import CandidateTable
+from sekron.spectrum import Spectra
+from studies.digits import digits
+from studies.glyphs import glyphs, trained_resnet20
+from studies.networks import resnet20
+from studies.training import RUNS, accuracy, trained
+
+SHARES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
+
+
+def main() -> None:
+    """Run the study, print the table and write it beside this file."""
+    options = _options()
+    if options.data == "digits":
+        split = digits()
+        model = trained("resnet20", resnet20, split.train_images, split.train_labels)
+    else:
+        split = glyphs()
+        model = trained_resnet20(split)
+    run = RUNS / f"budgets-{options.data}"
+    ours = search.run(model, split.test_images[:1], budget=search.Budget(flops=0.5), run=run)
+    sides = {"sekron": ours}
+    for name in BASELINES:
+        sides[name] = search.SearchResult(
+            ours.profile, _tables(name, model, ours.profile), ours.budget
+        )
+    rows = []
+    for share in SHARES:
+        budget = search.Budget(flops=share)
+        for name, side in sides.items():
+            try:
+                error = side.allocate(budget).loss
+            except search.InfeasibleBudget:
+                rows.append((share, name, float("nan"), float("nan")))
+                continue
+            small = side.plan(budget).apply(model)
+            sekron.recalibrate(small, split.train_images[:1024].split(128))
+            rows.append((share, name, error, accuracy(small, split.test_images, split.test_labels)))
+    frame = pd.DataFrame(rows, columns=["flops", "method", "error", "accuracy"])
+    frame.round(4).to_csv(Path(__file__).with_name(f"{options.data}.csv"), index=False)
+    dense = accuracy(model, split.test_images, split.test_labels)
+    print(f"{options.data}, dense accuracy {dense:.4f}; nothing is trained after decomposition")
+    print(frame.pivot(index="flops", columns="method")[["error", "accuracy"]].round(3).to_string())
+    errors = frame.pivot(index="flops", columns="method", values="error")
+    losses = [
+        name for name in BASELINES if not (errors["sekron"] <= errors[name].fillna(1e9)).all()
+    ]
+    print(f"error of sekron at or below each baseline at every budget: {not losses} {losses or ''}")
+
+
+def _tables(name: str, model: nn.Module, profile: NetworkProfile) -> dict[str, CandidateTable]:
+    tables = {}
+    for layer in profile.searched:
+        weight = model.get_submodule(layer.name).weight
+        assert isinstance(weight, Tensor)
+        spectra = Spectra(weight, layer.calls)
+        tables[layer.name] = CandidateTable(spectra.dense_flops, spectra.dense_params)
+        tables[layer.name].add(spectra.curve(*_point(name, layer.weight_shape)))
+    return tables
+
+
+def _point(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[tuple[int, ...], ...]]:
+    family, shapes = BASELINES[name](shape)
+    real = tuple(factor for factor in shapes if max(factor) > 1)  # a 1×1 kernel has no middle
+    return family, real
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m studies.budgets", description=__doc__)
+    parser.add_argument("--data", choices=("digits", "glyphs"), default="glyphs")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How much of a layer's exhaustive front each way of searching finds."""

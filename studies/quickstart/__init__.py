@@ -1,0 +1,1 @@
+"""The main job, end to end: train, search, read the front, apply, save, load."""

@@ -1,0 +1,1 @@
+"""Time and memory of a search on a real network."""

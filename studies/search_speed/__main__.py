@@ -1,0 +1,74 @@
+"""Measure the search of one network in a process of its own: candidates, front, a new budget."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+
+import numpy as np
+import torch
+
+import search
+from search.allocation import Allocation, allocate
+from search.relaxation import Options
+from search.sources import load_model, parse_shape
+
+
+def main() -> None:
+    """Search a network in a fresh run folder, and print seconds and peak memory."""
+    options = _options()
+    torch.manual_seed(0)
+    model = load_model(options.model)
+    example = torch.zeros(parse_shape(options.input))
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        result = search.run(
+            model,
+            example,
+            budget=search.Budget(flops=0.5),
+            n_trials=options.trials,
+            run=folder,
+        )
+        searched = time.perf_counter() - start
+    rows = sum(len(table) for table in result.tables.values())
+    print(f"{options.model} {options.input}, {options.trials} trials a layer, S <= 3")
+    print(f"candidates and front: {searched:.1f} s, {len(result.tables)} layers, {rows} candidates")
+    for budget in (search.Budget(flops=0.3), search.Budget(params=0.3)):
+        start = time.perf_counter()
+        allocation = result.allocate(budget)
+        taken = time.perf_counter() - start
+        print(f"new budget {budget}: {taken:.2f} s, gap {allocation.gap:.1e}")
+    start = time.perf_counter()
+    allocation = _synthetic(n_layers=53, n_candidates=500)
+    taken = time.perf_counter() - start
+    print(f"500 candidates x 53 layers: {taken:.2f} s, gap {allocation.gap:.1e}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak memory of the process: {peak:.2f} GiB, {torch.get_num_threads()} threads")
+
+
+def _synthetic(n_layers: int, n_candidates: int) -> Allocation:
+    """Allocate made-up layers whose error falls with cost, each at its own pace."""
+    draw = np.random.default_rng(0)
+    layers = []
+    for _ in range(n_layers):
+        cost = np.sort(draw.uniform(0.0, 1.0, n_candidates))
+        error = np.exp(-cost * draw.uniform(2.0, 6.0)) * draw.uniform(1.0, 1.1, n_candidates)
+        size = draw.lognormal()
+        layers.append(Options(np.append(error**2, 0.0), size * np.append(cost, 1.2)[:, None]))
+    allocation = allocate(layers, [0.4 * sum(float(layer.costs[-1, 0]) for layer in layers)])
+    assert allocation is not None
+    return allocation
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m studies.search_speed", description=__doc__)
+    parser.add_argument("model", nargs="?", default="torchvision.models:resnet18")
+    parser.add_argument("--input", default="1x3x224x224")
+    parser.add_argument("--trials", type=int, default=50)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
