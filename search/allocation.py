@@ -49,7 +49,7 @@ def allocate(layers: Sequence[Options], capacities: Sequence[float]) -> Allocati
     program = Program.of(layers, np.asarray(capacities, dtype=float))
     if not capacities:
         return _allocation(program, Found(program.cheapest(np.zeros(0)), 0.0))
-    if not program.fits_alone():
+    if min(capacities) < 0 or not program.fits_alone():
         return None
     for resource in range(program.n_resources):
         alone = _one_budget(program, resource)

@@ -15,7 +15,7 @@ from search.budget import Budget
 from search.folder import RunFolder
 from search.profiling import count_flops, profile
 from search.result import SearchResult, layers_frame
-from search.run import load
+from search.run import load, weight_digests
 from search.run import run as run_search
 from search.sources import load_model, parse_limit, parse_shape
 from sekron.checkpoint import save
@@ -109,7 +109,8 @@ def apply(
     params: Limit = None,
 ) -> None:
     """Write the compressed network for the budget of the search, or for another one."""
-    settings, _, _ = RunFolder(run).read()
+    folder = RunFolder(run)
+    settings, measured, recorded = folder.read()
     if not settings.model:
         raise ValueError(
             f"{run} was searched from Python, so its model is not known here; use "
@@ -119,6 +120,7 @@ def apply(
     budget = result.budget if flops is None and params is None else _budget(flops, params)
     plan = result.plan(budget)
     network = load_model(settings.model, settings.weights)
+    folder.check_weights(recorded, weight_digests(network, measured))
     small = plan.apply(network)
     counted, unsupported = count_flops(small, (torch.zeros(1, *settings.input_shape[1:]),))
     save(small, output)

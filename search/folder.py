@@ -7,6 +7,7 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from search.budget import Budget
+from search.journal import FileLock, drop_half_line
 from search.profiling import LayerProfile, NetworkProfile
 from sekron.contraction import Geometry
+from sekron.structure import FAMILIES
 
 FORMAT, VERSION = "sekron.run", 1
 
@@ -77,14 +81,18 @@ class RunFolder:
         """Whether a run was begun here."""
         return (self.path / "run.json").exists()
 
-    def storage(self, url: str | None) -> BaseStorage:
-        """Open the Optuna storage: the URL's, or the journal in the folder."""
-        if url is not None:
-            return optuna.storages.get_storage(url)
-        self.path.mkdir(parents=True, exist_ok=True)
+    def storage(self) -> BaseStorage:
+        """Open the Optuna storage in the folder, a journal.
+
+        Raises:
+            ValueError: If the journal is damaged.
+        """
+        self._make()
         journal = self.path / "study.log"
+        lock = FileLock(self.path / ".study.lock")
+        drop_half_line(journal, lock)
         try:
-            return JournalStorage(JournalFileBackend(str(journal)))
+            return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"{journal} must be the journal of a study, but is damaged ({error}); "
@@ -113,7 +121,7 @@ class RunFolder:
                         "use the same, or another run folder."
                     )
             self._check_network(known, profile, weights, digests)
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make()
         document = {
             "format": FORMAT,
             "version": VERSION,
@@ -138,7 +146,9 @@ class RunFolder:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["format"] != FORMAT or data["version"] != VERSION:
                 raise ValueError(f"it is {data['format']} {data['version']}")
-            return _settings(data["settings"]), _profile(data["profile"]), dict(data["weights"])
+            record = _settings(data["settings"]), _profile(data["profile"]), dict(data["weights"])
+            check_record(*record)
+            return record
         except KeyError as error:
             raise ValueError(f"{path} is damaged: it has no {error.args[0]!r}.") from error
         except (ValueError, TypeError) as error:
@@ -149,6 +159,11 @@ class RunFolder:
         temporary = self.path / f".{name}.{os.getpid()}"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(self.path / name)
+
+    def _make(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"the run {self.path} must be a folder, but it is a file.")
+        self.path.mkdir(parents=True, exist_ok=True)
 
     def _check_network(
         self,
@@ -170,12 +185,55 @@ class RunFolder:
                     f"{self.path} holds the search of another network: layer {name!r} has {what}; "
                     "use another run folder."
                 )
+        self.check_weights(weights, digests)
+
+    def check_weights(self, recorded: dict[str, str], digests: dict[str, str]) -> None:
+        """Refuse weights that are not those that were searched; the first layer is named.
+
+        Args:
+            recorded: Layer name -> digest, as `read` returns them.
+            digests: The same of the network at hand.
+
+        Raises:
+            ValueError: If a digest differs.
+        """
         for name, digest in digests.items():
-            if weights.get(name) != digest:
+            if recorded.get(name) != digest:
                 raise ValueError(
                     f"{self.path} holds the search of another network: layer {name!r} has other "
                     "weights; use another run folder."
                 )
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Open an Optuna storage by its URL.
+
+    Raises:
+        ValueError: If it cannot be opened.
+    """
+    try:
+        return optuna.storages.get_storage(url)
+    except Exception as error:  # whatever the driver of that database raises
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"the storage {url} must open, but: {reason}") from error
+
+
+def check_record(settings: Settings, profile: NetworkProfile, weights: dict[str, str]) -> None:
+    """Raise a ValueError about the first thing in a record that cannot be."""
+    Budget(flops=settings.flops, params=settings.params)
+    unknown = set(settings.families) - set(FAMILIES)
+    if unknown:
+        raise ValueError(f"families has {', '.join(unknown)}")
+    for name in ("flops", "params"):
+        if not isinstance(getattr(profile, name), int):
+            raise TypeError(f"{name} of the network is {getattr(profile, name)!r}")
+    for layer in profile.searched:
+        if prod(layer.weight_shape) != layer.params or len(layer.weight_shape) < 2:
+            raise ValueError(f"layer {layer.name!r} has weight_shape {layer.weight_shape}")
+        if not layer.calls:
+            raise ValueError(f"layer {layer.name!r} has no calls")
+        if layer.name not in weights:
+            raise ValueError(f"weights has no layer {layer.name!r}")
 
 
 def _settings(data: dict[str, Any]) -> Settings:

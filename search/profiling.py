@@ -174,13 +174,19 @@ def _record_calls(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, l
     calls: dict[str, list[Geometry]] = {}
 
     def record(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            calls.setdefault(name, []).append(_geometry(module, inputs[0], output))
+        def hook(
+            module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+        ) -> None:
+            x = inputs[0] if inputs else named["input"]
+            calls.setdefault(name, []).append(_geometry(module, x, output))
 
         return hook
 
     modules = replaceable_modules(network)
-    handles = [module.register_forward_hook(record(name)) for name, module in modules.items()]
+    handles = [
+        module.register_forward_hook(record(name), with_kwargs=True)
+        for name, module in modules.items()
+    ]
     try:
         with torch.no_grad():
             network(*arguments)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from search.budget import Budget
 from search.candidates import LayerStudy, replay
 from search.feasibility import check_feasible
-from search.folder import RunFolder, Settings
+from search.folder import RunFolder, Settings, open_storage
 from search.profiling import Inputs, LayerProfile, NetworkProfile, profile
 from search.result import SearchResult
 from search.samplers import SAMPLERS
@@ -66,7 +66,7 @@ def run(
         exclude: Patterns of layers to leave dense.
         run: Folder that keeps everything; a later call with it goes on where this one ended.
         storage: Optuna storage URL; default a journal in the run folder, or memory without one.
-        name: Prefix of the studies' names; default the folder's name.
+        name: Prefix of the studies' names, for a storage that several searches share.
         seed: Of the sampler; same seed, same trials, same plan.
         progress: Whether to show a progress bar on stderr.
         source: Where the command line got the model, its weights and the input shape from; kept
@@ -90,7 +90,7 @@ def run(
         include=None if include is None else tuple(include),
         exclude=None if exclude is None else tuple(exclude),
         storage=storage,
-        name=name or (Path(run).name if run is not None else "sekron"),
+        name=name or "sekron",
         model=source[0],
         weights=source[1],
         input_shape=source[2],
@@ -118,11 +118,11 @@ def search(
     check_feasible(budget, measured, spaces)
     weights = {layer.name: _weight(model, layer) for layer in measured.searched}
     storage: BaseStorage = InMemoryStorage()
+    if settings.storage is not None:
+        storage = open_storage(settings.storage)
     if folder is not None:
-        folder.begin(settings, measured, {name: digest(w) for name, w in weights.items()})
-        storage = folder.storage(settings.storage)
-    elif settings.storage is not None:
-        storage = optuna.storages.get_storage(settings.storage)
+        folder.begin(settings, measured, weight_digests(model, measured))
+        storage = storage if settings.storage is not None else folder.storage()
     tables: dict[str, CandidateTable] = {}
     done: dict[tuple[object, ...], CandidateTable] = {}
     with _quiet_optuna(), _bar(progress) as bar:
@@ -164,7 +164,7 @@ def load(run: str | Path) -> SearchResult:
     """
     folder = RunFolder(run)
     settings, measured, digests = folder.read()
-    storage = folder.storage(settings.storage)
+    storage = folder.storage() if settings.storage is None else open_storage(settings.storage)
     spaces = _spaces(measured, settings)
     tables: dict[str, CandidateTable] = {}
     done: dict[tuple[object, ...], CandidateTable] = {}
@@ -195,6 +195,11 @@ def digest(weight: Tensor) -> str:
     head = f"{tuple(data.shape)} {data.dtype}".encode()
     numbers = data.flatten().view(torch.uint8).numpy().tobytes()
     return hashlib.sha256(head + numbers).hexdigest()
+
+
+def weight_digests(model: nn.Module, measured: NetworkProfile) -> dict[str, str]:
+    """Return layer name -> digest of its weight, for the searched layers."""
+    return {layer.name: digest(_weight(model, layer)) for layer in measured.searched}
 
 
 def _weight(model: nn.Module, layer: LayerProfile) -> Tensor:

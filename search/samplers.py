@@ -10,7 +10,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from search.space import Space
 from search.table import CandidateTable
@@ -31,7 +31,7 @@ class NeighbourSampler(BaseSampler):
 
     Every structure on the front votes for its neighbours that were not scored yet, with a weight
     that grows with the area which only this structure dominates; the winner is proposed. Which
-    front votes is drawn for each trial, from the seed and the trial's number alone, so that a
+    front votes is drawn for each trial, from the seed and the trials finished, so that a
     search that was interrupted goes on as if it had not been.
 
     Args:
@@ -56,8 +56,8 @@ class NeighbourSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return the parameters of the proposal; nothing when no neighbour is left."""
-        draw = self._draw(trial)
+        """Return the parameters of the proposal; nothing when all that is near was scored."""
+        draw = self._draw(study)
         scored = set(self._table.points)
         fresh = [point for point in self._pairs if point not in scored]
         if fresh and draw.random() < WANDER:
@@ -72,7 +72,7 @@ class NeighbourSampler(BaseSampler):
                 most = max(votes.values())
                 winners = [point for point, vote in votes.items() if vote == most]
                 return dict(self._space.params(draw.choice(winners)))
-        return {}
+        return dict(self._space.params(draw.choice(fresh))) if fresh else {}
 
     def sample_independent(
         self,
@@ -81,12 +81,14 @@ class NeighbourSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Draw one parameter at random; used only when no neighbour is left."""
+        """Draw one parameter at random; used only when there was no proposal."""
         low, high = param_distribution.low, param_distribution.high  # type: ignore[attr-defined]
-        return self._draw(trial, param_name).randint(low, high)
+        return self._draw(study, param_name).randint(low, high)
 
-    def _draw(self, trial: FrozenTrial, purpose: str = "") -> random.Random:
-        return random.Random(f"{self._seed}/{trial.number}/{purpose}")
+    def _draw(self, study: Study, purpose: str = "") -> random.Random:
+        # A trial that was killed keeps its number, so finished ones are counted.
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return random.Random(f"{self._seed}/{len(finished)}/{purpose}")
 
     def _neighbours_of(self, point: Point) -> list[Point]:
         if point not in self._neighbours:

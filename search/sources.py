@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -63,7 +64,9 @@ def load_state_dict(path: str) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"{path} must be a safetensors file: {error}.") from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on the format of what is refused below
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
             f"{path} must be a state dict of tensors; anything else is refused, since reading it "

@@ -182,7 +182,8 @@ def canonical(family: str, shapes: tuple[Shape, ...]) -> Point | None:
 
     Factors of size 1 change nothing. `sekron` and `chain` coincide for two factors. Factors that
     share no mode commute in the Kronecker product, so the last two of a `sekron` may then be
-    swapped, and a `chain` reversed.
+    swapped, and a `chain` reversed (it is then truncated from the other end, to nearly the same
+    errors).
     """
     real = tuple(shape for shape in shapes if any(size > 1 for size in shape))
     if len(real) < 2:

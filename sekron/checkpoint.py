@@ -19,7 +19,12 @@ def save(model: nn.Module, path: str | Path) -> None:
     Args:
         model: With factorized layers or without.
         path: Of the file.
+
+    Raises:
+        OSError: If the file cannot be written.
     """
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"{path} must be in a folder that exists; make it first.")
     save_model(model, str(path), metadata={FORMAT: Plan(structures_of(model)).to_json()})
 
 

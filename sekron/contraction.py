@@ -91,7 +91,7 @@ class Step:
 def steps(shapes: tuple[Shape, ...], bonds: Bonds, order: tuple[int, ...]) -> tuple[Step, ...]:
     """Return the steps that apply the factors in that order."""
     n_axes = len(shapes[0]) - 2
-    plain = n_axes > 0 and all(sum(s[m] > 1 for s in shapes) <= 1 for m in (0, 1))
+    plain = _is_plain(shapes)
     ends = {b: i for i, k in enumerate(order) for b in bonds[k]}
     extended = [[i for i, k in enumerate(order) if shapes[k][2 + a] > 1] for a in range(n_axes)]
     state: tuple[Axis, ...] = tuple(("c", k) for k in range(len(shapes)))
@@ -136,7 +136,11 @@ def axis_size(structure: Structure) -> Callable[[Axis], int]:
 
 @cache
 def orders(shapes: tuple[Shape, ...], bonds: Bonds) -> tuple[tuple[int, ...], ...]:
-    """Return the orders to choose from, the ones with the fewest permutations first."""
+    """Return the orders to choose from, the ones with the fewest permutations first.
+
+    Where no factor divides the channels, only those that run as a plain sequence of convolutions,
+    if there are any.
+    """
     length = len(shapes)
     backwards = tuple(range(length - 1, -1, -1))
     if length > LONGEST_ENUMERATED:
@@ -150,11 +154,15 @@ def orders(shapes: tuple[Shape, ...], bonds: Bonds) -> tuple[tuple[int, ...], ..
         last = _real(final_state(done), size)
         return sum(step.moves(size) for step in done) + (last != tuple(sorted(last)))
 
-    return tuple(sorted(permutations(backwards), key=n_moves))
+    moves = {order: n_moves(order) for order in permutations(backwards)}
+    if _is_plain(shapes):  # a reshape costs more on the clock than the FLOPs that it saves
+        fewest = min(moves.values())
+        return tuple(order for order, n in moves.items() if n == fewest)
+    return tuple(sorted(moves, key=lambda order: moves[order]))
 
 
 def cheapest_order(structure: Structure, stride: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """Return the order of factors with the fewest multiply-adds on a large image.
+    """Return, of `orders`, the one with the fewest multiply-adds on a large image.
 
     It depends on nothing but the structure and the stride, so a layer and everything that
     counts its cost choose the same order without knowing the image.
@@ -282,6 +290,11 @@ def _places(
 def step_dilation(shapes: tuple[Shape, ...], factor: int, axis: int, dilation: int) -> int:
     """Return the dilation of a factor: its digit counts in units of all later digits."""
     return dilation * prod(shape[2 + axis] for shape in shapes[factor + 1 :])
+
+
+def _is_plain(shapes: tuple[Shape, ...]) -> bool:
+    """Whether this is a convolution whose channels no factor divides."""
+    return len(shapes[0]) > 2 and all(sum(s[m] > 1 for s in shapes) <= 1 for m in (0, 1))
 
 
 def _real(axes: tuple[Axis, ...], size: Callable[[Axis], int]) -> tuple[Axis, ...]:

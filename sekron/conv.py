@@ -131,7 +131,8 @@ class SeKronConv2d(Factorized):
             if operation.before is not None:
                 x = operation.before(x)
             if operation.fold > 1:
-                x = x.reshape(batch * operation.fold, -1, *x.shape[2:])
+                channels = x.shape[1] // operation.fold
+                x = x.reshape(batch * operation.fold, channels, *x.shape[2:])
             x, padding = self._padded(x, operation)
             fused = operation is self.operations[-1] and operation.fold == 1 and self.after is None
             x = F.conv2d(
@@ -144,10 +145,10 @@ class SeKronConv2d(Factorized):
                 operation.groups,
             )
             if operation.fold > 1:
-                x = x.reshape(batch, -1, *x.shape[2:])
+                x = x.reshape(batch, operation.fold * x.shape[1], *x.shape[2:])
         if self.after is not None:
             x = self.after(x)
-        return x if fused or bias is None else x + bias[:, None, None]
+        return x if fused or bias is None else x + bias.to(x.dtype)[:, None, None]
 
     def _margins(self) -> tuple[tuple[int, int], ...]:
         """Zeros (or what the mode says) before and after each spatial axis."""

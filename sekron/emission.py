@@ -24,7 +24,7 @@ class Rearrangement:
         axes = [1 + axis for axis in self.permutation]
         split = x.reshape(x.shape[0], *self.sizes, *spatial)
         rest = range(1 + len(axes), split.dim())
-        return split.permute(0, *axes, *rest).reshape(x.shape[0], -1, *spatial)
+        return split.permute(0, *axes, *rest).reshape(x.shape[0], prod(self.sizes), *spatial)
 
 
 @dataclass(frozen=True, slots=True)

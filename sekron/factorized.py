@@ -31,7 +31,11 @@ class Factorized(nn.Module):
     ) -> None:
         super().__init__()
         self.structure = structure
-        self.order = order or cheapest_order(structure, stride)
+        self.order = cheapest_order(structure, stride) if order is None else tuple(order)
+        if sorted(self.order) != list(range(structure.length)):
+            raise ValueError(
+                f"`order` must name each of the {structure.length} factors once, got {order}."
+            )
         self.operations, self.after = emit(structure, self.order, stride, dilation)
         self.weights = nn.ParameterList(
             nn.Parameter(torch.empty(operation.weight_shape, device=device, dtype=dtype))
@@ -75,8 +79,10 @@ class Factorized(nn.Module):
 
 
 def with_bias_of(source: nn.Module, target: Layer) -> Layer:
-    """Copy the bias and the train flag."""
+    """Copy the bias, the train flag, and whether gradients are wanted."""
     if isinstance(source.bias, Tensor) and isinstance(target.bias, Tensor):
         target.bias.data.copy_(source.bias)
+    wanted = all(parameter.requires_grad for parameter in source.parameters(recurse=True))
+    target.requires_grad_(wanted)
     target.train(source.training)
     return target

@@ -85,16 +85,17 @@ class SeKronLinear(Factorized):
         for operation, weight in zip(self.operations, self.weights, strict=True):
             if operation.before is not None:
                 x = operation.before(x)
-            x = x.reshape(rows * operation.fold, -1)
+            x = x.reshape(rows * operation.fold, x.shape[1] // operation.fold)
             fused = operation is self.operations[-1] and operation.fold == 1 and self.after is None
             fused = fused and operation.groups == 1
             if operation.groups == 1:
                 x = F.linear(x, weight, bias if fused else None)
             else:
-                blocks = x.reshape(len(x), operation.groups, -1).transpose(0, 1)
+                blocks = x.reshape(len(x), operation.groups, weight.shape[1]).transpose(0, 1)
                 matrices = weight.reshape(operation.groups, -1, weight.shape[1])
-                x = torch.bmm(blocks, matrices.mT).transpose(0, 1)
-            x = x.reshape(rows, -1)
+                x = torch.bmm(blocks, matrices.mT).transpose(0, 1).flatten(1)
+            x = x.reshape(rows, operation.fold * x.shape[1])
         if self.after is not None:
             x = self.after(x)
-        return (x if fused or bias is None else x + bias).reshape(*leading, -1)
+        x = x if fused or bias is None else x + bias.to(x.dtype)
+        return x.reshape(*leading, x.shape[-1])

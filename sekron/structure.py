@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
+from operator import index
 
 from sekron import contraction
 
@@ -79,6 +80,9 @@ class Structure:
     ranks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        # Lists and numpy integers are welcome; anything that is no whole number is refused.
+        object.__setattr__(self, "shapes", tuple(tuple(map(index, s)) for s in self.shapes))
+        object.__setattr__(self, "ranks", tuple(map(index, self.ranks)))
         if self.family not in FAMILIES:
             raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}.")
         if not self.shapes or len(self.shapes[0]) < 2 or len({len(s) for s in self.shapes}) != 1:

@@ -89,7 +89,7 @@ def structures_of(model: nn.Module) -> dict[str, Structure]:
 
 
 def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
-    modules = dict(network.named_modules())
+    modules = dict(network.named_modules(remove_duplicate=False))
     for name, structure in structures.items():
         if name not in modules or not isinstance(modules[name], KINDS):
             found = type(modules[name]).__name__ if name in modules else "no module"

@@ -139,7 +139,6 @@ def test_autocast_runs_and_is_close(case):
     assert float((dense.float() - exact).norm() / exact.norm()) < 0.02
 
 
-@pytest.mark.xfail(strict=True, reason="the bias is added outside of the convolution, in fp32")
 def test_autocast_gives_the_dtype_of_a_dense_convolution():
     layer = layer_of("sekron-2").float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -150,9 +149,7 @@ def test_autocast_gives_the_dtype_of_a_dense_convolution():
     "case",
     [
         "tucker-2",
-        pytest.param(
-            "sekron-2", marks=pytest.mark.xfail(strict=True, reason="reshape(0, -1) is ambiguous")
-        ),
+        pytest.param("sekron-2"),
     ],
 )
 def test_an_empty_batch_gives_an_empty_batch(case):
@@ -179,7 +176,7 @@ def test_half_precision_is_decomposed_in_fp64_and_cast_back(dtype):
         "sekron:7x2x1x5,2x5x3x1@30",
         "sekron:7x2x1x1,2x1x3x1,1x5x1x5@14,6",
         "chain:2x5x1x1,7x1x1x5,1x2x3x1@10,6",
-        "tucker:14x1x1x1,1x10x1x1,1x1x3x5,1x1x1x1@14,10,15",
+        "tucker:14x1x3x1,1x10x1x5@42",
     ],
 )
 def test_full_rank_is_the_original_layer(text):
@@ -207,7 +204,8 @@ def test_a_new_layer_has_the_variance_of_a_new_dense_one():
     torch.manual_seed(0)
     layer = SeKronConv2d(Structure.parse("sekron:8x8x3x1,4x4x1x3@7"))
     dense = nn.Conv2d(32, 32, 3)
-    assert float(layer.dense_weight().std() / dense.weight.std()) == pytest.approx(1.0, abs=0.1)
+    ratio = layer.dense_weight().detach().std() / dense.weight.detach().std()
+    assert float(ratio) == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize(

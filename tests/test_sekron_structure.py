@@ -110,7 +110,7 @@ def test_largest_rank_is_allowed_and_one_more_is_not(family):
 
 def test_chain_rank_is_bounded_by_the_rank_before_it():
     assert Structure("chain", SIZES, (1, 5)).ranks == (1, 5)
-    with pytest.raises(ValueError, match="rank 2 .* must be at most 5"):
+    with pytest.raises(ValueError, match=r"rank 2 .* must be at most 5"):
         Structure("chain", SIZES, (1, 6))
 
 

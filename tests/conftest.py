@@ -1,0 +1,87 @@
+"""What all tests share: one thread, a torchvision that imports, small networks."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from tests.with_torchvision import define_missing_schemas
+
+# One thread per worker: pytest-xdist runs as many workers as there are cores, and threads that
+# compete for a core make a test of small tensors many times slower.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
+
+@pytest.fixture(scope="session")
+def torchvision():
+    """Import torchvision also where its compiled operators do not load."""
+    library = define_missing_schemas()
+    import torchvision  # noqa: PLC0415  only after the schemas are there
+
+    yield torchvision
+    del library
+
+
+def decayed(network, power=1.0):
+    """Give random weights the falling spectrum of trained ones; return the network."""
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                u, s, v = torch.linalg.svd(module.weight.flatten(1), full_matrices=False)
+                falling = s * torch.arange(1, len(s) + 1) ** -power
+                module.weight.copy_(((u * falling) @ v).reshape(module.weight.shape))
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2.0)
+    return network
+
+
+@pytest.fixture(scope="session")
+def small_network():
+    """Convolutions with stride, `padding="same"` and 1×1 kernels, then two linear layers."""
+    torch.manual_seed(0)
+    return decayed(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 12, 3, stride=2, padding=1),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            nn.Conv2d(12, 12, 3, padding="same"),
+            nn.ReLU(),
+            nn.Conv2d(12, 20, 1, bias=False),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(20, 30),
+            nn.ReLU(),
+            nn.Linear(30, 5),
+        )
+    ).eval()
+
+
+@pytest.fixture(scope="session")
+def small_input():
+    """Two images for `small_network`, height and width unlike each other."""
+    torch.manual_seed(1)
+    return torch.randn(2, 3, 14, 11)
+
+
+@pytest.fixture(scope="session")
+def small_weight():
+    """The weight of a convolution, `(8, 6, 3, 2)`: all sizes differ, two can be divided."""
+    torch.manual_seed(2)
+    return decayed(nn.Conv2d(6, 8, (3, 2))).weight.detach()
+
+
+@pytest.fixture(scope="session")
+def small_run(small_network, small_input, tmp_path_factory):
+    """The folder of a finished search of `small_network` for half of its FLOPs; do not write."""
+    import search  # noqa: PLC0415  slow, and most tests do not need it
+
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    budget = search.Budget(flops=0.5)
+    search.run(small_network, small_input, budget=budget, n_trials=6, run=folder, progress=False)
+    return folder

@@ -1,0 +1,97 @@
+"""Rival decompositions are points of our space, so no plan of ours is worse than theirs."""
+
+import pytest
+import torch
+from torch import nn
+
+import search
+from baselines import BASELINES
+from search import Budget, InfeasibleBudget
+from search.allocation import allocate
+from search.feasibility import capacities
+from search.relaxation import Options
+from search.result import options
+from search.space import Space, canonical
+from search.table import CandidateTable
+from sekron import SeKronConv2d, Structure
+from sekron.spectrum import Spectra
+from sekron.structure import n_ranks
+
+every_baseline = pytest.mark.parametrize("baseline", BASELINES)
+WEIGHTS = [(64, 48, 3, 3), (7, 5, 3, 2), (12, 20, 1, 1), (8, 6, 1, 5)]
+
+
+@every_baseline
+@pytest.mark.parametrize("shape", WEIGHTS, ids=str)
+def test_baselines_are_templates_of_the_space(baseline, shape):
+    space = Space(shape, 3)
+    point = canonical(*BASELINES[baseline](shape))
+    assert point in space.templates()
+    assert space.point(space.params(point)) == point
+
+
+@pytest.mark.parametrize(
+    ("baseline", "kernels"),
+    [
+        ("tucker2", [(1, 1), (3, 5), (1, 1)]),
+        ("spatial_svd", [(1, 5), (3, 1)]),
+        ("channel_svd", [(3, 5), (1, 1)]),
+    ],
+)
+def test_baselines_are_the_convolutions_that_people_write(baseline, kernels):
+    family, shapes = BASELINES[baseline]((14, 10, 3, 5))
+    structure = Structure(family, shapes, (4,) * n_ranks(family, len(shapes)))
+    layer = SeKronConv2d.from_conv2d(nn.Conv2d(10, 14, (3, 5)), structure)
+    sizes = [tuple(weight.shape[-2:]) if weight.dim() == 4 else (1, 1) for weight in layer.weights]
+    assert sizes == kernels
+    # the ranks stand between the factors: r·i·k + r·o·k, or r·i + r·r·k·k + r·o
+    assert structure.n_params == {"tucker2": 4 * 10 + 16 * 15 + 4 * 14}.get(
+        baseline, 4 * (10 * 5 + 14 * 3) if baseline == "spatial_svd" else 4 * (10 * 15 + 14)
+    )
+
+
+@pytest.fixture(scope="module")
+def result(small_run):
+    return search.load(small_run)
+
+
+def restricted(result, network, baseline, budget):
+    """The best loss when every layer is dense or has the structure of a baseline, or infinity."""
+    layers = []
+    for layer in result.profile.searched:
+        table = CandidateTable(layer.flops, layer.params)
+        if len(layer.weight_shape) == 4:
+            weight = network.get_submodule(layer.name).weight
+            family, shapes = canonical(*BASELINES[baseline](layer.weight_shape))
+            table.add(Spectra(weight, layer.calls).curve(family, shapes))
+        layers.append(options(table))
+    available = capacities(budget, result.profile)
+    columns = [("flops", "params").index(name) for name in available]
+    chosen = [Options(o.losses, o.costs[:, columns]) for o in layers]
+    allocation = allocate(chosen, list(available.values()))
+    return float("inf") if allocation is None else allocation.loss
+
+
+@every_baseline
+@pytest.mark.parametrize("resource", ["flops", "params"])
+@pytest.mark.parametrize("percent", range(10, 61, 10))
+def test_no_baseline_allocates_better(small_network, result, baseline, resource, percent):
+    budget = Budget(**{resource: percent / 100})
+    theirs = restricted(result, small_network, baseline, budget)
+    try:
+        ours = result.allocate(budget).loss
+    except InfeasibleBudget:
+        ours = float("inf")
+    assert ours <= theirs + 1e-9
+
+
+@every_baseline
+def test_baselines_are_met_somewhere(small_network, result, baseline):
+    assert restricted(result, small_network, baseline, Budget(flops=0.6)) < float("inf")
+
+
+def test_a_baseline_of_a_pointwise_convolution_is_its_svd():
+    torch.manual_seed(0)
+    for name in ("tucker2", "channel_svd"):
+        family, shapes = canonical(*BASELINES[name]((12, 20, 1, 1)))
+        assert (family, shapes) == ("sekron", ((12, 1, 1, 1), (1, 20, 1, 1)))

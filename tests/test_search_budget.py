@@ -1,0 +1,69 @@
+"""What a budget is, and how it is written."""
+
+import pytest
+
+from search import Budget, InfeasibleBudget
+from search.sources import parse_limit, parse_shape
+
+
+@pytest.mark.parametrize("resource", ["flops", "params"])
+@pytest.mark.parametrize(
+    ("value", "limit"),
+    [(0.5, 500), (1.0, 1001), (0.999, 999), (1, 1), (10**12, 10**12), (None, None)],
+)
+def test_a_float_is_a_share_and_an_int_a_number(resource, value, limit):
+    assert Budget(**{resource: value}).limit(resource, dense=1001) == limit
+
+
+@pytest.mark.parametrize("resource", ["flops", "params"])
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (0.0, ValueError, r"as a share must be in \(0, 1\], got 0.0; an absolute number is an int"),
+        (1.5, ValueError, r"as a share must be in \(0, 1\], got 1.5"),
+        (-0.1, ValueError, r"as a share must be in \(0, 1\], got -0.1"),
+        (float("nan"), ValueError, r"as a share must be in \(0, 1\], got nan"),
+        (0, ValueError, "must be at least 1, got 0"),
+        (-5, ValueError, "must be at least 1, got -5"),
+        (True, TypeError, r"must be a float \(share of dense\) or an int \(absolute\), got True"),
+        ("50%", TypeError, "got '50%'"),
+    ],
+)
+def test_anything_else_is_refused(resource, value, error, message):
+    with pytest.raises(error, match=f"^`{resource}` .*{message}"):
+        Budget(**{resource: value})
+
+
+def test_reads_like_a_sentence():
+    assert str(Budget()) == "no limit"
+    assert str(Budget(flops=0.5)) == "flops ≤ 50.0%"
+    assert str(Budget(flops=1_000_000, params=0.25)) == "flops ≤ 1,000,000, params ≤ 25.0%"
+
+
+def test_an_infeasible_budget_is_a_value_error():
+    assert issubclass(InfeasibleBudget, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("50%", 0.5), ("0.5", 0.5), ("1", 1), ("900000", 900000), (None, None)]
+)
+def test_limits_as_text(text, limit):
+    found = parse_limit(text)
+    assert found == limit
+    assert type(found) is type(limit)
+
+
+@pytest.mark.parametrize("text", ["", "%", "half", "50 %%", "1,000"])
+def test_text_that_is_no_limit(text):
+    with pytest.raises(ValueError, match=f"a limit reads '50%', '0.5' or '900000', got '{text}'"):
+        parse_limit(text)
+
+
+def test_shapes_as_text():
+    assert parse_shape("1x3x224X13") == (1, 3, 224, 13)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1x", "1x0x3", "1x-3", "3,4", "1.5x2"])
+def test_text_that_is_no_shape(text):
+    with pytest.raises(ValueError, match=f"an input shape reads '1x3x224x224', got '{text}'"):
+        parse_shape(text)

@@ -1,0 +1,146 @@
+"""The folder of a run: read back as it was, refused where it is damaged or another search's."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import search
+from search import Budget
+from sekron import Plan
+
+
+def run(network, example, **changes):
+    arguments = {"budget": Budget(flops=0.5), "n_trials": 6, "progress": False, **changes}
+    return search.run(network, example, **arguments)
+
+
+@pytest.fixture(scope="module")
+def folder(small_run):
+    return small_run
+
+
+@pytest.fixture(scope="module")
+def result(small_run, small_network, small_input):
+    return run(small_network, small_input)
+
+
+def same_candidates(first, second):
+    return first.candidates().equals(second.candidates())
+
+
+def scaled(network, name):
+    """A copy of a network with one weight changed."""
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.get_submodule(name).weight.mul_(2)
+    return other
+
+
+def test_the_folder_holds_what_the_result_says(folder, result):
+    assert dict(Plan.load(folder / "plan.json")) == dict(result.best)
+    assert len((folder / "front.csv").read_text().splitlines()) == 1 + len(result.pareto_front())
+    assert len((folder / "candidates.csv").read_text().splitlines()) == 1 + len(result.candidates())
+
+
+def test_a_loaded_run_is_the_run(folder, result):
+    loaded = search.load(folder)
+    assert loaded.profile == result.profile
+    assert loaded.budget == result.budget
+    assert same_candidates(loaded, result)
+    assert dict(loaded.best) == dict(result.best)
+    assert loaded.pareto_front().astype(str).equals(result.pareto_front().astype(str))
+
+
+REFUSED = {
+    "weights": ({}, lambda n: scaled(n, "6"), "layer '6' has other weights"),
+    "shape": (
+        {},
+        lambda n: nn.Sequential(*list(n)[:-1], nn.Linear(30, 9)),
+        "layer '13' has another shape, input or choice",
+    ),
+    "missing": ({}, lambda n: nn.Sequential(*list(n)[:-3]), "layer '11' has"),
+    "choice": ({"exclude": ["8"]}, lambda n: n, "layer '8' has another shape, input or choice"),
+    "seed": ({"seed": 1}, lambda n: n, "was searched with seed=0, got 1; use the same, or another"),
+    "length": ({"max_sequence_length": 2}, lambda n: n, "max_sequence_length=3, got 2"),
+    "sampler": ({"sampler": "tpe"}, lambda n: n, "sampler='neighbour', got 'tpe'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_folder_of_another_search_is_refused(small_network, small_input, folder, result, case):
+    changes, modify, message = REFUSED[case]
+    before = (folder / "run.json").read_text()
+    with pytest.raises(ValueError, match=message):
+        run(modify(small_network), small_input, run=folder, **changes)
+    assert (folder / "run.json").read_text() == before
+
+
+def damaged(document, *path, value):
+    *parents, last = path
+    holder = document
+    for key in parents:
+        holder = holder[key]
+    if value is None:
+        del holder[last]
+    else:
+        holder[last] = value
+    return json.dumps(document)
+
+
+DAMAGE = {
+    "empty": (lambda _: "", "Expecting value: line 1"),
+    "half": (lambda d: json.dumps(d)[:500], "line 1 column"),
+    "format": (lambda d: damaged(d, "format", value="other"), "it is other 1"),
+    "version": (lambda d: damaged(d, "version", value=9), "it is sekron.run 9"),
+    "no-seed": (lambda d: damaged(d, "settings", "seed", value=None), "seed"),
+    "no-layers": (lambda d: damaged(d, "profile", "layers", value=None), "no 'layers'"),
+    "no-weights": (lambda d: damaged(d, "weights", value=None), "no 'weights'"),
+    "budget": (lambda d: damaged(d, "settings", "flops", value=7.5), "flops"),
+    "digest": (lambda d: damaged(d, "weights", "6", value=None), "6"),
+    "flops": (lambda d: damaged(d, "profile", "flops", value="many"), "flops"),
+    "weight-shape": (lambda d: damaged(d, "profile", "layers", 1, "weight_shape", value=[4]), "3"),
+    "no-calls": (lambda d: damaged(d, "profile", "layers", 1, "calls", value=[]), "3"),
+    "family": (lambda d: damaged(d, "settings", "families", value=["tt"]), "tt"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_record_says_where(folder, result, tmp_path, case):
+    damage, message = DAMAGE[case]
+    for name in ("run.json", "study.log"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    document = json.loads((folder / "run.json").read_text())
+    (tmp_path / "run.json").write_text(damage(document))
+    with pytest.raises(ValueError, match=rf"run\.json is damaged: .*{message}"):
+        search.load(tmp_path).pareto_front()
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"must be a run folder, but has no run\.json"):
+        search.load(tmp_path)
+
+
+def test_a_damaged_journal_says_where(folder, result, tmp_path):
+    lines = (folder / "study.log").read_bytes().splitlines(keepends=True)
+    (tmp_path / "run.json").write_bytes((folder / "run.json").read_bytes())
+    (tmp_path / "study.log").write_bytes(b"".join([*lines[:9], b"garbage\n", *lines[10:]]))
+    with pytest.raises(ValueError, match=r"study\.log must be the journal of a study, but is dam"):
+        search.load(tmp_path)
+
+
+def test_an_unfinished_search_is_no_result(folder, result, tmp_path):
+    document = json.loads((folder / "run.json").read_text())
+    (tmp_path / "run.json").write_text(damaged(document, "settings", "n_trials", value=99))
+    (tmp_path / "study.log").write_bytes((folder / "study.log").read_bytes())
+    with pytest.raises(ValueError, match="layer '3' has 6 of 99 trials; run the same search again"):
+        search.load(tmp_path)
+
+
+def test_a_folder_can_be_moved(small_network, small_input, tmp_path):
+    run(small_network, small_input, run=tmp_path / "before", n_trials=0)
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert search.load(tmp_path / "after").best is not None
+    run(small_network, small_input, run=tmp_path / "after", n_trials=0)

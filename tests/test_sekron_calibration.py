@@ -1,0 +1,128 @@
+"""Recalibration is torch's cumulative average, and touches nothing else."""
+
+import pytest
+import torch
+from torch import nn
+
+from sekron import recalibrate
+
+
+def network():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 7, 3),
+        nn.BatchNorm2d(7, momentum=0.3),
+        nn.Dropout(0.5),
+        nn.Sequential(nn.Conv2d(7, 5, 1), nn.BatchNorm2d(5, momentum=None)),
+        nn.BatchNorm2d(5, track_running_stats=False),
+        nn.Flatten(),
+        nn.Linear(5 * 36, 2),
+    )
+    model.train()
+    model[2].eval()
+    model[3][1].eval()
+    model(torch.randn(11, 3, 8, 8))
+    return model
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(n, 3, 8, 8, generator=generator) * n for n in (2, 3, 5)]
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def modes(model):
+    return [m.training for m in model.modules()], [
+        getattr(m, "momentum", 0) for m in model.modules()
+    ]
+
+
+def by_hand(model):
+    """Average over the batches of the mean and the unbiased variance of what a norm sees."""
+    means, variances = [[], []], [[], []]
+    with torch.no_grad():
+        for batch in batches():
+            x = model[0](batch)
+            for i, norm in enumerate((model[1], model[3][1])):
+                flat = x.transpose(0, 1).flatten(1).double()
+                mean, variance = flat.mean(1), flat.var(1)
+                means[i].append(mean)
+                variances[i].append(variance)
+                biased = flat.var(1, correction=0) + norm.eps
+                shape = (1, -1, 1, 1)
+                x = (x.double() - mean.view(shape)) / biased.sqrt().view(shape)
+                x = (x * norm.weight.view(shape) + norm.bias.view(shape)).float()
+                x = model[3][0](x) if i == 0 else x
+    return [torch.stack(m).mean(0) for m in means], [torch.stack(v).mean(0) for v in variances]
+
+
+def test_statistics_are_the_average_over_the_batches():
+    model = network()
+    before, flags = state(model), modes(model)
+    means, variances = by_hand(model)
+    recalibrate(model, batches())
+    for norm, mean, variance in zip((model[1], model[3][1]), means, variances, strict=True):
+        torch.testing.assert_close(norm.running_mean.double(), mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(norm.running_var.double(), variance, rtol=1e-5, atol=1e-6)
+        assert norm.num_batches_tracked == 3
+    assert modes(model) == flags
+    changed = {
+        name for name, tensor in model.state_dict().items() if not tensor.equal(before[name])
+    }
+    assert changed == {
+        f"{norm}.{buffer}"
+        for norm in ("1", "3.1")
+        for buffer in ("running_mean", "running_var", "num_batches_tracked")
+    }
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_doing_it_twice_changes_nothing():
+    model = network()
+    recalibrate(model, batches())
+    once = state(model)
+    recalibrate(model, batches())
+    assert all(torch.equal(tensor, once[name]) for name, tensor in model.state_dict().items())
+
+
+def test_batches_may_be_tuples_and_generators():
+    plain, tuples = network(), network()
+    recalibrate(plain, batches())
+    recalibrate(tuples, ((x, torch.zeros(len(x))) for x in batches()))
+    assert all(
+        torch.equal(tensor, plain.state_dict()[n]) for n, tensor in tuples.state_dict().items()
+    )
+
+
+def broken():
+    yield batches()[0]
+    raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (list, ValueError, "`batches` must hold at least one batch, got none"),
+        (broken, OSError, "the disk is gone"),
+        (lambda: [torch.randn(2, 4, 8, 8)], RuntimeError, "channels"),
+    ],
+    ids=["empty", "broken", "wrong"],
+)
+def test_after_an_error_everything_is_as_it_was(data, error, message):
+    model = network()
+    before, flags = state(model), modes(model)
+    with pytest.raises(error, match=message):
+        recalibrate(model, data())
+    assert modes(model) == flags
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_without_batch_norm_there_is_a_warning():
+    model = nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7, track_running_stats=False))
+    before = state(model)
+    with pytest.warns(UserWarning, match="no batch norm with statistics; nothing was changed"):
+        recalibrate(model, batches())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
