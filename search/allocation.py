@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from search.knapsack import ROOM, WIDTHS, Found, choose
 from search.relaxation import TOLERANCE, Floats, Options, Program
 
-TIME_LIMIT_S = 60.0
+TIME_LIMIT_S = 20.0
 """For the proof under several budgets that all bind; the gap then left is reported."""
 
 
@@ -72,7 +72,7 @@ def _one_budget(program: Program, resource: int) -> Found:
     single = replace(program, costs=program.costs[:, [resource]])
     relaxed = single.relax()
     assert relaxed is not None  # each budget alone can be met
-    return choose(single, *relaxed, WIDTHS)
+    return choose(single, *relaxed, single.rounded(relaxed[1]))
 
 
 def _all_budgets(program: Program) -> Found:
@@ -80,7 +80,7 @@ def _all_budgets(program: Program) -> Found:
     if relaxed is None:
         return Found(None, np.inf)
     bound, reduced = relaxed
-    start = choose(program, bound, reduced, WIDTHS[:2])
+    start = choose(program, bound, reduced, program.rounded(reduced), WIDTHS[:2])
     loss = np.inf if start.columns is None else program.loss(start.columns)
     slack = TOLERANCE * max(program.scale, abs(bound))
     found = _integer_program(program, reduced <= loss - bound + slack)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from search.relaxation import TOLERANCE, Floats, Program
 
-WIDTHS = (100, 1_000, 10_000, 100_000, 1_000_000)
+WIDTHS = (100, 1_000, 10_000)
 """Partial choices kept at once, from a quick first solution to the proof."""
 
 ROOM = 1.0 + 1e-12
@@ -34,16 +34,24 @@ class Found:
     bound: float
 
 
-def choose(program: Program, bound: float, reduced: Floats, widths: tuple[int, ...]) -> Found:
+def choose(
+    program: Program,
+    bound: float,
+    reduced: Floats,
+    start: NDArray[np.intp] | None,
+    widths: tuple[int, ...] = WIDTHS,
+) -> Found:
     """Return the best choice, proven unless even the largest width is too small.
 
     Args:
         program: The candidates; dominance is used when there is one resource.
         bound: Optimum of the relaxation.
         reduced: Reduced cost of every column.
+        start: A choice that fits, to be improved; the better it is, the less there is to try.
         widths: Partial choices to keep, tried in turn until the proof is complete.
     """
-    best, loss, proven = None, np.inf, bound
+    best, proven = start, bound
+    loss = np.inf if start is None else program.loss(start)
     slack = TOLERANCE * max(program.scale, abs(bound))
     for width in widths:
         columns, dropped = _search(program, reduced, loss - bound + slack, width)

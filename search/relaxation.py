@@ -105,6 +105,27 @@ class Program:
             active = np.union1d(active, entering)
         return None if excess > TOLERANCE else (optimum, np.maximum(reduced, 0.0))
 
+    def rounded(self, reduced: Floats) -> NDArray[np.intp] | None:
+        """Make a whole choice of the relaxation's fractions, then spend what capacity is left.
+
+        Returns:
+            One column per layer, or None when the cheapest of the relaxation's columns do not fit.
+        """
+        basic = reduced <= TOLERANCE * self.scale
+        order = np.lexsort((self.costs.sum(axis=1), ~basic, self.owner))
+        choice = order[self.starts]
+        if (self.used(choice) > 1.0).any():
+            return None
+        while True:
+            gain = self.losses[choice][self.owner] - self.losses
+            room = 1.0 - self.used(choice)
+            more = self.costs - self.costs[choice][self.owner]
+            fits = np.asarray((more <= room).all(axis=1))
+            best = int(np.argmax(np.where(fits, gain, 0.0)))
+            if not fits[best] or gain[best] <= TOLERANCE * self.scale:
+                return choice
+            choice[self.owner[best]] = best
+
     def _first_prices(self) -> list[Floats]:
         units = np.eye(self.n_resources) * self.scale
         spread = [unit * 10.0**exponent for unit in units for exponent in range(-4, 7)]
