@@ -93,7 +93,7 @@ def _integer_program(program: Program, keep: NDArray[np.bool_]) -> Found:
     """Solve with HiGHS over some columns."""
     columns = np.flatnonzero(keep)
     n = len(columns)
-    picks: csr_array = csr_array(
+    picks = csr_array(
         (np.ones(n), (program.owner[columns], np.arange(n))), shape=(len(program.starts), n)
     )
     room: Floats = np.ones(program.n_resources)

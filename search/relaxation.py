@@ -136,7 +136,7 @@ class Program:
         n, k = len(active), self.n_resources
         # Capacities may be exceeded at a penalty, so that there always is a solution to price.
         losses = np.concatenate((self.losses[active], np.full(k, 1e4 * self.scale)))
-        picks: csr_array = csr_array(
+        picks = csr_array(
             (np.ones(n), (self.owner[active], np.arange(n))), shape=(len(self.starts), n + k)
         )
         result = linprog(
