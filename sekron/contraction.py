@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 Axis = tuple[str, int]
 """`("c", k)` in-channel digit of factor k, `("f", k)` out-channel digit, `("r", b)` bond b."""
 
-LONGEST_ENUMERATED = 6
-"""Above this length only the two sweeps are considered; 7! orders help nobody."""
+LONGEST_ENUMERATED = 6  # above, only the two sweeps are considered: 7! orders help nobody
 
 
 @dataclass(frozen=True, slots=True)
