@@ -116,12 +116,12 @@ def search(
     check_finite(model, [layer.name for layer in measured.searched])
     spaces = _spaces(measured, settings)
     check_feasible(budget, measured, spaces)
-    weights = {layer.name: _weight(model, layer) for layer in measured.searched}
+    digests = weight_digests(model, measured)
     storage: BaseStorage = InMemoryStorage()
     if settings.storage is not None:
         storage = open_storage(settings.storage)
     if folder is not None:
-        folder.begin(settings, measured, weight_digests(model, measured))
+        folder.begin(settings, measured, digests)
         storage = storage if settings.storage is not None else folder.storage()
     tables: dict[str, CandidateTable] = {}
     done: dict[tuple[object, ...], CandidateTable] = {}
@@ -132,13 +132,13 @@ def search(
         for layer, total in zip(measured.searched, totals, strict=True):
             bar.update(task, description=layer.name)
             # Layers with the same weight and cost, tied or copied, are searched once.
-            key = (digest(weights[layer.name]), layer.calls)
+            key = (digests[layer.name], layer.calls)
             if key in done:
                 bar.advance(task, total)
             else:
                 study = LayerStudy(
                     f"{settings.name}/{layer.name}",
-                    Spectra(weights[layer.name], layer.calls),
+                    Spectra(_weight(model, layer), layer.calls),
                     spaces[layer.name],
                     sampler=settings.sampler,
                     seed=settings.seed,
