@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from search.knapsack import ROOM, WIDTHS, Found, choose
-from search.relaxation import TOLERANCE, Floats, Options, Program
+from search.knapsack import Found, choose
+from search.relaxation import Options, Program, Relaxed
 
-TIME_LIMIT_S = 20.0
+TIME_LIMIT_S = 10.0
 """For the proof under several budgets that all bind; the gap then left is reported."""
+
+INFEASIBLE = 2
+"""What `milp` says of a program without a solution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ def allocate(layers: Sequence[Options], capacities: Sequence[float]) -> Allocati
     """Choose one candidate per layer with the least total loss within the capacities.
 
     The relaxation prices every candidate; one whose reduced cost exceeds the distance between
-    the relaxation and a known solution cannot be in a better one. So the exact solver sees few
+    the relaxation and a known solution cannot be in a better one. So the exact search sees few
     candidates and still proves optimality over all of them.
 
     Args:
@@ -52,41 +55,38 @@ def allocate(layers: Sequence[Options], capacities: Sequence[float]) -> Allocati
     if min(capacities) < 0 or not program.fits_alone():
         return None
     for resource in range(program.n_resources):
-        alone = _one_budget(program, resource)
-        if alone.columns is not None and (program.used(alone.columns) <= ROOM).all():
+        single = replace(program, costs=program.costs[:, [resource]])
+        relaxed = single.relax()
+        assert relaxed is not None  # each budget alone can be met
+        alone = choose(single, relaxed)
+        if alone.columns is not None and program.fits(alone.columns):
             # The other budgets do not bind.
             return _allocation(program, alone)
-    found = _all_budgets(program)
+    relaxed = program.relax()
+    if relaxed is None:
+        return None
+    found = choose(program, relaxed)
+    if found.columns is None or program.loss(found.columns) > found.bound + program.tolerance:
+        found = _proven(program, relaxed, found)
     return None if found.columns is None else _allocation(program, found)
 
 
 def _allocation(program: Program, found: Found) -> Allocation:
     assert found.columns is not None
     loss = program.loss(found.columns)
-    gap = (loss - found.bound) / loss if loss > found.bound + TOLERANCE * program.scale else 0.0
+    gap = (loss - found.bound) / loss if loss > found.bound + program.tolerance else 0.0
     columns = zip(found.columns, program.starts, strict=True)
     return Allocation(tuple(int(column - start) for column, start in columns), loss, gap)
 
 
-def _one_budget(program: Program, resource: int) -> Found:
-    single = replace(program, costs=program.costs[:, [resource]])
-    relaxed = single.relax()
-    assert relaxed is not None  # each budget alone can be met
-    return choose(single, *relaxed, single.rounded(relaxed[1]))
-
-
-def _all_budgets(program: Program) -> Found:
-    relaxed = program.relax()
-    if relaxed is None:
-        return Found(None, np.inf)
-    bound, reduced = relaxed
-    start = choose(program, bound, reduced, program.rounded(reduced), WIDTHS[:2])
-    loss = np.inf if start.columns is None else program.loss(start.columns)
-    slack = TOLERANCE * max(program.scale, abs(bound))
-    found = _integer_program(program, reduced <= loss - bound + slack)
-    if found.columns is None or program.loss(found.columns) > loss:
-        return Found(start.columns, found.bound if start.columns is not None else np.inf)
-    return found
+def _proven(program: Program, relaxed: Relaxed, known: Found) -> Found:
+    """Let HiGHS look for what is better than the choice that is known."""
+    loss = np.inf if known.columns is None else program.loss(known.columns)
+    found = _integer_program(program, relaxed.reduced <= loss - relaxed.optimum + program.tolerance)
+    bound = max(known.bound, found.bound)
+    if found.columns is None or program.loss(found.columns) >= loss:
+        return Found(known.columns, min(bound, loss))
+    return Found(found.columns, bound)
 
 
 def _integer_program(program: Program, keep: NDArray[np.bool_]) -> Found:
@@ -96,7 +96,7 @@ def _integer_program(program: Program, keep: NDArray[np.bool_]) -> Found:
     picks = csr_array(
         (np.ones(n), (program.owner[columns], np.arange(n))), shape=(len(program.starts), n)
     )
-    room: Floats = np.ones(program.n_resources)
+    room = np.ones(program.n_resources)
     unit = program.scale / 1e4  # HiGHS stops at fixed absolute tolerances
     while True:
         result = milp(
@@ -110,10 +110,10 @@ def _integer_program(program: Program, keep: NDArray[np.bool_]) -> Found:
             options={"mip_rel_gap": 0.0, "time_limit": TIME_LIMIT_S},
         )
         if result.x is None:
-            return Found(None, np.inf)
+            return Found(None, np.inf if result.status == INFEASIBLE else -np.inf)
         chosen = columns[result.x > 0.5]
         used = program.used(chosen)
-        if (used <= ROOM).all():
+        if program.fits(chosen):
             if result.status == 0 or result.mip_dual_bound is None:
                 return Found(chosen, program.loss(chosen))
             return Found(chosen, float(result.mip_dual_bound) * unit)

@@ -15,6 +15,9 @@ Floats = NDArray[np.float64]
 TOLERANCE = 1e-9
 """Relative; below it two losses are the same number to the solver."""
 
+ROUNDING = 1e-12
+"""Of a sum of shares of a capacity."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -27,6 +30,22 @@ class Options:
 
     losses: Floats
     costs: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Relaxed:
+    """The optimum when fractions of candidates may be chosen.
+
+    Attributes:
+        optimum: A lower bound of the loss of every choice.
+        prices: Loss per share of every capacity, shape `(resources,)`.
+        reduced: Reduced cost of every column: how much at least the loss rises above the optimum
+            when that column is chosen.
+    """
+
+    optimum: float
+    prices: Floats
+    reduced: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +91,10 @@ class Program:
         """Return what a choice uses of every resource, as shares of the capacities."""
         return np.asarray(self.costs[columns].sum(axis=0))
 
+    def fits(self, columns: NDArray[np.intp]) -> bool:
+        """Whether a choice stays within every capacity."""
+        return bool((self.used(columns) <= 1.0 + ROUNDING).all())
+
     def loss(self, columns: NDArray[np.intp]) -> float:
         """Return the total loss of a choice."""
         return float(self.losses[columns].sum())
@@ -86,45 +109,23 @@ class Program:
         order = np.lexsort((self.losses + self.costs @ prices, self.owner))
         return order[self.starts]
 
-    def relax(self) -> tuple[float, Floats] | None:
-        """Solve the linear relaxation by column generation.
+    @property
+    def tolerance(self) -> float:
+        """Losses that differ by less are equal to the solver."""
+        return TOLERANCE * self.scale
 
-        Returns:
-            Its optimum, a lower bound of the loss, and the reduced cost of every column: how much
-            at least the loss rises above the bound when that column is chosen. None when even
-            fractions of candidates do not fit.
-        """
+    def relax(self) -> Relaxed | None:
+        """Solve the linear relaxation by column generation; None when not even fractions fit."""
         active = np.unique(np.concatenate([self.cheapest(price) for price in self._first_prices()]))
         while True:
             optimum, excess, prices, bases = self._solve(active)
             reduced = self.losses + self.costs @ prices - bases[self.owner]
             best = self.cheapest(prices)
-            entering = best[reduced[best] < -TOLERANCE * self.scale]
+            entering = best[reduced[best] < -self.tolerance]
             if len(np.setdiff1d(entering, active)) == 0:
                 break
             active = np.union1d(active, entering)
-        return None if excess > TOLERANCE else (optimum, np.maximum(reduced, 0.0))
-
-    def rounded(self, reduced: Floats) -> NDArray[np.intp] | None:
-        """Make a whole choice of the relaxation's fractions, then spend what capacity is left.
-
-        Returns:
-            One column per layer, or None when the cheapest of the relaxation's columns do not fit.
-        """
-        basic = reduced <= TOLERANCE * self.scale
-        order = np.lexsort((self.costs.sum(axis=1), ~basic, self.owner))
-        choice = order[self.starts]
-        if (self.used(choice) > 1.0).any():
-            return None
-        while True:
-            gain = self.losses[choice][self.owner] - self.losses
-            room = 1.0 - self.used(choice)
-            more = self.costs - self.costs[choice][self.owner]
-            fits = np.asarray((more <= room).all(axis=1))
-            best = int(np.argmax(np.where(fits, gain, 0.0)))
-            if not fits[best] or gain[best] <= TOLERANCE * self.scale:
-                return choice
-            choice[self.owner[best]] = best
+        return None if excess > TOLERANCE else Relaxed(optimum, prices, np.maximum(reduced, 0.0))
 
     def _first_prices(self) -> list[Floats]:
         units = np.eye(self.n_resources) * self.scale
