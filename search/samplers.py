@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.space import Space
 from search.table import CandidateTable
+from sekron.pareto import MIXES
 from sekron.structure import Point
 
 VOTE = 0.25
@@ -22,17 +25,21 @@ VOTE = 0.25
 VOTERS = (0.0, 0.0, 0.25, 0.5, 1.0)
 """Fronts that may vote, by their share of FLOPs; that of parameters holds most structures."""
 
-WANDER = 0.1
-"""Share of the trials that take any structure of two factors, so that no corner is shut off."""
+N_CONSIDERED = 200
+"""Structures with the most votes of which the successes of their neighbours are counted."""
+
+PRIOR = (1, 4)
+"""Successes and trials that a structure's neighbourhood is credited with before any trial."""
 
 
 class NeighbourSampler(BaseSampler):
-    """Proposes what most points on the front are neighbours of.
+    """Proposes what many points on the front are neighbours of, and few failures.
 
     Every structure on the front votes for its neighbours that were not scored yet, with a weight
-    that grows with the area which only this structure dominates; the winner is proposed. Which
-    front votes is drawn for each trial, from the seed and the trials finished, so that a
-    search that was interrupted goes on as if it had not been.
+    that grows with the area which only this structure dominates. The root of the votes times the
+    share of successes among the neighbours that were scored decides. Which front votes is drawn
+    for each trial, from the seed and the trials finished, so that a search that was interrupted
+    goes on as if it had not been.
 
     Args:
         space: The structures of the layer.
@@ -44,8 +51,6 @@ class NeighbourSampler(BaseSampler):
         self._space = space
         self._table = table
         self._seed = seed
-        self._pairs = space.pairs()
-        self._neighbours: dict[Point, list[Point]] = {}
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -58,20 +63,29 @@ class NeighbourSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Return the parameters of the proposal; nothing when all that is near was scored."""
         draw = self._draw(study)
-        scored = set(self._table.points)
-        fresh = [point for point in self._pairs if point not in scored]
-        if fresh and draw.random() < WANDER:
-            return dict(self._space.params(draw.choice(fresh)))
+        points = self._table.points
+        scored = set(points)
+        areas = {mix: exclusive_areas(self._table, mix) for mix in MIXES}
+        on_front = {points[index] for shares in areas.values() for index in shares}
         for mix in draw.sample(VOTERS, k=len(VOTERS)):
-            votes: dict[Point, float] = {}
-            for index, share in exclusive_areas(self._table, mix).items():
-                for neighbour in self._neighbours_of(self._table.points[index]):
+            votes: defaultdict[Point, float] = defaultdict(float)
+            for index, share in areas[mix].items():
+                for neighbour in self._space.neighbours(points[index]):
                     if neighbour not in scored:
-                        votes[neighbour] = votes.get(neighbour, 0.0) + share**VOTE
+                        votes[neighbour] += share**VOTE
             if votes:
-                most = max(votes.values())
-                winners = [point for point, vote in votes.items() if vote == most]
-                return dict(self._space.params(draw.choice(winners)))
+                most_voted = sorted(votes, key=lambda point: votes[point])[-N_CONSIDERED:]
+                return dict(
+                    self._space.params(
+                        max(
+                            most_voted,
+                            key=lambda point: (
+                                math.sqrt(votes[point]) * self._success(point, scored, on_front)
+                            ),
+                        )
+                    )
+                )
+        fresh = [point for point in self._space.pairs() if point not in scored]
         return dict(self._space.params(draw.choice(fresh))) if fresh else {}
 
     def sample_independent(
@@ -90,10 +104,10 @@ class NeighbourSampler(BaseSampler):
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return random.Random(f"{self._seed}/{len(finished)}/{purpose}")
 
-    def _neighbours_of(self, point: Point) -> list[Point]:
-        if point not in self._neighbours:
-            self._neighbours[point] = self._space.neighbours(point)
-        return self._neighbours[point]
+    def _success(self, point: Point, scored: set[Point], on_front: set[Point]) -> float:
+        """Share of the scored neighbours of a point that are on a front."""
+        tried = scored.intersection(self._space.neighbours(point))
+        return (len(tried & on_front) + PRIOR[0]) / (len(tried) + PRIOR[1])
 
 
 def exclusive_areas(table: CandidateTable, mix: float) -> dict[int, float]:

@@ -117,7 +117,8 @@ class Space:
                     found[point] = None
         return list(found)
 
-    def neighbours(self, point: Point) -> list[Point]:
+    @cache  # noqa: B019  spaces are few and equal for layers of one shape
+    def neighbours(self, point: Point) -> tuple[Point, ...]:
         """Return the points one move away, in a fixed order.
 
         A move changes the family, swaps two adjacent factors, exchanges the roles of two modes of
@@ -130,7 +131,7 @@ class Space:
             neighbour = canonical(moved_family, moved)
             if neighbour is not None and neighbour != point:
                 found[neighbour] = None
-        return list(found)
+        return tuple(found)
 
     def _moves(
         self, family: str, shapes: tuple[Shape, ...]
