@@ -1,33 +1,47 @@
-"""The clock: how long a forward pass takes, and which of two networks is faster."""
+"""The clock: how long a forward pass takes, and which of several is faster."""
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import median, quantiles
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from search.journal import FileLock
 from search.profiling import Inputs, evaluating
 
+PRECISION = 0.02
+"""Half width of the interval at which a measurement ends, relative to the median."""
+
+MAX_SECONDS = 5.0
+"""After which a measurement ends anyway."""
+
 WARM_UP = 3
+FEWEST = 7
+"""Rounds before and at which the first interval is made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Time of one forward pass in milliseconds: the median, and the middle half of the runs."""
+    """Time of one forward pass, the whole batch.
+
+    Attributes:
+        median_ms: Milliseconds, the median of the runs.
+        low_ms: Lower end of the median's 95 % confidence interval.
+        high_ms: Upper end.
+        n_runs: Measured runs.
+    """
 
     median_ms: float
     low_ms: float
     high_ms: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Latency:
-        """Summarise single runs."""
-        low, middle, high = quantiles(seconds, n=4)
-        return cls(1e3 * middle, 1e3 * low, 1e3 * high)
+    n_runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,58 +51,167 @@ class Comparison:
     Attributes:
         first: Time of the first.
         second: Time of the second.
-        ratio: Median over the pairs of first / second; above 1 the second is faster.
+        ratio: Median over the rounds of first / second; above 1 the second is faster.
+        low: Lower end of the ratio's 95 % confidence interval.
+        high: Upper end.
     """
 
     first: Latency
     second: Latency
     ratio: float
+    low: float
+    high: float
 
 
-def latency(model: nn.Module, example_input: Inputs, n_runs: int = 20) -> Latency:
+def latency(
+    model: nn.Module,
+    example_input: Inputs,
+    *,
+    precision: float = PRECISION,
+    max_seconds: float = MAX_SECONDS,
+) -> Latency:
     """Measure the forward pass in evaluation, without gradients, after a warm-up.
+
+    Runs are added until the interval is tight or the time is up. One measurement at a time runs
+    on a machine; others wait. Threads are those that torch is set to.
 
     Args:
         model: Left exactly as it was.
-        example_input: The whole batch counts.
-        n_runs: Measured runs, at least 2.
+        example_input: Where and as it shall run; the whole batch counts.
+        precision: Half width of the median's 95 % confidence interval, relative to the median.
+        max_seconds: Limit of the measuring, at least 7 runs apart.
+
+    Raises:
+        ValueError: If `precision` or `max_seconds` is not positive.
     """
     with evaluating(model):
-        return Latency.of(_interleaved([model], example_input, n_runs)[0])
+        times = race([_forward(model, example_input)], precision, max_seconds)
+    return _summary(times[0])
 
 
 def compare(
-    first: nn.Module, second: nn.Module, example_input: Inputs, n_runs: int = 20
+    first: nn.Module,
+    second: nn.Module,
+    example_input: Inputs,
+    *,
+    precision: float = PRECISION,
+    max_seconds: float = MAX_SECONDS,
 ) -> Comparison:
     """Measure two networks in turn, so that drift of the machine hits both alike.
 
     Args:
         first: Left exactly as it was.
         second: Left exactly as it was.
-        example_input: The whole batch counts.
-        n_runs: Measured pairs, at least 2.
+        example_input: Where and as they shall run; the whole batch counts.
+        precision: Half width of the ratio's 95 % confidence interval, relative to the ratio.
+        max_seconds: Limit of the measuring, at least 7 rounds apart.
+
+    Raises:
+        ValueError: If `precision` or `max_seconds` is not positive.
     """
+    runs = [_forward(first, example_input), _forward(second, example_input)]
     with evaluating(first), evaluating(second):
-        times = _interleaved([first, second], example_input, n_runs)
-    ratio = median(a / b for a, b in zip(*times, strict=True))
-    return Comparison(Latency.of(times[0]), Latency.of(times[1]), ratio)
+        times = race(runs, precision, max_seconds)
+    low, ratio, high = interval(times[0] / times[1])
+    return Comparison(_summary(times[0]), _summary(times[1]), ratio, low, high)
 
 
-def _interleaved(
-    models: Sequence[nn.Module], example_input: Inputs, n_runs: int
-) -> list[list[float]]:
-    if n_runs < 2:
-        raise ValueError(f"`n_runs` must be at least 2, got {n_runs}.")
+def race(
+    runs: Sequence[Callable[[], object]],
+    precision: float = PRECISION,
+    max_seconds: float = MAX_SECONDS,
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Time functions in turn, round by round, until their ratios to the first are known.
+
+    Args:
+        runs: What is timed; with one only, its own time decides when to stop.
+        precision: Relative half width of the 95 % confidence interval of each median ratio.
+        max_seconds: After which to stop anyway, but not before the fewest rounds.
+
+    Returns:
+        Seconds, shape `(runs, rounds)`.
+
+    Raises:
+        ValueError: If `precision` or `max_seconds` is not positive.
+    """
+    if precision <= 0 or max_seconds <= 0:
+        raise ValueError(
+            f"`precision` and `max_seconds` must be positive, got {precision} and {max_seconds}."
+        )
+    rounds: list[list[float]] = []
+    with _alone():
+        for _ in range(WARM_UP):
+            _once(runs)
+        end = time.perf_counter() + max_seconds
+        while True:
+            rounds.append(_once(runs))
+            if len(rounds) >= FEWEST:
+                times = np.array(rounds).T
+                if time.perf_counter() > end or _is_tight(times, precision):
+                    return times
+
+
+def interval(samples: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> tuple[float, ...]:
+    """Return a median between the ends of its 95 % confidence interval, from order statistics.
+
+    Nothing is assumed about the distribution, except that the samples are independent.
+
+    Reference:
+        Conover, Practical Nonparametric Statistics, 3rd ed., 1999, section 3.2.
+    """
+    ordered, n = np.sort(samples), len(samples)
+    reach = 0.98 * np.sqrt(n)  # of the binomial distribution, 1.96 × √n / 2
+    low, high = max(0, int(n / 2 - reach)), min(n - 1, int(np.ceil(n / 2 + reach)))
+    return float(ordered[low]), float(np.median(ordered)), float(ordered[high])
+
+
+def _is_tight(times: np.ndarray[tuple[int, int], np.dtype[np.float64]], precision: float) -> bool:
+    ratios = times[1:] / times[0] if len(times) > 1 else times
+    intervals = [interval(row) for row in ratios]
+    return all(high - low <= 2 * precision * middle for low, middle, high in intervals)
+
+
+def _once(runs: Sequence[Callable[[], object]]) -> list[float]:
+    seconds = []
+    for run in runs:
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _forward(model: nn.Module, example_input: Inputs) -> Callable[[], object]:
     arguments = example_input if isinstance(example_input, tuple) else (example_input,)
-    on_cuda = any(isinstance(a, Tensor) and a.is_cuda for a in arguments)
-    synchronize: Callable[[], None] = torch.cuda.synchronize if on_cuda else (lambda: None)
-    times: list[list[float]] = [[] for _ in models]
-    for turn in range(WARM_UP + n_runs):
-        for model, own in zip(models, times, strict=True):
-            synchronize()
-            start = time.perf_counter()
-            model(*arguments)
-            synchronize()
-            if turn >= WARM_UP:
-                own.append(time.perf_counter() - start)
-    return times
+    return synchronized(lambda: model(*arguments), arguments)
+
+
+def synchronized(
+    function: Callable[[], object], arguments: Sequence[object]
+) -> Callable[[], object]:
+    """Return a function that ends when its work has, also on a CUDA device."""
+    devices = {a.device for a in arguments if isinstance(a, Tensor) and a.is_cuda}
+    if not devices:
+        return function
+
+    def run() -> None:
+        function()
+        for device in devices:
+            torch.cuda.synchronize(device)
+
+    return run
+
+
+def _summary(seconds: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
+    low, middle, high = interval(1e3 * seconds)
+    return Latency(middle, low, high, len(seconds))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the machine's clock: processes that measure at once would measure each other."""
+    lock = FileLock(Path(tempfile.gettempdir()) / "sekron-clock.lock")
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

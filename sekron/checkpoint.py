@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_model
 from torch import nn
 
 from sekron.plan import FORMAT, Plan
-from sekron.surgery import rebuild, structures_of
+from sekron.surgery import forms_of, rebuild, structures_of
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -25,7 +25,9 @@ def save(model: nn.Module, path: str | Path) -> None:
     """
     if not Path(path).parent.is_dir():
         raise FileNotFoundError(f"{path} must be in a folder that exists; make it first.")
-    save_model(model, str(path), metadata={FORMAT: Plan(structures_of(model)).to_json()})
+    save_model(
+        model, str(path), metadata={FORMAT: Plan(structures_of(model), forms_of(model)).to_json()}
+    )
 
 
 def load(model: nn.Module, path: str | Path) -> nn.Module:
@@ -47,7 +49,8 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         raise ValueError(f"{path} must be a safetensors file: {error}.") from error
     if FORMAT not in metadata:
         raise ValueError(f"{path} must have been written by `sekron.save`: it holds no plan.")
-    network = rebuild(model, Plan.from_json(metadata[FORMAT], f"the plan in {path}"))
+    plan = Plan.from_json(metadata[FORMAT], f"the plan in {path}")
+    network = rebuild(model, plan, {name: plan.form(name) for name in plan})
     load_weights(network, load_file(str(path)), str(path))
     return network
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sekron.decomposition import decompose
-from sekron.emission import Operation
+from sekron.emission import DEFAULT, Form, Operation
 from sekron.factorized import Factorized, with_bias_of
 from sekron.structure import Structure
 
@@ -29,7 +29,7 @@ class SeKronConv2d(Factorized):
         dilation: As in `torch.nn.Conv2d`.
         padding_mode: As in `torch.nn.Conv2d`.
         bias: Whether there is one, of shape `(out,)`.
-        order: Order in which the factors are applied; default the one with the fewest FLOPs.
+        form: How to run it; default the order with the fewest FLOPs.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -53,7 +53,7 @@ class SeKronConv2d(Factorized):
         dilation: Sizes = 1,
         padding_mode: str = "zeros",
         bias: bool = True,
-        order: tuple[int, ...] | None = None,
+        form: Form = DEFAULT,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -63,26 +63,22 @@ class SeKronConv2d(Factorized):
         self.dilation = _pair(dilation)
         self.padding = padding
         self.padding_mode = padding_mode
-        super().__init__(structure, order, self.stride, self.dilation, bias, device, dtype)
+        super().__init__(structure, form, self.stride, self.dilation, bias, device, dtype)
         self.margins = self._margins()
 
     @classmethod
-    def from_conv2d(
-        cls, conv: nn.Conv2d, structure: Structure, order: tuple[int, ...] | None = None
-    ) -> Self:
+    def from_conv2d(cls, conv: nn.Conv2d, structure: Structure, form: Form = DEFAULT) -> Self:
         """Decompose a convolution; its weight and bias are copied, never shared.
 
         Raises:
             ValueError: If the convolution is grouped, or the structure has another weight shape.
         """
-        layer = cls.like(conv, structure, order)
+        layer = cls.like(conv, structure, form)
         layer.set_factors(decompose(conv.weight, structure))
         return with_bias_of(conv, layer)
 
     @classmethod
-    def like(
-        cls, conv: nn.Conv2d, structure: Structure, order: tuple[int, ...] | None = None
-    ) -> Self:
+    def like(cls, conv: nn.Conv2d, structure: Structure, form: Form = DEFAULT) -> Self:
         """Make a layer in place of a convolution, with factors of its own.
 
         Raises:
@@ -97,7 +93,7 @@ class SeKronConv2d(Factorized):
             dilation=conv.dilation,
             padding_mode=conv.padding_mode,
             bias=conv.bias is not None,
-            order=order,
+            form=form,
             device=conv.weight.device,
             dtype=conv.weight.dtype,
         )
@@ -135,15 +131,18 @@ class SeKronConv2d(Factorized):
                 x = x.reshape(batch * operation.fold, channels, *x.shape[2:])
             x, padding = self._padded(x, operation)
             fused = operation is self.operations[-1] and operation.fold == 1 and self.after is None
-            x = F.conv2d(
-                x,
-                operation.repeated(weight),
-                bias if fused else None,
-                operation.stride,
-                padding,
-                operation.dilation,
-                operation.groups,
-            )
+            if self.form.matmul and operation.is_pointwise and not any(padding):
+                x = _pointwise(x, operation, weight, bias if fused else None)
+            else:
+                x = F.conv2d(
+                    x,
+                    operation.repeated(weight),
+                    bias if fused else None,
+                    operation.stride,
+                    padding,
+                    operation.dilation,
+                    operation.groups,
+                )
             if operation.fold > 1:
                 x = x.reshape(batch, operation.fold * x.shape[1], *x.shape[2:])
         if self.after is not None:
@@ -184,6 +183,14 @@ class SeKronConv2d(Factorized):
         """Whether rows that no output reads would pass through several steps: drop them first."""
         extending = sum(shape[2 + axis] > 1 for shape in self.structure.shapes)
         return extending > 1 and self.stride[axis] > 1
+
+
+def _pointwise(x: Tensor, operation: Operation, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply a convolution of extent 1 to `(N, groups·in, H, W)` as one product per group."""
+    n, groups, n_in = x.shape[0], operation.groups, weight.shape[1]
+    matrices = operation.repeated(weight).reshape(groups, -1, n_in).repeat(n, 1, 1)
+    y = torch.bmm(matrices, x.reshape(n * groups, n_in, -1)).reshape(n, -1, *x.shape[2:])
+    return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
 
 def _pair(value: Sizes) -> tuple[int, ...]:

@@ -12,6 +12,22 @@ from sekron.structure import Structure
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """One of the ways to run a structure; all of them compute the same.
+
+    Args:
+        order: Order in which the factors are applied; None for the one with the fewest FLOPs.
+        matmul: Whether convolutions of extent 1 run as matrix products.
+    """
+
+    order: tuple[int, ...] | None = None
+    matmul: bool = False
+
+
+DEFAULT = Form()
+
+
+@dataclass(frozen=True, slots=True)
 class Rearrangement:
     """A permutation of the axes that make up the channels."""
 
@@ -56,6 +72,11 @@ class Operation:
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     pads: tuple[bool, ...]
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it is one matrix product per place and group."""
+        return prod(self.weight_shape[2:]) == 1 and prod(self.stride) == 1
 
     def pack(self, factor: Tensor) -> Tensor:
         """Return the weight of the operation from the factor `(ranks…, f, c, *kernel)`."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sekron.contraction import cheapest_order
 from sekron.decomposition import reconstruct
-from sekron.emission import emit
+from sekron.emission import Form, emit
 from sekron.structure import Structure
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -22,7 +22,7 @@ class Factorized(nn.Module):
     def __init__(
         self,
         structure: Structure,
-        order: tuple[int, ...] | None,
+        form: Form,
         stride: tuple[int, ...],
         dilation: tuple[int, ...],
         bias: bool,
@@ -31,10 +31,11 @@ class Factorized(nn.Module):
     ) -> None:
         super().__init__()
         self.structure = structure
-        self.order = cheapest_order(structure, stride) if order is None else tuple(order)
+        self.form = form
+        self.order = cheapest_order(structure, stride) if form.order is None else form.order
         if sorted(self.order) != list(range(structure.length)):
             raise ValueError(
-                f"`order` must name each of the {structure.length} factors once, got {order}."
+                f"`order` must name each of the {structure.length} factors once, got {form.order}."
             )
         self.operations, self.after = emit(structure, self.order, stride, dilation)
         self.weights = nn.ParameterList(
@@ -75,7 +76,8 @@ class Factorized(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the structure in the printed module."""
-        return f"{self.structure}, order={self.order}, bias={self.bias is not None}"
+        form = f"order={self.order}, matmul={self.form.matmul}"
+        return f"{self.structure}, {form}, bias={self.bias is not None}"
 
 
 def with_bias_of(source: nn.Module, target: Layer) -> Layer:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sekron.decomposition import decompose
+from sekron.emission import DEFAULT, Form
 from sekron.factorized import Factorized, with_bias_of
 from sekron.structure import Structure
 
@@ -19,7 +20,7 @@ class SeKronLinear(Factorized):
     Args:
         structure: Factorization of a weight `(out, in)`.
         bias: Whether there is one, of shape `(out,)`.
-        order: Order in which the factors are applied; default the one with the fewest FLOPs.
+        form: How to run it; default the order with the fewest FLOPs.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -32,32 +33,28 @@ class SeKronLinear(Factorized):
         structure: Structure,
         *,
         bias: bool = True,
-        order: tuple[int, ...] | None = None,
+        form: Form = DEFAULT,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         if len(structure.weight_shape) != 2:
             raise ValueError(f"a linear layer has a weight of 2 modes, got {structure}.")
-        super().__init__(structure, order, (), (), bias, device, dtype)
+        super().__init__(structure, form, (), (), bias, device, dtype)
 
     @classmethod
-    def from_linear(
-        cls, linear: nn.Linear, structure: Structure, order: tuple[int, ...] | None = None
-    ) -> Self:
+    def from_linear(cls, linear: nn.Linear, structure: Structure, form: Form = DEFAULT) -> Self:
         """Decompose a linear layer; its weight and bias are copied, never shared."""
-        layer = cls.like(linear, structure, order)
+        layer = cls.like(linear, structure, form)
         layer.set_factors(decompose(linear.weight, structure))
         return with_bias_of(linear, layer)
 
     @classmethod
-    def like(
-        cls, linear: nn.Linear, structure: Structure, order: tuple[int, ...] | None = None
-    ) -> Self:
+    def like(cls, linear: nn.Linear, structure: Structure, form: Form = DEFAULT) -> Self:
         """Make a layer in place of a linear one, with factors of its own."""
         layer = cls(
             structure,
             bias=linear.bias is not None,
-            order=order,
+            form=form,
             device=linear.weight.device,
             dtype=linear.weight.dtype,
         )

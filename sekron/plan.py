@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from sekron.emission import DEFAULT, Form
 from sekron.structure import Structure
 from sekron.surgery import replace
 
@@ -20,6 +22,7 @@ class Plan(Mapping[str, Structure]):
 
     Args:
         layers: Structures by layer name.
+        forms: How to run some of them, by layer name; the others run in the default form.
 
     Example:
         >>> plan = Plan({"0": Structure.parse("chain:16x1x3x1,1x8x1x3@4")})
@@ -28,8 +31,11 @@ class Plan(Mapping[str, Structure]):
         304
     """
 
-    def __init__(self, layers: Mapping[str, Structure]) -> None:
+    def __init__(
+        self, layers: Mapping[str, Structure], forms: Mapping[str, Form] | None = None
+    ) -> None:
         self._layers = dict(layers)
+        self._forms = {name: form for name, form in (forms or {}).items() if form != DEFAULT}
 
     def __getitem__(self, name: str) -> Structure:
         return self._layers[name]
@@ -43,18 +49,26 @@ class Plan(Mapping[str, Structure]):
     def __repr__(self) -> str:
         return f"Plan({len(self)} layers)"
 
+    def form(self, name: str) -> Form:
+        """Return how a layer is run."""
+        return self._forms.get(name, DEFAULT)
+
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a new network with the planned layers decomposed; the original is untouched.
 
         Raises:
             ValueError: If the plan does not fit; the first layer that differs is named.
         """
-        return replace(model, self)
+        return replace(model, self, self._forms)
 
     def to_json(self) -> str:
         """Return the plan as text."""
-        layers = {name: str(structure) for name, structure in self.items()}
+        layers = {name: self._entry(name) for name in self}
         return json.dumps({"format": FORMAT, "version": VERSION, "layers": layers}, indent=2)
+
+    def _entry(self, name: str) -> str | dict[str, Any]:
+        structure, form = str(self[name]), self.form(name)
+        return structure if form == DEFAULT else {"structure": structure, **asdict(form)}
 
     @classmethod
     def from_json(cls, text: str, source: str = "the plan") -> Plan:
@@ -80,13 +94,13 @@ class Plan(Mapping[str, Structure]):
             )
         if not isinstance(data.get("layers"), dict):
             raise ValueError(f"{source} must have 'layers', a mapping of layer to structure.")
-        layers = {}
-        for name, structure in data["layers"].items():
+        layers, forms = {}, {}
+        for name, entry in data["layers"].items():
             try:
-                layers[name] = Structure.parse(str(structure))
-            except ValueError as error:
+                layers[name], forms[name] = _read(entry)
+            except (ValueError, TypeError) as error:
                 raise ValueError(f"{source}, layer {name!r}: {error}") from error
-        return cls(layers)
+        return cls(layers, forms)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
@@ -105,3 +119,20 @@ class Plan(Mapping[str, Structure]):
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} must be JSON, but is not text.") from error
         return cls.from_json(text, str(path))
+
+
+def _read(entry: Any) -> tuple[Structure, Form]:
+    if isinstance(entry, str):
+        return Structure.parse(entry), DEFAULT
+    if not isinstance(entry, dict) or set(entry) != {"structure", "order", "matmul"}:
+        raise ValueError(
+            "a layer must be a structure, or have 'structure', 'order' and 'matmul', "
+            f"got {entry!r}."
+        )
+    structure = Structure.parse(str(entry["structure"]))
+    order = entry["order"]
+    if order is not None and sorted(order) != list(range(structure.length)):
+        raise ValueError(
+            f"'order' must name each of the {structure.length} factors once, got {order!r}."
+        )
+    return structure, Form(None if order is None else tuple(order), bool(entry["matmul"]))

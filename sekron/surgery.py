@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from sekron.conv import SeKronConv2d
+from sekron.emission import DEFAULT, Form
+from sekron.factorized import Factorized
 from sekron.linear import SeKronLinear
 from sekron.structure import Structure
 
@@ -52,7 +55,11 @@ def shared_weights(model: nn.Module) -> dict[str, str]:
     return shared
 
 
-def replace(model: nn.Module, structures: Mapping[str, Structure]) -> nn.Module:
+def replace(
+    model: nn.Module,
+    structures: Mapping[str, Structure],
+    forms: Mapping[str, Form] = MappingProxyType({}),
+) -> nn.Module:
     """Return a copy of a network in which the named layers are decomposed.
 
     A module that stands in several places is replaced in all of them by one layer.
@@ -60,6 +67,7 @@ def replace(model: nn.Module, structures: Mapping[str, Structure]) -> nn.Module:
     Args:
         model: Not modified; nothing is shared with the copy.
         structures: Layer name -> structure.
+        forms: Layer name -> how it runs, where that is not the default.
 
     Raises:
         ValueError: If a name is no layer, cannot be replaced, or has another weight shape; the
@@ -67,25 +75,42 @@ def replace(model: nn.Module, structures: Mapping[str, Structure]) -> nn.Module:
     """
     network = copy.deepcopy(model)
     _check(network, structures)
-    fitted = {name: _decomposed(network, name, s) for name, s in structures.items()}
+    fitted = {
+        name: _decomposed(network, name, structure, forms.get(name, DEFAULT))
+        for name, structure in structures.items()
+    }
     return _swap(network, fitted)
 
 
-def rebuild(model: nn.Module, structures: Mapping[str, Structure]) -> nn.Module:
+def rebuild(
+    model: nn.Module,
+    structures: Mapping[str, Structure],
+    forms: Mapping[str, Form] = MappingProxyType({}),
+) -> nn.Module:
     """Return a copy of a network with factorized layers, their factors not yet filled in."""
     network = copy.deepcopy(model)
     _check(network, structures)
-    blank = {name: _blank(network.get_submodule(name), s) for name, s in structures.items()}
+    blank = {
+        name: blank_layer(network.get_submodule(name), structure, forms.get(name, DEFAULT))
+        for name, structure in structures.items()
+    }
     return _swap(network, blank)
 
 
 def structures_of(model: nn.Module) -> dict[str, Structure]:
     """Return layer name -> structure of the factorized layers in a network."""
-    return {
-        name: module.structure
-        for name, module in model.named_modules()
-        if isinstance(module, SeKronConv2d | SeKronLinear)
-    }
+    return {name: layer.structure for name, layer in _factorized(model)}
+
+
+def forms_of(model: nn.Module) -> dict[str, Form]:
+    """Return layer name -> form of the factorized layers in a network."""
+    return {name: layer.form for name, layer in _factorized(model)}
+
+
+def _factorized(model: nn.Module) -> Iterator[tuple[str, Factorized]]:
+    for name, module in model.named_modules():
+        if isinstance(module, Factorized):
+            yield name, module
 
 
 def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
@@ -108,20 +133,21 @@ def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
             )
 
 
-def _blank(module: nn.Module, structure: Structure) -> nn.Module:
+def blank_layer(module: nn.Module, structure: Structure, form: Form) -> nn.Module:
+    """Return a factorized layer in place of a dense one, its factors not yet filled in."""
     if isinstance(module, nn.Conv2d):
-        return SeKronConv2d.like(module, structure)
+        return SeKronConv2d.like(module, structure, form)
     assert isinstance(module, nn.Linear)
-    return SeKronLinear.like(module, structure)
+    return SeKronLinear.like(module, structure, form)
 
 
-def _decomposed(network: nn.Module, name: str, structure: Structure) -> nn.Module:
+def _decomposed(network: nn.Module, name: str, structure: Structure, form: Form) -> nn.Module:
     module = network.get_submodule(name)
     try:
         if isinstance(module, nn.Conv2d):
-            return SeKronConv2d.from_conv2d(module, structure)
+            return SeKronConv2d.from_conv2d(module, structure, form)
         assert isinstance(module, nn.Linear)
-        return SeKronLinear.from_linear(module, structure)
+        return SeKronLinear.from_linear(module, structure, form)
     except ValueError as error:
         raise ValueError(f"layer {name!r}: {error}") from error
 

@@ -22,7 +22,7 @@ from sekron.contraction import (
     orders,
     steps,
 )
-from sekron.emission import emit
+from sekron.emission import Form, emit
 from sekron.structure import FAMILIES, n_ranks
 
 CONVS = {
@@ -86,7 +86,8 @@ def counted_by_fvcore(layers, x):
 def test_closed_form_is_what_fvcore_and_torch_count(case, geometry):
     structure, sizes = Structure.parse(CONVS[case]), GEOMETRIES[geometry]
     x = torch.randn(1, structure.weight_shape[1], 14, 13)
-    layers = [SeKronConv2d(structure, order=order, **sizes) for order in some_orders(structure)]
+    forms = [Form(order, m) for order in some_orders(structure) for m in (False, True)]
+    layers = [SeKronConv2d(structure, form=form, **sizes) for form in forms]
     where = Geometry.of(
         structure.weight_shape,
         tuple(layers[0](x).shape[2:]),
@@ -103,7 +104,7 @@ def test_closed_form_is_what_fvcore_and_torch_count(case, geometry):
 def test_closed_form_of_linear_layers(case):
     structure = Structure.parse(LINEARS[case])
     x = torch.randn(1, 7, structure.weight_shape[1])
-    layers = [SeKronLinear(structure, order=order) for order in some_orders(structure)]
+    layers = [SeKronLinear(structure, form=Form(order)) for order in some_orders(structure)]
     where = Geometry.of(structure.weight_shape, (7,))
     closed_form = [flops(structure, layer.order, where) for layer in layers]
     assert closed_form == [counted_by_torch(layer, x) for layer in layers]

@@ -1,7 +1,7 @@
 """The factorized convolution against torch's own on the rebuilt kernel, in fp64."""
 
 import copy
-from itertools import permutations
+from itertools import permutations, product
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sekron import SeKronConv2d, Structure, decompose, reconstruct
+from sekron.emission import Form
 
 STRUCTURES = {
     "dense": "chain:7x5x3x2",
@@ -68,14 +69,15 @@ def images(layer, height=17, width=19):
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @every_structure
-def test_every_order_equals_the_dense_convolution(case, geometry):
+def test_every_form_equals_the_dense_convolution(case, geometry):
     first = layer_of(case, **GEOMETRIES[geometry])
     x, factors = images(first), first.factors()
     with torch.no_grad():
         expected = first.to_conv2d()(x)
         torch.testing.assert_close(first(x), expected)
-        for order in permutations(range(first.structure.length)):
-            layer = layer_of(case, order=order, **GEOMETRIES[geometry])
+        orders = permutations(range(first.structure.length))
+        for order, matmul in product(orders, (False, True)):
+            layer = layer_of(case, form=Form(order, matmul), **GEOMETRIES[geometry])
             layer.set_factors(factors)
             layer.load_state_dict({"bias": first.bias} if first.bias is not None else {}, False)
             assert layer.order == order
@@ -103,7 +105,7 @@ def test_gradients_equal_those_through_the_rebuilt_kernel(case, geometry):
 @every_structure
 def test_factors_go_in_and_out_unchanged(case):
     for order in permutations(range(layer_of(case).structure.length)):
-        layer = layer_of(case, order=order)
+        layer = layer_of(case, form=Form(order))
         factors = tuple(torch.randn(s).double() for s in layer.structure.factor_shapes)
         layer.set_factors(factors)
         assert all(torch.equal(a, b) for a, b in zip(layer.factors(), factors, strict=True))

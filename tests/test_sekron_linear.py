@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sekron import SeKronLinear, Structure, reconstruct
+from sekron.emission import Form
 
 STRUCTURES = {
     "dense": "chain:7x5",
@@ -39,7 +40,7 @@ def test_every_order_equals_the_dense_layer(case, leading, bias):
     x = torch.randn(*leading, first.structure.weight_shape[1], dtype=torch.float64)
     expected = first.to_linear()(x)
     for order in [None, *permutations(range(first.structure.length))]:
-        layer = layer_of(case, bias=bias, order=order)
+        layer = layer_of(case, bias=bias, form=Form(order))
         layer.set_factors(first.factors())
         if bias:
             layer.bias.data.copy_(first.bias)

@@ -71,7 +71,7 @@ def test_a_dense_structure_in_a_plan_is_exact():
         (damaged(layers={"a.b": "chain:7xx5"}), "the plan, layer 'a.b': a structure reads .*7xx5"),
         (damaged(layers={"a.b": "kron:7x5"}), "layer 'a.b': family must be one of"),
         (damaged(layers={"a.b": "chain:7x1,1x5@6"}), "layer 'a.b': rank 1 .* at most 5"),
-        (damaged(layers={"a.b": None}), "layer 'a.b': a structure reads"),
+        (damaged(layers={"a.b": None}), "layer 'a.b': a layer must be a structure"),
     ],
 )
 def test_damaged_plans_say_where(text, message):
