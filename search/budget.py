@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RESOURCES = ("flops", "params")
-"""What a budget can limit; the fields of `Budget` and the columns of costs, in this order."""
+"""What a budget can limit without a clock: fields of `Budget`, columns of costs, in this order."""
+
+CLOCKED = ("latency", "latency_ms", "speedup")
+"""Fields of `Budget` that limit the measured latency."""
 
 
 class InfeasibleBudget(ValueError):
@@ -20,10 +23,13 @@ class Budget:
         flops: Multiply-adds for one image: a float in (0, 1] is a share of the dense network, an
             int is an absolute number.
         params: Parameters, in the same way.
+        latency: Time of a forward pass as a share of the dense network's, in (0, 1].
+        latency_ms: Time of a forward pass in milliseconds, the example input's whole batch.
+        speedup: How many times faster than the dense network, at least 1.
 
     Raises:
         ValueError: If a share is outside (0, 1] or a number is not positive.
-        TypeError: If a limit is neither a float nor an int.
+        TypeError: If a limit is no number, or an absolute number of FLOPs is not whole.
 
     Example:
         >>> Budget(flops=0.5).limit("flops", dense=1000)
@@ -32,9 +38,12 @@ class Budget:
 
     flops: float | int | None = None
     params: float | int | None = None
+    latency: float | None = None
+    latency_ms: float | None = None
+    speedup: float | None = None
 
     def __post_init__(self) -> None:
-        for name in RESOURCES:
+        for name in (*RESOURCES, *CLOCKED):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -42,19 +51,38 @@ class Budget:
                 raise TypeError(
                     f"`{name}` must be a float (share of dense) or an int (absolute), "
                     f"got {value!r}."
+                    if name in RESOURCES
+                    else f"`{name}` must be a number, got {value!r}."
                 )
-            if isinstance(value, float) and not 0.0 < value <= 1.0:
-                raise ValueError(
-                    f"`{name}` as a share must be in (0, 1], got {value}; "
-                    "an absolute number is an int."
-                )
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+            if name in RESOURCES:
+                _check_static(name, value)
+        if self.latency is not None and not 0.0 < self.latency <= 1.0:
+            raise ValueError(f"`latency` as a share must be in (0, 1], got {self.latency}.")
+        if self.latency_ms is not None and not 0.0 < self.latency_ms < float("inf"):
+            raise ValueError(f"`latency_ms` must be positive, got {self.latency_ms}.")
+        if self.speedup is not None and not 1.0 <= self.speedup < float("inf"):
+            raise ValueError(f"`speedup` must be at least 1, got {self.speedup}.")
 
     def limit(self, resource: str, dense: int) -> int | None:
         """Return the absolute limit of a resource, given what the dense network uses of it."""
         value: float | int | None = getattr(self, resource)
         return int(value * dense) if isinstance(value, float) else value
+
+    @property
+    def is_clocked(self) -> bool:
+        """Whether latency is limited."""
+        return any(getattr(self, name) is not None for name in CLOCKED)
+
+    def limit_ms(self, dense_ms: float) -> float | None:
+        """Return the limit of the latency in milliseconds, given that of the dense network."""
+        limits = []
+        if self.latency is not None:
+            limits.append(self.latency * dense_ms)
+        if self.latency_ms is not None:
+            limits.append(float(self.latency_ms))
+        if self.speedup is not None:
+            limits.append(dense_ms / self.speedup)
+        return min(limits, default=None)
 
     def __str__(self) -> str:
         limits = []
@@ -64,4 +92,19 @@ class Budget:
                 limits.append(
                     f"{name} ≤ {value:.1%}" if isinstance(value, float) else f"{name} ≤ {value:,}"
                 )
+        if self.latency is not None:
+            limits.append(f"latency ≤ {self.latency:.1%}")
+        if self.latency_ms is not None:
+            limits.append(f"latency ≤ {self.latency_ms:g} ms")
+        if self.speedup is not None:
+            limits.append(f"speedup ≥ {self.speedup:g}")
         return ", ".join(limits) or "no limit"
+
+
+def _check_static(name: str, value: float | int) -> None:
+    if isinstance(value, float) and not 0.0 < value <= 1.0:
+        raise ValueError(
+            f"`{name}` as a share must be in (0, 1], got {value}; an absolute number is an int."
+        )
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value}.")

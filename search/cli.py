@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import pandas as pd
@@ -13,8 +14,9 @@ from rich.table import Table
 
 from search.budget import Budget
 from search.folder import RunFolder
+from search.frames import layers_frame
 from search.profiling import count_flops, profile
-from search.result import SearchResult, layers_frame
+from search.result import SearchResult
 from search.run import load, weight_digests
 from search.run import run as run_search
 from search.sources import load_model, parse_limit, parse_shape
@@ -32,6 +34,9 @@ Run = Annotated[str, typer.Argument(help="Run folder of a search.")]
 Weights = Annotated[str, typer.Option(help="State dict: .safetensors, or a torch file.")]
 Input = Annotated[str, typer.Option("--input", help="Input shape, such as 1x3x224x224.")]
 Limit = Annotated[str | None, typer.Option(help="Share ('50%', '0.5') or number ('900000').")]
+Latency = Annotated[str | None, typer.Option(help="Share of the dense time ('60%', '0.6').")]
+Milliseconds = Annotated[float | None, typer.Option(help="Time of a forward pass.")]
+Speedup = Annotated[float | None, typer.Option(help="Dense time over that of the plan.")]
 Patterns = Annotated[list[str] | None, typer.Option(help="Pattern of layer names; repeatable.")]
 
 
@@ -60,6 +65,9 @@ def search(
     weights: Weights = "",
     flops: Limit = None,
     params: Limit = None,
+    latency: Latency = None,
+    latency_ms: Milliseconds = None,
+    speedup: Speedup = None,
     include: Patterns = None,
     exclude: Patterns = None,
     trials: Annotated[int, typer.Option(help="Proposals per layer.")] = 50,
@@ -67,9 +75,15 @@ def search(
     sampler: Annotated[str, typer.Option(help="neighbour, tpe, nsga2 or random.")] = "neighbour",
     storage: Annotated[str | None, typer.Option(help="Optuna storage URL.")] = None,
     seed: int = 0,
+    measure_seconds: Annotated[
+        float, typer.Option(help="Limit for measuring layers, and again for networks; 0: none.")
+    ] = 60.0,
+    keep_latency: Annotated[
+        bool, typer.Option("--keep-latency", help="Use latencies of another machine or setting.")
+    ] = False,
 ) -> None:
     """Search a network under a budget; the same command on the same folder goes on."""
-    budget = _budget(flops, params)
+    budget = _budget(flops, params, latency, latency_ms, speedup)
     network = load_model(model, weights)
     shape = parse_shape(input_shape)
     result = run_search(
@@ -84,6 +98,8 @@ def search(
         run=run,
         storage=storage,
         seed=seed,
+        measure_seconds=measure_seconds,
+        keep_latency=keep_latency,
         source=(model, weights, shape),
     )
     _warn_unsupported(result.profile.unsupported)
@@ -107,6 +123,9 @@ def apply(
     output: Annotated[str, typer.Option(help="File to write: weights and plan.")],
     flops: Limit = None,
     params: Limit = None,
+    latency: Latency = None,
+    latency_ms: Milliseconds = None,
+    speedup: Speedup = None,
 ) -> None:
     """Write the compressed network for the budget of the search, or for another one."""
     folder = RunFolder(run)
@@ -117,8 +136,9 @@ def apply(
             "`search.load(run).best.apply(model)` and `sekron.save`."
         )
     result = load(run)
-    budget = result.budget if flops is None and params is None else _budget(flops, params)
-    plan = result.plan(budget)
+    other = _budget(flops, params, latency, latency_ms, speedup)
+    budget = result.budget if other == Budget() else other
+    plan = result.best if other == Budget() else result.plan(other)
     network = load_model(settings.model, settings.weights)
     folder.check_weights(recorded, weight_digests(network, measured))
     small = plan.apply(network)
@@ -134,18 +154,29 @@ def apply(
 
 
 def main() -> None:
-    """Run the command line; an error is one line and exit code 2."""
+    """Run the command line; an error or a warning is one line, an error exits with code 2."""
+    warnings.showwarning = lambda message, *_: _complain(str(message))
     try:
         app()
     except (ValueError, TypeError, OSError, NotImplementedError) as error:
-        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(
-            f"sekron: {' '.join(str(error).split())}"
-        )
+        _complain(str(error))
         sys.exit(2)
 
 
-def _budget(flops: str | None, params: str | None) -> Budget:
-    return Budget(flops=parse_limit(flops), params=parse_limit(params))
+def _budget(
+    flops: str | None,
+    params: str | None,
+    latency: str | None,
+    latency_ms: float | None,
+    speedup: float | None,
+) -> Budget:
+    return Budget(
+        flops=parse_limit(flops),
+        params=parse_limit(params),
+        latency=parse_limit(latency),
+        latency_ms=latency_ms,
+        speedup=speedup,
+    )
 
 
 def _example(shape: str) -> torch.Tensor:
@@ -174,6 +205,12 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(
+        f"sekron: {' '.join(text.split())}"
+    )
 
 
 def _say(text: str) -> None:

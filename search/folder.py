@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from search.budget import Budget
 from search.journal import FileLock, drop_half_line
 from search.profiling import LayerProfile, NetworkProfile
+from search.timetable import Timetable
 from sekron.contraction import Geometry
 from sekron.structure import FAMILIES
 
@@ -43,8 +44,7 @@ class Settings:
         model: How the command line made the model; empty for a run from Python.
         weights: File of the model's weights; empty for none.
         input_shape: Of the example input; empty for a run from Python.
-        flops: Budget, as given.
-        params: Budget, as given.
+        budget: As given.
     """
 
     max_sequence_length: int
@@ -59,8 +59,7 @@ class Settings:
     model: str = ""
     weights: str = ""
     input_shape: tuple[int, ...] = ()
-    flops: float | int | None = None
-    params: float | int | None = None
+    budget: Budget = field(default_factory=Budget)
 
 
 FIXED = ("max_sequence_length", "families", "sampler", "seed", "storage", "name")
@@ -160,6 +159,21 @@ class RunFolder:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(self.path / name)
 
+    def timetable(self) -> Timetable | None:
+        """Return the recorded latencies, or None if there are none.
+
+        Raises:
+            ValueError: If they are damaged.
+        """
+        path = self.path / "latency.json"
+        if not path.exists():
+            return None
+        return Timetable.from_json(path.read_text(encoding="utf-8"), str(path))
+
+    def write_timetable(self, timetable: Timetable) -> None:
+        """Record the latencies."""
+        self.write("latency.json", timetable.to_json() + "\n")
+
     def _make(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"the run {self.path} must be a folder, but it is a file.")
@@ -220,7 +234,6 @@ def open_storage(url: str) -> BaseStorage:
 
 def check_record(settings: Settings, profile: NetworkProfile, weights: dict[str, str]) -> None:
     """Raise a ValueError about the first thing in a record that cannot be."""
-    Budget(flops=settings.flops, params=settings.params)
     unknown = set(settings.families) - set(FAMILIES)
     if unknown:
         raise ValueError(f"families has {', '.join(unknown)}")
@@ -241,7 +254,7 @@ def _settings(data: dict[str, Any]) -> Settings:
     typed: dict[str, Any] = {
         k: tuple(v) if k in lists and v is not None else v for k, v in data.items()
     }
-    return Settings(**typed)
+    return Settings(**{**typed, "budget": Budget(**data["budget"])})
 
 
 def _profile(data: dict[str, Any]) -> NetworkProfile:

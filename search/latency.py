@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from scipy.stats import binom
 from torch import Tensor, nn
 
 from search.journal import FileLock
 from search.profiling import Inputs, evaluating
+
+Result = TypeVar("Result")
 
 PRECISION = 0.02
 """Half width of the interval at which a measurement ends, relative to the median."""
 
 MAX_SECONDS = 5.0
 """After which a measurement ends anyway."""
+
+LOOK_AGAIN = 1.25
+"""Growth of the number of rounds from one look at the interval to the next."""
 
 WARM_UP = 3
 FEWEST = 7
@@ -134,20 +142,24 @@ def race(
     Raises:
         ValueError: If `precision` or `max_seconds` is not positive.
     """
-    if precision <= 0 or max_seconds <= 0:
+    if not (precision > 0 and max_seconds > 0):
         raise ValueError(
             f"`precision` and `max_seconds` must be positive, got {precision} and {max_seconds}."
         )
     rounds: list[list[float]] = []
+    look = FEWEST
     with _alone():
         for _ in range(WARM_UP):
             _once(runs)
         end = time.perf_counter() + max_seconds
         while True:
             rounds.append(_once(runs))
-            if len(rounds) >= FEWEST:
+            late = time.perf_counter() > end
+            if len(rounds) >= look or (late and len(rounds) >= FEWEST):
+                # Seldom: looking costs time, and often enough it finds a lucky moment.
+                look = math.ceil(LOOK_AGAIN * len(rounds))
                 times = np.array(rounds).T
-                if time.perf_counter() > end or _is_tight(times, precision):
+                if late or _is_tight(times, precision):
                     return times
 
 
@@ -160,9 +172,9 @@ def interval(samples: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> tupl
         Conover, Practical Nonparametric Statistics, 3rd ed., 1999, section 3.2.
     """
     ordered, n = np.sort(samples), len(samples)
-    reach = 0.98 * np.sqrt(n)  # of the binomial distribution, 1.96 × √n / 2
-    low, high = max(0, int(n / 2 - reach)), min(n - 1, int(np.ceil(n / 2 + reach)))
-    return float(ordered[low]), float(np.median(ordered)), float(ordered[high])
+    # As many samples below the interval as the median itself exceeds in 2.5 % of all cases.
+    outside = max(int(binom.ppf(0.025, n, 0.5)) - 1, 0)
+    return float(ordered[outside]), float(np.median(ordered)), float(ordered[n - 1 - outside])
 
 
 def _is_tight(times: np.ndarray[tuple[int, int], np.dtype[np.float64]], precision: float) -> bool:
@@ -186,17 +198,18 @@ def _forward(model: nn.Module, example_input: Inputs) -> Callable[[], object]:
 
 
 def synchronized(
-    function: Callable[[], object], arguments: Sequence[object]
-) -> Callable[[], object]:
-    """Return a function that ends when its work has, also on a CUDA device."""
+    function: Callable[[], Result], arguments: Sequence[object]
+) -> Callable[[], Result]:
+    """Return a function that ends when the work on the arguments' devices has."""
     devices = {a.device for a in arguments if isinstance(a, Tensor) and a.is_cuda}
     if not devices:
         return function
 
-    def run() -> None:
-        function()
+    def run() -> Result:
+        result = function()
         for device in devices:
             torch.cuda.synchronize(device)
+        return result
 
     return run
 
@@ -209,7 +222,11 @@ def _summary(seconds: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Hold the machine's clock: processes that measure at once would measure each other."""
-    lock = FileLock(Path(tempfile.gettempdir()) / "sekron-clock.lock")
+    path = Path(tempfile.gettempdir()) / "sekron-clock.lock"
+    if not path.exists():
+        path.touch()
+        path.chmod(0o666)  # other users measure on this machine too
+    lock = FileLock(path)
     lock.acquire()
     try:
         yield

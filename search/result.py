@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,11 +11,13 @@ import pandas as pd
 from search.allocation import Allocation, allocate
 from search.budget import RESOURCES, Budget, InfeasibleBudget
 from search.feasibility import capacities
+from search.frames import Member, candidates_frame, front_frame, layers_frame
+from search.options import LayerOptions
 from search.profiling import NetworkProfile
-from search.relaxation import Options
 from search.table import CandidateTable
+from search.timetable import Timetable
+from sekron.contraction import flops_of_ranks
 from sekron.plan import Plan
-from sekron.structure import Structure
 
 SWEEP = 24
 """Budgets per resource in the sweep that makes the front."""
@@ -29,11 +31,15 @@ class SearchResult:
         profile: Cost of the dense network.
         tables: Layer name -> candidates, for the searched layers.
         budget: What the search was asked for.
+        timetable: What the clock said, or None if nothing was measured.
+        winner: The plan that was measured to hold the budget, where there is a timetable.
     """
 
     profile: NetworkProfile
     tables: dict[str, CandidateTable] = field(repr=False)
     budget: Budget
+    timetable: Timetable | None = field(default=None, repr=False)
+    winner: Plan | None = field(default=None, repr=False)
 
     def layers(self) -> pd.DataFrame:
         """Return one row per convolution or linear layer, in the order of execution.
@@ -49,32 +55,35 @@ class SearchResult:
 
         Returns:
             Columns layer, structure (text form), family, sequence_length, error (relative
-            Frobenius), flops, params.
+            Frobenius), flops, params. With a timetable also latency_ms and speedup of the layer
+            in its network, NaN where nothing like it was timed; a speedup up to 1 is refused
+            unless the budget limits parameters.
         """
-        rows = [
-            (name, str(structure), structure.family, structure.length, error, flops, params)
-            for name, table in self.tables.items()
-            for structure, error, flops, params in _rows(table, self._weight_shape(name))
+        frames = [
+            candidates_frame(layer, self.tables[layer.name], self._options[layer.name])
+            for layer in self.profile.searched
         ]
-        columns = ["layer", "structure", "family", "sequence_length", "error", "flops", "params"]
-        return pd.DataFrame(rows, columns=columns)
+        return pd.concat(frames, ignore_index=True)
 
     def pareto_front(self) -> pd.DataFrame:
-        """Return the plans that no other beats in error, FLOPs and parameters together.
+        """Return the plans that no other beats in error and costs together.
 
-        Each is the proven optimum for one budget of a sweep over FLOPs and over parameters, or
-        for the budget of the search.
+        Each is the proven optimum for one budget of a sweep over FLOPs, over parameters and,
+        where it was measured, over latency, or for the budget of the search.
 
         Returns:
             Columns plan (a `Plan`), error (sum of the squared relative errors of the layers),
-            flops, flops_ratio, params, params_ratio (of the dense network), by FLOPs.
+            flops, flops_ratio, params, params_ratio (of the dense network), by FLOPs. With a
+            timetable also predicted_ms; latency_ms and speedup, measured on the whole network
+            in turn with the dense one; activations, peak memory relative to the dense network's:
+            NaN where time was up before.
         """
-        return self._front.copy()
+        return front_frame(self.members, self.profile, self.timetable)
 
     @cached_property
     def best(self) -> Plan:
         """The plan with the least error within the budget of the search."""
-        return self.plan(self.budget)
+        return self.plan(self.budget) if self.winner is None else self.winner
 
     def plan(self, budget: Budget) -> Plan:
         """Return the plan with the least error within any budget; nothing is searched again.
@@ -90,153 +99,116 @@ class SearchResult:
         Raises:
             InfeasibleBudget: If no choice of candidates fits.
         """
-        available = capacities(budget, self.profile)
-        columns = [RESOURCES.index(name) for name in available]
-        options = [Options(o.losses, o.costs[:, columns]) for o in self._options]
-        allocation = allocate(options, list(available.values())) if options else None
-        if allocation is None:
-            reachable = ", ".join(
-                f"{name} {self._least(name) / self.profile.dense(name):.4f}" for name in available
-            )
+        available = self._available(budget)
+        layers = list(self._options.values())
+        allowed = [layer.allowed(budget) for layer in layers]
+        options = [
+            layer.columns(rows, list(available))
+            for layer, rows in zip(layers, allowed, strict=True)
+        ]
+        found = allocate(options, list(available.values())) if options else None
+        if found is None:
+            reachable = ", ".join(f"{name} {self._least(name):.4f}" for name in available)
             raise InfeasibleBudget(
                 f"the budget must be reachable, got {budget}; the least of this search is "
-                f"{reachable} of the dense network."
+                f"{reachable.replace('ms', 'latency')} of the dense network."
             )
-        return allocation
+        chosen = zip(allowed, found.choice, strict=True)
+        return replace(found, choice=tuple(int(rows[choice]) for rows, choice in chosen))
 
     def totals(self, plan: Plan) -> dict[str, int]:
         """Return the FLOPs and parameters of the whole network under a plan of this search."""
         totals = {name: self.profile.dense(name) for name in RESOURCES}
         for layer in self.profile.searched:
             if layer.name in plan:
-                structure = plan[layer.name]
+                structure, order = plan[layer.name], plan.form(layer.name).order
                 totals["params"] += structure.n_params - layer.params
-                totals["flops"] += (
-                    sum(
-                        structure.flops(
-                            call.output_size,
-                            stride=call.stride,
-                            dilation=call.dilation,
-                            input_size=call.input_size,
-                        )
-                        for call in layer.calls
-                    )
-                    - layer.flops
-                )
+                totals["flops"] -= layer.flops
+                ranks = np.array([structure.ranks], dtype=np.int64)
+                for call in layer.calls:
+                    counted = flops_of_ranks(structure.shapes, structure.bonds, ranks, call, order)
+                    totals["flops"] += int(counted[0])
         return totals
 
-    def _plan_of(self, allocation: Allocation) -> Plan:
-        return Plan(
-            {
-                name: table.structure(choice)
-                for (name, table), choice in zip(
-                    self.tables.items(), allocation.choice, strict=True
+    def _available(self, budget: Budget) -> dict[str, float]:
+        """Return what the searched layers may use of each limited resource."""
+        available: dict[str, float] = dict(capacities(budget, self.profile))
+        if budget.is_clocked:
+            if self.timetable is None:
+                raise ValueError(
+                    f"a budget of latency needs measurements, got {budget}, but this search has "
+                    "none; run it again with `measure_seconds` above 0."
                 )
-                if choice < len(table)
-            }
-        )
+            limit = budget.limit_ms(self.timetable.network_ms)
+            assert limit is not None
+            to_save = (self.timetable.network_ms - limit) / self.timetable.realized
+            available["ms"] = self.timetable.searched_ms - to_save
+        return available
 
-    def _weight_shape(self, name: str) -> tuple[int, ...]:
-        return next(layer.weight_shape for layer in self.profile.layers if layer.name == name)
+    def _plan_of(self, allocation: Allocation) -> Plan:
+        structures, forms = {}, {}
+        for (name, table), choice in zip(self.tables.items(), allocation.choice, strict=True):
+            if choice < len(table):
+                structures[name] = table.structure(choice)
+                forms[name] = self._options[name].forms[choice]
+        return Plan(structures, forms)
 
     @cached_property
-    def _options(self) -> list[Options]:
-        return [options(table) for table in self.tables.values()]
+    def _options(self) -> dict[str, LayerOptions]:
+        return {
+            layer.name: LayerOptions.of(layer, self.tables[layer.name], self.timetable)
+            for layer in self.profile.searched
+        }
 
     @cached_property
-    def _front(self) -> pd.DataFrame:
-        found: dict[tuple[int, ...], tuple[object, ...]] = {}
+    def members(self) -> list[Member]:
+        """The undominated plans of the sweep, by FLOPs; the rows of the front."""
+        found: dict[tuple[int, ...], Member] = {}
         for budget in self._sweep():
             try:
                 allocation = self.allocate(budget)
             except InfeasibleBudget:
                 continue
             if allocation.choice not in found:
-                found[allocation.choice] = self._row(allocation)
-        columns = ["plan", "error", "flops", "flops_ratio", "params", "params_ratio"]
-        frame = pd.DataFrame(list(found.values()), columns=columns)
-        values = frame[["error", "flops", "params"]].to_numpy(dtype=float)
+                found[allocation.choice] = self.member(allocation)
+        members = list(found.values())
+        values = np.array([(m.error, *m.used.values(), -m.saved) for m in members])
+        values[np.isnan(values)] = np.inf  # a time that is not known beats nothing
         beaten = [
             bool(((values <= row).all(axis=1) & (values < row).any(axis=1)).any()) for row in values
         ]
-        kept = frame[~np.array(beaten, dtype=bool)]
-        return kept.sort_values(["flops", "params"], ignore_index=True)
+        kept = [member for member, lost in zip(members, beaten, strict=True) if not lost]
+        return sorted(kept, key=lambda member: tuple(member.used.values()))
 
     def _sweep(self) -> list[Budget]:
         budgets = [self.budget]
         for resource in RESOURCES:
-            least = max(self._least(resource), 1)
-            limits = np.geomspace(least, self.profile.dense(resource), SWEEP)
+            dense = self.profile.dense(resource)
+            least = max(round(self._least(resource) * dense), 1)
+            limits = np.geomspace(least, dense, SWEEP)
             budgets += [Budget(**{resource: max(int(limit), least)}) for limit in limits]
+        if self.timetable is not None:
+            shares = np.geomspace(max(self._least("ms"), 0.01), 1.0, SWEEP)
+            budgets += [Budget(latency=min(float(share), 1.0)) for share in shares]
         return budgets
 
-    def _least(self, resource: str) -> int:
-        column = RESOURCES.index(resource)
-        searched = sum(int(o.costs[:, column].min()) for o in self._options)
-        return self.profile.fixed(resource) + searched
+    def _least(self, resource: str) -> float:
+        """Return the least share of the dense network's use of a resource."""
+        least = sum(float(np.nanmin(getattr(o, resource))) for o in self._options.values())
+        if resource != "ms":
+            return (self.profile.fixed(resource) + least) / self.profile.dense(resource)
+        table = self.timetable
+        assert table is not None
+        return 1.0 - table.realized * (table.searched_ms - least) / table.network_ms
 
-    def _row(self, allocation: Allocation) -> tuple[object, ...]:
-        chosen = [o.costs[c] for o, c in zip(self._options, allocation.choice, strict=True)]
-        used = np.sum(chosen, axis=0) if chosen else np.zeros(len(RESOURCES))
-        row: list[object] = [self._plan_of(allocation), allocation.loss]
-        for resource, amount in zip(RESOURCES, used, strict=True):
-            total = self.profile.fixed(resource) + int(amount)
-            row += [total, total / self.profile.dense(resource)]
-        return tuple(row)
-
-
-def options(table: CandidateTable) -> Options:
-    """Return the candidates of a layer for the allocation, the dense layer last."""
-    costs = np.column_stack((table.flops, table.params)).astype(float)
-    dense = np.array([[table.dense_flops, table.dense_params]], dtype=float)
-    return Options(np.append(table.errors**2, 0.0), np.concatenate((costs, dense)))
-
-
-def layers_frame(profile: NetworkProfile) -> pd.DataFrame:
-    """Return `SearchResult.layers` of a profile, before any search."""
-    rows = [
-        (
-            layer.name,
-            layer.kind,
-            layer.weight_shape,
-            len(layer.calls),
-            layer.flops,
-            layer.params,
-            layer.flops / profile.flops if profile.flops else 0.0,
-            layer.params / profile.params,
-            "dense" if layer.reason else "searched",
-            layer.reason,
-        )
-        for layer in profile.layers
-    ]
-    columns = [
-        "layer",
-        "kind",
-        "weight_shape",
-        "calls",
-        "flops",
-        "params",
-        "flops_share",
-        "params_share",
-        "status",
-        "reason",
-    ]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _rows(
-    table: CandidateTable, weight_shape: tuple[int, ...]
-) -> list[tuple[Structure, float, int, int]]:
-    dense = (Structure.dense(weight_shape), 0.0, table.dense_flops, table.dense_params)
-    return [
-        dense,
-        *(
-            (
-                table.structure(row),
-                float(table.errors[row]),
-                int(table.flops[row]),
-                int(table.params[row]),
-            )
-            for row in range(len(table))
-        ),
-    ]
+    def member(self, allocation: Allocation) -> Member:
+        """Return the plan of an allocation with what it uses."""
+        chosen = list(zip(self._options.values(), allocation.choice, strict=True))
+        used = {
+            name: self.profile.fixed(name) + sum(int(getattr(o, name)[c]) for o, c in chosen)
+            for name in RESOURCES
+        }
+        saved = np.nan
+        if self.timetable is not None:
+            saved = sum(o.ms[-1] - o.ms[c] for o, c in chosen) / self.timetable.network_ms
+        return Member(self._plan_of(allocation), allocation.loss, used, float(saved))

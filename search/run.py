@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from search.budget import Budget
 from search.candidates import LayerStudy, replay
+from search.clocked import Clock, check_latency, settle
 from search.feasibility import check_feasible
 from search.folder import RunFolder, Settings, open_storage
 from search.profiling import Inputs, LayerProfile, NetworkProfile, profile
@@ -24,6 +25,7 @@ from search.result import SearchResult
 from search.samplers import SAMPLERS
 from search.space import Space
 from search.table import CandidateTable
+from sekron.plan import Plan
 from sekron.spectrum import Spectra
 from sekron.structure import FAMILIES
 from sekron.surgery import check_finite
@@ -44,6 +46,8 @@ def run(
     storage: str | None = None,
     name: str | None = None,
     seed: int = 0,
+    measure_seconds: float = 60.0,
+    keep_latency: bool = False,
     progress: bool = True,
     source: tuple[str, str, tuple[int, ...]] = ("", "", ()),
 ) -> SearchResult:
@@ -68,6 +72,10 @@ def run(
         storage: Optuna storage URL; default a journal in the run folder, or memory without one.
         name: Prefix of the studies' names, for a storage that several searches share.
         seed: Of the sampler; same seed, same trials, same plan.
+        measure_seconds: Limit of the time for measuring layers, and again for measuring whole
+            networks; 0 measures nothing, which a budget of latency does not allow.
+        keep_latency: Whether to use latencies in the run folder that were measured on another
+            machine or in another setting.
         progress: Whether to show a progress bar on stderr.
         source: Where the command line got the model, its weights and the input shape from; kept
             in the run folder so that `sekron apply` can make the model again.
@@ -81,6 +89,11 @@ def run(
             run, there is nothing to replace, or the folder belongs to another search.
     """
     _check_choices(n_trials, max_sequence_length, families, sampler)
+    if measure_seconds < 0 or (measure_seconds == 0 and budget.is_clocked):
+        raise ValueError(
+            f"`measure_seconds` must be positive where latency is limited, else at least 0, "
+            f"got {measure_seconds} for {budget}."
+        )
     settings = Settings(
         max_sequence_length=max_sequence_length,
         families=tuple(families),
@@ -94,10 +107,11 @@ def run(
         model=source[0],
         weights=source[1],
         input_shape=source[2],
-        flops=budget.flops,
-        params=budget.params,
+        budget=budget,
     )
-    return search(model, example_input, settings, None if run is None else RunFolder(run), progress)
+    folder = None if run is None else RunFolder(run)
+    clock = Clock(measure_seconds, keep_latency)
+    return search(model, example_input, settings, folder, clock, progress)
 
 
 def search(
@@ -105,10 +119,11 @@ def search(
     example_input: Inputs,
     settings: Settings,
     folder: RunFolder | None,
+    clock: Clock,
     progress: bool,
 ) -> SearchResult:
     """Run a search from its settings; what `run` does once its arguments are checked."""
-    budget = Budget(flops=settings.flops, params=settings.params)
+    budget = settings.budget
     measured = profile(model, example_input, settings.include, settings.exclude)
     if not measured.searched:
         reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in measured.layers)
@@ -123,6 +138,9 @@ def search(
     if folder is not None:
         folder.begin(settings, measured, digests)
         storage = storage if settings.storage is not None else folder.storage()
+    stopwatch, timetable = clock.begin(model, example_input, measured, folder)
+    if timetable is not None:
+        check_latency(budget, timetable, measured)
     tables: dict[str, CandidateTable] = {}
     done: dict[tuple[object, ...], CandidateTable] = {}
     with _quiet_optuna(), _bar(progress) as bar:
@@ -147,7 +165,16 @@ def search(
                 study.run(settings.n_trials, on_trial=lambda: bar.advance(task))
                 done[key] = study.table
             tables[layer.name] = done[key]
-    result = SearchResult(measured, tables, budget)
+    result = SearchResult(measured, tables, budget, timetable)
+    if stopwatch is not None:
+        with Console(stderr=True, quiet=not progress).status("measuring") as status:
+            result = settle(
+                result,
+                stopwatch,
+                clock.seconds,
+                lambda filled: None if folder is None else folder.write_timetable(filled),
+                lambda what: status.update(f"measuring {what}"),
+            )
     if folder is not None:
         folder.write("candidates.csv", result.candidates().to_csv(index=False))
         folder.write("front.csv", result.pareto_front().drop(columns="plan").to_csv(index=False))
@@ -186,7 +213,9 @@ def load(run: str | Path) -> SearchResult:
                         "run the same search again, it goes on."
                     )
             tables[layer.name] = done[key]
-    return SearchResult(measured, tables, Budget(flops=settings.flops, params=settings.params))
+    timetable = folder.timetable()
+    winner = None if timetable is None else Plan.load(folder.path / "plan.json")
+    return SearchResult(measured, tables, settings.budget, timetable, winner)
 
 
 def digest(weight: Tensor) -> str:

@@ -181,27 +181,35 @@ def flops(structure: Structure, order: tuple[int, ...], geometry: Geometry) -> i
 
 
 def flops_of_ranks(
-    shapes: tuple[Shape, ...], bonds: Bonds, ranks: NDArray[np.int64], geometry: Geometry
+    shapes: tuple[Shape, ...],
+    bonds: Bonds,
+    ranks: NDArray[np.int64],
+    geometry: Geometry,
+    order: tuple[int, ...] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the multiply-adds of many ranks at once, each in its own cheapest order.
+    """Return the multiply-adds of many ranks at once, in that order or each in its cheapest.
 
     Args:
         shapes: Factor shapes.
         bonds: Bonds of the factors.
         ranks: One row per candidate, one column per bond.
         geometry: The convolution around the kernel.
+        order: Of the factors.
 
     Returns:
         One number per row, equal to `flops` of that structure.
     """
+    if order is not None:
+        costs = [
+            _coefficient(shapes, order, i, step, geometry) * _product(ranks, step)
+            for i, step in enumerate(steps(shapes, bonds, order))
+        ]
+        return np.asarray(np.sum(costs, axis=0, dtype=np.int64))
     choices = _choices(shapes, bonds, ranks, geometry.stride)
     total = np.zeros(len(ranks), dtype=np.int64)
     for chosen in np.unique(choices):
-        rows = choices == chosen
-        order = orders(shapes, bonds)[chosen]
-        for i, step in enumerate(steps(shapes, bonds, order)):
-            coefficient = _coefficient(shapes, order, i, step, geometry)
-            total[rows] += coefficient * _product(ranks[rows], step)
+        rows, cheapest = choices == chosen, orders(shapes, bonds)[chosen]
+        total[rows] = flops_of_ranks(shapes, bonds, ranks[rows], geometry, cheapest)
     return total
 
 

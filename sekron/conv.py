@@ -97,6 +97,9 @@ class SeKronConv2d(Factorized):
             device=conv.weight.device,
             dtype=conv.weight.dtype,
         )
+        if not conv.weight.is_contiguous():  # then it is channels-last
+            for weight in layer.weights:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         return layer.train(conv.training)
 
     def to_conv2d(self) -> nn.Conv2d:

@@ -46,6 +46,13 @@ class Plan(Mapping[str, Structure]):
     def __len__(self) -> int:
         return len(self._layers)
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Plan):
+            return self._layers == other._layers and self._forms == other._forms
+        return self._layers == other
+
+    __hash__ = None  # type: ignore[assignment]  # as any mapping
+
     def __repr__(self) -> str:
         return f"Plan({len(self)} layers)"
 
@@ -130,9 +137,14 @@ def _read(entry: Any) -> tuple[Structure, Form]:
             f"got {entry!r}."
         )
     structure = Structure.parse(str(entry["structure"]))
-    order = entry["order"]
-    if order is not None and sorted(order) != list(range(structure.length)):
+    order, matmul = entry["order"], entry["matmul"]
+    if not isinstance(matmul, bool):
+        raise ValueError(f"'matmul' must be true or false, got {matmul!r}.")
+    if order is None:
+        return structure, Form(None, matmul)
+    whole = isinstance(order, list) and all(type(k) is int for k in order)
+    if not whole or sorted(order) != list(range(structure.length)):
         raise ValueError(
             f"'order' must name each of the {structure.length} factors once, got {order!r}."
         )
-    return structure, Form(None if order is None else tuple(order), bool(entry["matmul"]))
+    return structure, Form(tuple(order), matmul)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 import torch
@@ -76,8 +76,8 @@ def replace(
     network = copy.deepcopy(model)
     _check(network, structures)
     fitted = {
-        name: _decomposed(network, name, structure, forms.get(name, DEFAULT))
-        for name, structure in structures.items()
+        name: _named(name, _decomposed, network.get_submodule(name), s, forms.get(name, DEFAULT))
+        for name, s in structures.items()
     }
     return _swap(network, fitted)
 
@@ -91,8 +91,8 @@ def rebuild(
     network = copy.deepcopy(model)
     _check(network, structures)
     blank = {
-        name: blank_layer(network.get_submodule(name), structure, forms.get(name, DEFAULT))
-        for name, structure in structures.items()
+        name: _named(name, blank_layer, network.get_submodule(name), s, forms.get(name, DEFAULT))
+        for name, s in structures.items()
     }
     return _swap(network, blank)
 
@@ -141,13 +141,23 @@ def blank_layer(module: nn.Module, structure: Structure, form: Form) -> nn.Modul
     return SeKronLinear.like(module, structure, form)
 
 
-def _decomposed(network: nn.Module, name: str, structure: Structure, form: Form) -> nn.Module:
-    module = network.get_submodule(name)
+def _decomposed(module: nn.Module, structure: Structure, form: Form) -> nn.Module:
+    if isinstance(module, nn.Conv2d):
+        return SeKronConv2d.from_conv2d(module, structure, form)
+    assert isinstance(module, nn.Linear)
+    return SeKronLinear.from_linear(module, structure, form)
+
+
+def _named(
+    name: str,
+    make: Callable[[nn.Module, Structure, Form], nn.Module],
+    module: nn.Module,
+    structure: Structure,
+    form: Form,
+) -> nn.Module:
+    """Make a layer; an error says which."""
     try:
-        if isinstance(module, nn.Conv2d):
-            return SeKronConv2d.from_conv2d(module, structure, form)
-        assert isinstance(module, nn.Linear)
-        return SeKronLinear.from_linear(module, structure, form)
+        return make(module, structure, form)
     except ValueError as error:
         raise ValueError(f"layer {name!r}: {error}") from error
 

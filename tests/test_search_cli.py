@@ -41,7 +41,7 @@ def nothing():
     return None
 """
 SHAPE = ("--input", "2x3x11x9")
-QUICK = (*SHAPE, "--trials", "2", "--max-length", "2")
+QUICK = (*SHAPE, "--trials", "2", "--max-length", "2", "--measure-seconds", "0")
 
 
 class Payload:
@@ -264,6 +264,7 @@ def test_a_network_of_torchvision(sekron_command, torchvision, files):
     torch.save(model.state_dict(), files / "r18.pt")
     spec = ("torchvision.models:resnet18", "--weights", "r18.pt", "--input", "1x3x64x64")
     limits = ("--flops", "90%", "--include", "layer1.*.conv1", "--max-length", "2", "--trials", "1")
+    limits = (*limits, "--measure-seconds", "0")
     assert sekron_command("search", *spec, *limits, "--run", "r18")[0] == 0
     code, out, err = sekron_command("apply", "r18", "--output", "r18.safetensors")
     assert code == 0

@@ -50,7 +50,14 @@ def test_capacity_is_what_the_other_layers_leave(profile):
 def test_refusal_says_the_least_and_what_holds_it_up(network, example, profile, resource, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(InfeasibleBudget, match=f"`{resource}` must leave at least") as caught:
-        search.run(network, example, budget=Budget(**{resource: 0.01}), run=folder, progress=False)
+        search.run(
+            network,
+            example,
+            budget=Budget(**{resource: 0.01}),
+            run=folder,
+            measure_seconds=0,
+            progress=False,
+        )
     assert not folder.exists()
     message = str(caught.value)
     assert "got 0.01" in message
@@ -70,7 +77,9 @@ def test_the_least_can_really_be_reached(network, example, profile, resource):
         check_feasible(Budget(**{resource: 1}), profile, spaces_of(profile))
     least = int(re.search(r"\(([\d,]+)\)", str(caught.value))[1].replace(",", ""))
     budget = Budget(**{resource: least})
-    result = search.run(network, example, budget=budget, n_trials=0, progress=False)
+    result = search.run(
+        network, example, budget=budget, n_trials=0, measure_seconds=0, progress=False
+    )
     assert result.totals(result.best)[resource] == least
 
 
@@ -82,9 +91,9 @@ def test_limits_that_no_structure_meets_at_once(network, example, profile):
 
     both = Budget(flops=least("flops"), params=least("params"))
     with pytest.raises(InfeasibleBudget, match="must be met together, but no structures meet"):
-        search.run(network, example, budget=both, n_trials=0, progress=False)
+        search.run(network, example, budget=both, n_trials=0, measure_seconds=0, progress=False)
 
 
 def test_a_budget_below_the_layers_that_stay(network, example):
     with pytest.raises(InfeasibleBudget, match=r"`flops` must leave at least .* got 1:"):
-        search.run(network, example, budget=Budget(flops=1), progress=False)
+        search.run(network, example, budget=Budget(flops=1), measure_seconds=0, progress=False)

@@ -13,7 +13,8 @@ from sekron import Plan
 
 
 def run(network, example, **changes):
-    arguments = {"budget": Budget(flops=0.5), "n_trials": 6, "progress": False, **changes}
+    shared = {"n_trials": 6, "measure_seconds": 0, "progress": False}
+    arguments = {"budget": Budget(flops=0.5), **shared, **changes}
     return search.run(network, example, **arguments)
 
 

@@ -11,9 +11,9 @@ from torch import nn
 import search
 from search import Budget, InfeasibleBudget
 from search.profiling import count_flops
-from sekron import relative_error
+from sekron import Structure, relative_error
 
-ARGUMENTS = {"n_trials": 6, "max_sequence_length": 3, "progress": False}
+ARGUMENTS = {"n_trials": 6, "max_sequence_length": 3, "measure_seconds": 0, "progress": False}
 
 
 def run(network, example, **changes):
@@ -84,7 +84,7 @@ def test_candidates_are_exact_and_the_dense_layer_comes_first(small_network, res
         assert (first["sequence_length"], first["error"]) == (1, 0.0)
         assert first["params"] == weight.numel()
         for text, error in rows.iloc[1::9][["structure", "error"]].itertuples(index=False):
-            structure = search.result.Structure.parse(text)
+            structure = Structure.parse(text)
             assert relative_error(weight, structure) == pytest.approx(error, abs=1e-6)
 
 

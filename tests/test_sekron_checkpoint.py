@@ -10,11 +10,13 @@ from torch import nn
 
 from sekron import Plan, SeKronConv2d, Structure, load, save
 from sekron.checkpoint import load_weights
-from sekron.surgery import structures_of
+from sekron.emission import DEFAULT, Form
+from sekron.surgery import forms_of, structures_of
 
 CONV = Structure.parse("sekron:7x1x3x1,1x3x1x3@4")
 SPLIT = Structure.parse("ring:7x2x1x1,1x3x3x1,1x1x1x3@2,3,2")
 HEAD = Structure.parse("tucker:5x1,1x7@3")
+FORMS = {"2.1": Form((1, 0, 2), matmul=True), "5": Form((0, 1))}
 
 
 def network(width=6, outputs=5):
@@ -28,11 +30,11 @@ def network(width=6, outputs=5):
     )
 
 
-def compressed():
+def compressed(forms=None):
     torch.manual_seed(0)
     model = network()
     model(torch.randn(4, 3, 9, 9))  # statistics that are not those of a fresh network
-    return Plan({"0": CONV, "2.1": SPLIT, "5": HEAD}).apply(model).eval()
+    return Plan({"0": CONV, "2.1": SPLIT, "5": HEAD}, forms).apply(model).eval()
 
 
 @pytest.fixture
@@ -53,6 +55,30 @@ def test_what_is_loaded_is_what_was_saved(path):
         assert torch.equal(again.state_dict()[name], tensor)
     for name, tensor in fresh.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_forms_are_saved_and_loaded(tmp_path):
+    small = compressed(FORMS)
+    save(small, tmp_path / "small")
+    again = load(network(), tmp_path / "small").eval()
+    assert forms_of(again) == forms_of(small) == {"0": DEFAULT} | FORMS
+    assert again.get_submodule("2.1").order == (1, 0, 2)
+    shapes = [tuple(weight.shape) for weight in again.get_submodule("2.1").weights]
+    assert shapes != [tuple(weight.shape) for weight in compressed().get_submodule("2.1").weights]
+    x = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        assert torch.equal(again(x), small(x))
+        torch.testing.assert_close(again(x), compressed()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_damaged_form_inside_is_named(tmp_path):
+    plan = json.loads(Plan({"0": CONV}, {"0": Form((1, 0))}).to_json())
+    plan["layers"]["0"]["order"] = [1, 1]
+    metadata = {"sekron.plan": json.dumps(plan)}
+    save_file(network().state_dict(), tmp_path / "other", metadata=metadata)
+    message = r"^the plan in .*other, layer '0': 'order' must name each of the 2 factors once, got"
+    with pytest.raises(ValueError, match=message):
+        load(network(), tmp_path / "other")
 
 
 def test_the_plan_can_be_read_without_us(path):

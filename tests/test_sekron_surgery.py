@@ -1,15 +1,21 @@
 """Replacing layers in a copy: what is taken, what is refused, what stays untouched."""
 
 import copy
+import re
+from itertools import permutations
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils.flop_counter import FlopCounterMode
 
 from sekron import Plan, SeKronConv2d, SeKronLinear, Structure
+from sekron.contraction import cheapest_order
+from sekron.emission import DEFAULT, Form
 from sekron.surgery import (
     check_finite,
+    forms_of,
     reason_to_skip,
     rebuild,
     replace,
@@ -20,6 +26,7 @@ from sekron.surgery import (
 
 CONV = Structure.parse("chain:7x1x3x1,1x3x1x3@6")
 LINEAR = Structure.parse("sekron:5x1,1x7@4")
+BOTTLENECK = Structure.parse("chain:7x1x1x1,1x1x3x3,1x3x1x1@5,2")  # two of three are pointwise
 
 
 class Net(nn.Module):
@@ -89,6 +96,60 @@ def test_full_rank_plan_is_the_same_function():
         torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-5)
     assert structures_of(small) == exact
     assert structures_of(model) == {}
+
+
+@pytest.mark.parametrize("make", [replace, rebuild], ids=["replace", "rebuild"])
+def test_layers_take_the_forms_that_are_named(make):
+    forms = {"conv": Form((2, 0, 1)), "inner.twice": Form(matmul=True)}
+    structures = {"conv": BOTTLENECK, "inner.twice": Structure.parse("chain:7x1,1x7@3")}
+    small = make(Net(), structures | {"head": LINEAR}, forms)
+    assert forms_of(small) == forms | {"head": DEFAULT}
+    assert forms_of(Net()) == {}
+    assert small.conv.order == (2, 0, 1)
+    assert [operation.factor for operation in small.conv.operations] == [2, 0, 1]
+    assert small.again.form.matmul
+    assert small.head.order == cheapest_order(LINEAR, ())
+
+
+@pytest.mark.parametrize("matmul", [False, True], ids=["conv", "matmul"])
+@pytest.mark.parametrize("order", [None, *permutations(range(3))], ids=str)
+def test_every_form_is_the_same_function(order, matmul):
+    torch.manual_seed(0)
+    model, x = Net().double().eval(), torch.randn(2, 3, 9, 8, dtype=torch.float64)
+    structures = {"conv": BOTTLENECK, "head": LINEAR}
+    forms = {"conv": Form(order, matmul), "head": Form((1, 0), matmul)}
+    expected, small = Plan(structures).apply(model), Plan(structures, forms).apply(model)
+    with torch.no_grad():
+        torch.testing.assert_close(small.conv(x), expected.conv(x))
+        torch.testing.assert_close(small(x), expected(x))
+    for name in structures:
+        dense = getattr(expected, name).dense_weight()
+        torch.testing.assert_close(getattr(small, name).dense_weight(), dense)
+
+
+def test_pointwise_convolutions_run_as_products_where_the_form_says_so():
+    x = torch.randn(2, 3, 9, 8)
+    counts = {}
+    for matmul in (False, True):
+        small = replace(Net(), {"conv": BOTTLENECK}, {"conv": Form((2, 1, 0), matmul)})
+        with FlopCounterMode(display=False) as counter:
+            small.conv(x)
+        counts[matmul] = counter.get_flop_counts()["Global"]
+    convolution, product = torch.ops.aten.convolution, torch.ops.aten.bmm
+    assert set(counts[False]) == {convolution}
+    assert counts[True] == {
+        convolution: 2 * 2 * 9 * 8 * (5 * 2 * 3 * 3),
+        product: 2 * 2 * 9 * 8 * (2 * 3 + 7 * 5),
+    }
+    assert sum(counts[True].values()) == sum(counts[False].values())
+
+
+@pytest.mark.parametrize("order", [(0,), (0, 0), (1, 2), (0, 1, 2)], ids=str)
+def test_an_order_that_does_not_fit_is_named(order):
+    plan = Plan({"head": LINEAR, "conv": CONV}, {"conv": Form(order)})
+    message = f"layer 'conv': `order` must name each of the 2 factors once, got {order}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        plan.apply(Net())
 
 
 def test_a_module_in_two_places_becomes_one_layer_in_both():

@@ -1,0 +1,74 @@
+"""The candidates of the layers as columns of the allocation's program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.budget import Budget
+from search.profiling import LayerProfile
+from search.relaxation import Floats, Options
+from search.table import CandidateTable
+from search.timetable import Timetable
+from sekron.emission import DEFAULT, Form
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOptions:
+    """What can be chosen for a layer: the rows of its table, then the dense layer.
+
+    Attributes:
+        losses: Squared relative errors.
+        flops: Multiply-adds in the form that runs.
+        params: Numbers stored.
+        ms: Milliseconds in the network, NaN where unknown.
+        forms: How each one runs.
+    """
+
+    losses: Floats
+    flops: NDArray[np.int64]
+    params: NDArray[np.int64]
+    ms: Floats
+    forms: tuple[Form, ...]
+
+    @classmethod
+    def of(
+        cls, layer: LayerProfile, table: CandidateTable, timetable: Timetable | None
+    ) -> LayerOptions:
+        """Collect the candidates of a layer; without a timetable every time is unknown."""
+        ratios, flops = np.full(len(table), np.nan), table.flops
+        forms, dense_ms = [DEFAULT] * len(table), np.nan
+        if timetable is not None:
+            estimate = timetable.estimate(layer, table)
+            ratios, flops, forms = estimate.ratios, estimate.flops, estimate.forms
+            dense_ms = timetable.layers[layer.name].dense_ms
+        return cls(
+            np.append(table.errors**2, 0.0),
+            np.append(flops, table.dense_flops),
+            np.append(table.params, table.dense_params),
+            dense_ms * np.append(ratios, 1.0),
+            (*forms, DEFAULT),
+        )
+
+    def allowed(self, budget: Budget) -> NDArray[np.intp]:
+        """Return what a budget admits.
+
+        Where latency is limited, only what was timed. What is slower than the dense layer saves
+        nothing but parameters, and is admitted where these are limited.
+        """
+        allowed = np.ones(len(self.losses), dtype=bool)
+        if budget.is_clocked:
+            allowed &= ~np.isnan(self.ms)
+        if budget.params is None:
+            with np.errstate(invalid="ignore"):
+                allowed[:-1] &= ~(self.ms[:-1] >= self.ms[-1])
+        return np.flatnonzero(allowed)
+
+    def columns(self, rows: NDArray[np.intp], resources: list[str]) -> Options:
+        """Return some rows as the program takes them."""
+        costs = [getattr(self, resource)[rows] for resource in resources]
+        return Options(
+            self.losses[rows], np.array(costs, dtype=float).reshape(len(costs), len(rows)).T
+        )

@@ -1,0 +1,300 @@
+"""Measures a network's layers, their candidates and whole plans, and fills the timetable."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from search.latency import compare, race, synchronized
+from search.memory import peak_activation_bytes
+from search.profiling import Inputs, LayerProfile, NetworkProfile
+from search.samplers import exclusive_areas
+from search.table import CandidateTable
+from search.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
+from sekron.contraction import cheapest_order, flops, orders
+from sekron.emission import Form
+from sekron.plan import Plan
+from sekron.structure import Point, Structure
+from sekron.surgery import blank_layer, rebuild
+
+PRECISION = 0.03
+"""Of every ratio; the additive estimate of a network is no better."""
+
+MAX_SECONDS = 0.5
+"""For one race between a dense layer and the forms or ranks of a structure."""
+
+NETWORK_SECONDS = 4.0
+"""For one whole network against the dense one."""
+
+N_RANKS = 4
+"""Ranks of a structure that are timed; the others lie between them."""
+
+N_ORDERS = 3
+"""Orders of the factors that are tried, at most."""
+
+NEAR = 1.05
+"""FLOPs over the cheapest order's up to which another order is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The input of one call of a layer: enough to make another like it."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def make(self) -> Tensor:
+        """Return random numbers in that shape and memory layout."""
+        x = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
+        return x.normal_()
+
+
+class Stopwatch:
+    """Measures one network; everything runs on a copy.
+
+    Args:
+        model: The dense network.
+        example_input: Where and as it shall run; the whole batch counts.
+        profile: Of the network.
+    """
+
+    def __init__(self, model: nn.Module, example_input: Inputs, profile: NetworkProfile) -> None:
+        self._network = copy.deepcopy(model).eval()
+        self._arguments = example_input if isinstance(example_input, tuple) else (example_input,)
+        self._layers = profile.searched
+        self._calls = self._record()
+
+    def start(self) -> Timetable:
+        """Measure the dense network, and each searched layer inside it."""
+        with self._watched() as seconds, torch.no_grad():
+            times = race([synchronized(self._forward, self._arguments)], PRECISION)
+        n_runs = times.shape[1]
+        layers = {}
+        for layer in self._layers:
+            own = np.array(seconds[layer.name]).reshape(-1, len(self._calls[layer.name]))
+            ms = 1e3 * float(np.median(own[-n_runs:].sum(axis=1)))
+            layers[layer.name] = LayerTime(self._key(layer), ms)
+        return Timetable(self.setting(), 1e3 * float(np.median(times)), layers)
+
+    def setting(self) -> Setting:
+        """Return what decides the latencies, as it is now."""
+        tensors = [a for a in self._arguments if isinstance(a, Tensor)]
+        first = tensors[0]
+        channels_last = first.dim() == 4 and not first.is_contiguous()
+        return Setting(
+            device=torch.cuda.get_device_name(first.device) if first.is_cuda else _processor(),
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            dtype=str(next(self._network.parameters()).dtype),
+            layout="channels_last" if channels_last else "contiguous",
+            input_shapes=tuple(tuple(a.shape) for a in tensors),
+        )
+
+    def time_layers(
+        self,
+        timetable: Timetable,
+        tables: dict[str, CandidateTable],
+        max_seconds: float,
+        on_progress: Callable[[str], None],
+    ) -> None:
+        """Time the structures on the layers' fronts of FLOPs, most promising first.
+
+        Args:
+            timetable: Filled in place; what it has is not measured again.
+            tables: Layer name -> candidates.
+            max_seconds: After which no other structure is begun.
+            on_progress: Called with what is being measured.
+        """
+        wanted = self._wanted(timetable, tables)
+        end = time.perf_counter() + max_seconds
+        for done, (_, layer, structures) in enumerate(wanted):
+            if time.perf_counter() > end:
+                break
+            on_progress(f"{layer.name}, structure {done + 1} of {len(wanted)}")
+            self._time(timetable, layer, structures)
+
+    def time_plan(self, timetable: Timetable, plan: Plan) -> bool:
+        """Time exactly the candidates of a plan that were not; return whether any was new."""
+        new = False
+        for layer in self._layers:
+            if layer.name in plan:
+                structure = plan[layer.name]
+                known = timetable.point(layer.name, (structure.family, structure.shapes))
+                if known is None or structure.ranks not in known.ratios:
+                    self._time(timetable, layer, [structure])
+                    new = True
+        return new
+
+    def time_network(self, timetable: Timetable, plan: Plan, saved: float) -> None:
+        """Time a whole compressed network in turn with the dense one; once per plan."""
+        key = plan.to_json()
+        if key in timetable.networks:
+            return
+        forms = {name: plan.form(name) for name in plan}
+        small = rebuild(self._network, plan, forms)  # what the factors are does not matter
+        clock = compare(
+            self._network,
+            small,
+            self._arguments,
+            precision=PRECISION / 2,
+            max_seconds=NETWORK_SECONDS,
+        )
+        before, after = (
+            peak_activation_bytes(network, self._arguments) for network in (self._network, small)
+        )
+        timetable.networks[key] = NetworkTime(1.0 / clock.ratio, saved, after / max(before, 1))
+
+    def _forward(self) -> object:
+        return self._network(*self._arguments)
+
+    def _record(self) -> dict[str, list[Call]]:
+        calls: dict[str, list[Call]] = {layer.name: [] for layer in self._layers}
+
+        def recorder(name: str) -> Callable[..., None]:
+            def hook(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+                x = inputs[0] if inputs else named["input"]
+                calls[name].append(Call(tuple(x.shape), x.stride(), x.dtype, x.device))
+
+            return hook
+
+        handles = [
+            self._network.get_submodule(name).register_forward_pre_hook(
+                recorder(name), with_kwargs=True
+            )
+            for name in calls
+        ]
+        try:
+            with torch.no_grad():
+                self._forward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return calls
+
+    @contextmanager
+    def _watched(self) -> Iterator[dict[str, list[float]]]:
+        """Collect the seconds of every call of every searched layer."""
+        seconds: dict[str, list[float]] = {layer.name: [] for layer in self._layers}
+        started: list[float] = []
+        finish = synchronized(lambda: None, self._arguments)
+
+        def now() -> float:
+            finish()
+            return time.perf_counter()
+
+        def start(*_: object) -> None:
+            started.append(now())
+
+        def stop(name: str) -> Callable[..., None]:
+            return lambda *_: seconds[name].append(now() - started.pop())
+
+        handles = []
+        for name in seconds:
+            module = self._network.get_submodule(name)
+            handles += [
+                module.register_forward_pre_hook(start),
+                module.register_forward_hook(stop(name)),
+            ]
+        try:
+            yield seconds
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _key(self, layer: LayerProfile) -> str:
+        module = self._network.get_submodule(layer.name)
+        shapes = ", ".join(f"{call.shape} {call.stride}" for call in self._calls[layer.name])
+        return f"{module} on {shapes}"
+
+    def _time(self, timetable: Timetable, layer: LayerProfile, structures: list[Structure]) -> None:
+        """Time one structure at some ranks; at the middle ones first, to choose its form."""
+        key, first = timetable.layers[layer.name].key, structures[len(structures) // 2]
+        points = timetable.timed.setdefault(key, {})
+        point = first.family, first.shapes
+        if point not in points:
+            forms = _forms(layer, first)
+            ratios = self._race(layer, [(first, form) for form in forms])
+            best = int(np.argmin(ratios))
+            points[point] = TimedPoint(forms[best], {first.ranks: ratios[best]})
+        known = points[point]
+        others = [s for s in structures if s.ranks not in known.ratios]
+        if others:
+            ratios = self._race(layer, [(structure, known.form) for structure in others])
+            known.ratios.update({s.ranks: r for s, r in zip(others, ratios, strict=True)})
+
+    def _race(self, layer: LayerProfile, sides: list[tuple[Structure, Form]]) -> list[float]:
+        """Return the times of candidates over the dense layer's."""
+        dense = self._network.get_submodule(layer.name)
+        modules = [dense, *(blank_layer(dense, structure, form) for structure, form in sides)]
+        inputs = [call.make() for call in self._calls[layer.name]]
+
+        def runner(module: nn.Module) -> Callable[[], object]:
+            return synchronized(lambda: [module(x) for x in inputs], inputs)
+
+        with torch.no_grad():
+            times = race([runner(module) for module in modules], PRECISION, MAX_SECONDS)
+        return [float(ratio) for ratio in np.median(times[1:] / times[0], axis=1)]
+
+    def _wanted(
+        self, timetable: Timetable, tables: dict[str, CandidateTable]
+    ) -> list[tuple[float, LayerProfile, list[Structure]]]:
+        """Return structures to time with some of their ranks; layers of one key share them."""
+        promise: dict[tuple[str, Point], float] = {}
+        rows: dict[tuple[str, Point], list[tuple[int, Structure]]] = {}
+        owner: dict[str, LayerProfile] = {}
+        for layer in self._layers:
+            table, timing = tables[layer.name], timetable.layers[layer.name]
+            owner.setdefault(timing.key, layer)
+            on_front = table.front(1.0)
+            for index, area in exclusive_areas(table, 1.0).items():
+                known = timing.key, table.points[index]
+                promise[known] = promise.get(known, 0.0) + area * timing.dense_ms
+                of_point = on_front[table.point[on_front] == index]
+                rows.setdefault(known, []).extend(
+                    (int(table.flops[row]), table.structure(int(row))) for row in of_point
+                )
+        wanted = []
+        for (key, point), value in promise.items():
+            if point not in timetable.timed.get(key, {}):
+                by_flops = [s for _, s in sorted(rows[key, point], key=lambda pair: pair[0])]
+                picked = np.unique(np.linspace(0, len(by_flops) - 1, N_RANKS).round().astype(int))
+                wanted.append((value, owner[key], [by_flops[i] for i in picked]))
+        return sorted(wanted, key=lambda entry: -entry[0])
+
+
+def _forms(layer: LayerProfile, structure: Structure) -> list[Form]:
+    """Return the forms worth a try: near the fewest FLOPs, with matrix products where they fit."""
+    call = layer.calls[0]
+    cheapest = cheapest_order(structure, call.stride)
+    limit = NEAR * flops(structure, cheapest, call)
+    near = [
+        None if order == cheapest else order
+        for order in orders(structure.shapes, structure.bonds)
+        if flops(structure, order, call) <= limit
+    ]
+    pointwise = len(layer.weight_shape) > 2 and any(
+        prod(shape[2:]) == 1 for shape in structure.shapes
+    )
+    return [Form(order, m) for order in near[:N_ORDERS] for m in (False, *([True] * pointwise))]
+
+
+def _processor() -> str:
+    """Return the model of the processor, as far as the system tells it."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""Time one factorized layer against its rivals, on the shapes of ResNet-18."""
