@@ -7,11 +7,11 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 from torch import nn
 
 from search.budget import Budget, InfeasibleBudget
 from search.folder import RunFolder
+from search.frames import Member
 from search.profiling import Inputs, NetworkProfile
 from search.result import SearchResult
 from search.timetable import Timetable
@@ -110,11 +110,11 @@ def settle(
     winner = _winner(result, stopwatch, timetable)
     save(timetable)
     result = replace(result, winner=winner)
-    members = [member for member in result.members if not np.isnan(member.saved)]
-    for member in sorted(members, key=lambda member: _distance(result, member.plan)):
+    members = sorted(result.members, key=lambda member: _distance(result, member))
+    for done, member in enumerate(members):
         if time.perf_counter() > end:
             break
-        on_progress("the front")
+        on_progress(f"the front, plan {done + 1} of {len(members)}")
         stopwatch.time_network(timetable, member.plan, member.saved)
     save(timetable)
     return replace(result)  # what was inferred from the timetable before is forgotten
@@ -125,7 +125,7 @@ def _winner(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable) ->
     limit = budget.limit_ms(timetable.network_ms)
     for _ in range(ROUNDS):
         result = replace(result)
-        member = result.member(result.allocate(tightened))
+        member = result.member(result.allocate(tightened).choice)
         if stopwatch.time_plan(timetable, member.plan):
             continue
         stopwatch.time_network(timetable, member.plan, member.saved)
@@ -143,6 +143,6 @@ def _winner(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable) ->
     )
 
 
-def _distance(result: SearchResult, plan: Plan) -> float:
+def _distance(result: SearchResult, member: Member) -> float:
     """How far a plan's FLOPs are from those of the plan for the budget."""
-    return abs(result.totals(plan)["flops"] - result.totals(result.best)["flops"])
+    return abs(member.used["flops"] - result.totals(result.best)["flops"])

@@ -14,13 +14,11 @@ from search.feasibility import capacities
 from search.frames import Member, candidates_frame, front_frame, layers_frame
 from search.options import LayerOptions
 from search.profiling import NetworkProfile
+from search.sweep import members
 from search.table import CandidateTable
 from search.timetable import Timetable
 from sekron.contraction import flops_of_ranks
 from sekron.plan import Plan
-
-SWEEP = 24
-"""Budgets per resource in the sweep that makes the front."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class SearchResult:
             unless the budget limits parameters.
         """
         frames = [
-            candidates_frame(layer, self.tables[layer.name], self._options[layer.name])
+            candidates_frame(layer, self.tables[layer.name], self.options[layer.name])
             for layer in self.profile.searched
         ]
         return pd.concat(frames, ignore_index=True)
@@ -91,7 +89,7 @@ class SearchResult:
         Raises:
             InfeasibleBudget: If no choice of candidates fits.
         """
-        return self._plan_of(self.allocate(budget))
+        return self._plan_of(self.allocate(budget).choice)
 
     def allocate(self, budget: Budget) -> Allocation:
         """Solve the integer program: a candidate per layer, the dense layer being the last.
@@ -100,19 +98,31 @@ class SearchResult:
             InfeasibleBudget: If no choice of candidates fits.
         """
         available = self._available(budget)
-        layers = list(self._options.values())
-        allowed = [layer.allowed(budget) for layer in layers]
-        options = [
-            layer.columns(rows, list(available))
-            for layer, rows in zip(layers, allowed, strict=True)
-        ]
-        found = allocate(options, list(available.values())) if options else None
+        found = self.solve(budget, available)
         if found is None:
-            reachable = ", ".join(f"{name} {self._least(name):.4f}" for name in available)
+            reachable = ", ".join(f"{name} {self.least(name):.4f}" for name in available)
             raise InfeasibleBudget(
                 f"the budget must be reachable, got {budget}; the least of this search is "
                 f"{reachable.replace('ms', 'latency')} of the dense network."
             )
+        return found
+
+    def solve(self, budget: Budget, available: dict[str, float]) -> Allocation | None:
+        """Choose among what a budget admits, within what the layers may use; None if none fits.
+
+        Args:
+            budget: Decides which candidates are admitted.
+            available: Limits by names of `LayerOptions`: flops, params, ms.
+        """
+        layers = list(self.options.values())
+        allowed = [layer.allowed(budget) for layer in layers]
+        columns = [
+            layer.columns(rows, list(available))
+            for layer, rows in zip(layers, allowed, strict=True)
+        ]
+        found = allocate(columns, list(available.values())) if columns else None
+        if found is None:
+            return None
         chosen = zip(allowed, found.choice, strict=True)
         return replace(found, choice=tuple(int(rows[choice]) for rows, choice in chosen))
 
@@ -145,16 +155,17 @@ class SearchResult:
             available["ms"] = self.timetable.searched_ms - to_save
         return available
 
-    def _plan_of(self, allocation: Allocation) -> Plan:
+    def _plan_of(self, choices: tuple[int, ...]) -> Plan:
         structures, forms = {}, {}
-        for (name, table), choice in zip(self.tables.items(), allocation.choice, strict=True):
+        for (name, table), choice in zip(self.tables.items(), choices, strict=True):
             if choice < len(table):
                 structures[name] = table.structure(choice)
-                forms[name] = self._options[name].forms[choice]
+                forms[name] = self.options[name].forms[choice]
         return Plan(structures, forms)
 
     @cached_property
-    def _options(self) -> dict[str, LayerOptions]:
+    def options(self) -> dict[str, LayerOptions]:
+        """Layer name -> its candidates as the allocation sees them."""
         return {
             layer.name: LayerOptions.of(layer, self.tables[layer.name], self.timetable)
             for layer in self.profile.searched
@@ -162,53 +173,40 @@ class SearchResult:
 
     @cached_property
     def members(self) -> list[Member]:
-        """The undominated plans of the sweep, by FLOPs; the rows of the front."""
-        found: dict[tuple[int, ...], Member] = {}
-        for budget in self._sweep():
-            try:
-                allocation = self.allocate(budget)
-            except InfeasibleBudget:
-                continue
-            if allocation.choice not in found:
-                found[allocation.choice] = self.member(allocation)
-        members = list(found.values())
-        values = np.array([(m.error, *m.used.values(), -m.saved) for m in members])
-        values[np.isnan(values)] = np.inf  # a time that is not known beats nothing
-        beaten = [
-            bool(((values <= row).all(axis=1) & (values < row).any(axis=1)).any()) for row in values
-        ]
-        kept = [member for member, lost in zip(members, beaten, strict=True) if not lost]
-        return sorted(kept, key=lambda member: tuple(member.used.values()))
+        """The rows of the front."""
+        return members(self)
 
-    def _sweep(self) -> list[Budget]:
-        budgets = [self.budget]
-        for resource in RESOURCES:
-            dense = self.profile.dense(resource)
-            least = max(round(self._least(resource) * dense), 1)
-            limits = np.geomspace(least, dense, SWEEP)
-            budgets += [Budget(**{resource: max(int(limit), least)}) for limit in limits]
-        if self.timetable is not None:
-            shares = np.geomspace(max(self._least("ms"), 0.01), 1.0, SWEEP)
-            budgets += [Budget(latency=min(float(share), 1.0)) for share in shares]
-        return budgets
-
-    def _least(self, resource: str) -> float:
+    def least(self, resource: str) -> float:
         """Return the least share of the dense network's use of a resource."""
-        least = sum(float(np.nanmin(getattr(o, resource))) for o in self._options.values())
+        least = sum(float(np.nanmin(getattr(o, resource))) for o in self.options.values())
         if resource != "ms":
             return (self.profile.fixed(resource) + least) / self.profile.dense(resource)
         table = self.timetable
         assert table is not None
         return 1.0 - table.realized * (table.searched_ms - least) / table.network_ms
 
-    def member(self, allocation: Allocation) -> Member:
-        """Return the plan of an allocation with what it uses."""
-        chosen = list(zip(self._options.values(), allocation.choice, strict=True))
+    def choice(self, plan: Plan) -> tuple[int, ...]:
+        """Return the row of each layer's table that a plan of this search takes."""
+        chosen = []
+        for name, table in self.tables.items():
+            row = len(table)
+            if name in plan:
+                structure = plan[name]
+                index = table.points.index((structure.family, structure.shapes))
+                of_point = np.flatnonzero(table.point == index)
+                row = next(int(r) for r in of_point if table.ranks[r] == structure.ranks)
+            chosen.append(row)
+        return tuple(chosen)
+
+    def member(self, choice: tuple[int, ...]) -> Member:
+        """Return the plan of a choice with what it uses."""
+        chosen = list(zip(self.options.values(), choice, strict=True))
         used = {
             name: self.profile.fixed(name) + sum(int(getattr(o, name)[c]) for o, c in chosen)
             for name in RESOURCES
         }
+        error = float(sum(o.losses[c] for o, c in chosen))
         saved = np.nan
         if self.timetable is not None:
             saved = sum(o.ms[-1] - o.ms[c] for o, c in chosen) / self.timetable.network_ms
-        return Member(self._plan_of(allocation), allocation.loss, used, float(saved))
+        return Member(self._plan_of(choice), error, used, float(saved))

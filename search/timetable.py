@@ -80,7 +80,8 @@ class NetworkTime:
 
     Attributes:
         ratio: Its time over the dense network's.
-        saved: Share of the dense network's time that its layers, timed alone, save.
+        saved: Share of the dense network's time that its layers, timed alone, save; NaN where
+            some were not timed.
         activations: Its peak activation memory over the dense network's.
     """
 
@@ -130,8 +131,9 @@ class Timetable:
     @property
     def realized(self) -> float:
         """How much of what layers save alone the networks saved, by least squares; 1 if unknown."""
-        saved = np.array([n.saved for n in self.networks.values()])
-        ratios = np.array([n.ratio for n in self.networks.values()])
+        known = [n for n in self.networks.values() if not np.isnan(n.saved)]
+        saved = np.array([n.saved for n in known])
+        ratios = np.array([n.ratio for n in known])
         if not (saved > 0).any():
             return 1.0
         return float(np.clip((saved @ (1.0 - ratios)) / (saved @ saved), 0.1, 2.0))
