@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,8 @@ class SeKronConv2d(Factorized):
         self.padding_mode = padding_mode
         super().__init__(structure, form, self.stride, self.dilation, bias, device, dtype)
         self.margins = self._margins()
+        self.paddings = tuple(self._native_padding(operation) for operation in self.operations)
+        self.sequence = self._sequence()
 
     @classmethod
     def from_conv2d(cls, conv: nn.Conv2d, structure: Structure, form: Form = DEFAULT) -> Self:
@@ -122,17 +124,32 @@ class SeKronConv2d(Factorized):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, in, H, W)` or `(in, H, W)` to `(N, out, H', W')` or `(out, H', W')`."""
+        if self.sequence is None:
+            return self._folded(x)
+        # What a hand-written sequence does and no more: microseconds count in small layers.
+        weights: Any = self.weights._parameters.values()
+        *first, last = zip(self.sequence, weights, strict=True)
+        for (o, padding), weight in first:
+            x = F.conv2d(x, weight, None, o.stride, padding, o.dilation, o.groups)
+        (o, padding), weight = last
+        return F.conv2d(x, weight, self.bias, o.stride, padding, o.dilation, o.groups)
+
+    def _folded(self, x: Tensor) -> Tensor:
+        """Run any structure in any form."""
         if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
+            return self._folded(x.unsqueeze(0)).squeeze(0)
         batch = x.shape[0]
         bias = self.bias
-        for operation, weight in zip(self.operations, self.weights, strict=True):
+        steps = zip(self.operations, self.paddings, self.weights, strict=True)
+        for operation, native, weight in steps:
             if operation.before is not None:
                 x = operation.before(x)
             if operation.fold > 1:
                 channels = x.shape[1] // operation.fold
                 x = x.reshape(batch * operation.fold, channels, *x.shape[2:])
-            x, padding = self._padded(x, operation)
+            padding = native or (0,) * len(operation.pads)
+            if native is None:
+                x = self._padded(x, operation)
             fused = operation is self.operations[-1] and operation.fold == 1 and self.after is None
             if self.form.matmul and operation.is_pointwise and not any(padding):
                 x = _pointwise(x, operation, weight, bias if fused else None)
@@ -166,21 +183,37 @@ class SeKronConv2d(Factorized):
             raise ValueError(f"padding must be numbers, 'same' or 'valid', got {self.padding!r}.")
         return tuple((p, p) for p in _pair(self.padding))
 
-    def _padded(self, x: Tensor, operation: Operation) -> tuple[Tensor, tuple[int, ...]]:
+    def _sequence(self) -> tuple[tuple[Operation, tuple[int, ...]], ...] | None:
+        """Return the convolutions with their paddings, where there is nothing between them."""
+        found = []
+        for operation, padding in zip(self.operations, self.paddings, strict=True):
+            if padding is None or not operation.is_plain:
+                return None
+            if self.form.matmul and operation.is_pointwise and not any(padding):
+                return None
+            found.append((operation, padding))
+        return None if self.after is not None else tuple(found)
+
+    def _native_padding(self, operation: Operation) -> tuple[int, ...] | None:
+        """Return the padding that the operation can do itself, None where it cannot."""
+        here = [m if p else (0, 0) for m, p in zip(self.margins, operation.pads, strict=True)]
+        native = self.padding_mode == "zeros" and all(low == high for low, high in here)
+        cropped = any(p and self._crops(axis) for axis, p in enumerate(operation.pads))
+        if cropped or not (native or not any(map(any, here))):
+            return None
+        return tuple(low for low, _ in here)
+
+    def _padded(self, x: Tensor, operation: Operation) -> Tensor:
         """Pad explicitly what the operation's own symmetric zero padding cannot express."""
         here = [m if p else (0, 0) for m, p in zip(self.margins, operation.pads, strict=True)]
-        cropped = [a for a, p in enumerate(operation.pads) if p and self._crops(a)]
-        even = self.padding_mode == "zeros" and all(low == high for low, high in here)
-        if even and not cropped:
-            return x, tuple(low for low, _ in here)
         if any(map(any, here)):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, [side for margin in reversed(here) for side in margin], mode)
-        for axis in cropped:
+        for axis in (a for a, p in enumerate(operation.pads) if p and self._crops(a)):
             extent = self.dilation[axis] * (self.structure.weight_shape[2 + axis] - 1) + 1
             surplus = (x.shape[2 + axis] - extent) % self.stride[axis]
             x = x.narrow(2 + axis, 0, x.shape[2 + axis] - surplus)
-        return x, (0,) * len(here)
+        return x
 
     def _crops(self, axis: int) -> bool:
         """Whether rows that no output reads would pass through several steps: drop them first."""

@@ -74,6 +74,11 @@ class Operation:
     pads: tuple[bool, ...]
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it takes the tensor and the stored weight as they are."""
+        return self.before is None and self.fold == 1 and self.repeats is None
+
+    @property
     def is_pointwise(self) -> bool:
         """Whether it is one matrix product per place and group."""
         return prod(self.weight_shape[2:]) == 1 and prod(self.stride) == 1
@@ -144,8 +149,10 @@ def _operation(
         weight_shape=(prod(map(size, step.groups)) * n_out, n_in, *kernel),
         repeats=repeats,
         stride=tuple(s if here else 1 for s, here in zip(stride, step.strides, strict=True)),
+        # Along an axis of extent 1 a dilation means nothing, yet sends torch to slow kernels.
         dilation=tuple(
-            step_dilation(structure.shapes, step.factor, axis, d) for axis, d in enumerate(dilation)
+            step_dilation(structure.shapes, step.factor, axis, d) if kernel[axis] > 1 else 1
+            for axis, d in enumerate(dilation)
         ),
         pads=step.pads,
     )
