@@ -9,14 +9,12 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
 import search
 import sekron
 from baselines import BASELINES
-from search.profiling import NetworkProfile
-from search.table import CandidateTable
-from sekron.spectrum import Spectra
+from search.restricted import restricted
 from studies.digits import Split, digits
 from studies.glyphs import glyphs, trained_resnet20
 from studies.networks import resnet20
@@ -42,10 +40,8 @@ def main() -> None:
         model, split.test_images[:1], budget=search.Budget(flops=0.5), run=run, measure_seconds=0
     )
     sides = {"sekron": ours}
-    for name in BASELINES:
-        sides[name] = search.SearchResult(
-            ours.profile, _tables(name, model, ours.profile), ours.budget
-        )
+    for name, template in BASELINES.items():
+        sides[name] = restricted(ours, model, template)
     rows = []
     for share in SHARES:
         budget = search.Budget(flops=share)
@@ -72,23 +68,6 @@ def main() -> None:
 
 def _score(model: nn.Module, split: Split) -> float:
     return accuracy(model, split.test_images[:N_SCORED], split.test_labels[:N_SCORED])
-
-
-def _tables(name: str, model: nn.Module, profile: NetworkProfile) -> dict[str, CandidateTable]:
-    tables = {}
-    for layer in profile.searched:
-        weight = model.get_submodule(layer.name).weight
-        assert isinstance(weight, Tensor)
-        spectra = Spectra(weight, layer.calls)
-        tables[layer.name] = CandidateTable(spectra.dense_flops, spectra.dense_params)
-        tables[layer.name].add(spectra.curve(*_point(name, layer.weight_shape)))
-    return tables
-
-
-def _point(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[tuple[int, ...], ...]]:
-    family, shapes = BASELINES[name](shape)
-    real = tuple(factor for factor in shapes if max(factor) > 1)  # a 1×1 kernel has no middle
-    return family, real
 
 
 def _options() -> argparse.Namespace:

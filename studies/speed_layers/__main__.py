@@ -65,7 +65,7 @@ CASES = (
 def main() -> None:
     """Run the study, print the table and write it beside this file."""
     options = _options()
-    factorized_conv = _tensorly_torch()
+    factorized_conv = load_tensorly_torch()
     name = "training step" if options.backward else "forward"
     print(f"{name}, batch {options.batch}, {torch.get_num_threads()} threads; speed against rivals")
     rows: list[dict[str, object]] = []
@@ -92,7 +92,7 @@ def _sides(case: Case, factorized_conv: Any) -> dict[str, nn.Module]:
         sides[f"{name} ours"] = ours
         sides[f"{name} sequential"] = _sequential(name, case, ours)
         if name == "tucker2":
-            sides[f"{name} tltorch"] = _tltorch(dense, ours, factorized_conv)
+            sides[f"{name} tltorch"] = tltorch_layer(dense, ours, factorized_conv)
     x = torch.randn(2, case.n_in, case.side, case.side)
     with torch.no_grad():
         outputs = {name: side(x) for name, side in sides.items()}
@@ -154,7 +154,7 @@ def _sequential(name: str, case: Case, ours: sekron.SeKronConv2d) -> nn.Sequenti
     return nn.Sequential(*convolutions)
 
 
-def _tltorch(dense: nn.Conv2d, ours: sekron.SeKronConv2d, factorized_conv: Any) -> nn.Module:
+def tltorch_layer(dense: nn.Conv2d, ours: sekron.SeKronConv2d, factorized_conv: Any) -> nn.Module:
     """Make TensorLy-Torch's layer of the same channel ranks, and give it our weights."""
     kernel = dense.kernel_size
     ranks = ours.structure.ranks
@@ -262,7 +262,8 @@ def _summary(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def _tensorly_torch() -> Any:
+def load_tensorly_torch() -> Any:
+    """Return TensorLy-Torch's convolution, or end with what to install."""
     try:
         return importlib.import_module("tltorch").FactorizedConv
     except ImportError as error:

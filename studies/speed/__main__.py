@@ -1,0 +1,175 @@
+"""Time whole networks: dense, our plans, and a Tucker-2 plan run by others, in one race.
+
+The weights are random, with a falling spectrum: only the clock matters here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+import search
+from baselines import BASELINES
+from search.latency import interval, race
+from search.memory import peak_activation_bytes
+from search.profiling import count_flops
+from search.restricted import restricted
+from search.sources import load_model
+from sekron import Plan, SeKronConv2d
+from sekron.surgery import rebuild
+from studies.speed_layers.__main__ import LAYOUTS, load_tensorly_torch, tltorch_layer
+from studies.training import RUNS
+
+NETWORKS = ("resnet18", "resnet50", "mobilenet_v2")
+BUDGETS = {
+    "ours, flops 50 %": search.Budget(flops=0.5),
+    "ours, latency 60 %": search.Budget(latency=0.6),
+    "ours, both": search.Budget(flops=0.5, latency=0.6),
+}
+SECONDS = 30.0
+"""Longest race of one network, batch and layout."""
+
+
+def main() -> None:
+    """Run the study, print the table and write it beside this file."""
+    options = _options()
+    load_tensorly_torch()
+    rows: list[dict[str, object]] = []
+    for name in options.networks:
+        model = _model(name)
+        for batch in options.batches:
+            for layout in options.layouts:
+                rows += _rows(name, model, batch, layout, options)
+                frame = pd.DataFrame(rows)
+                path = Path(__file__).with_name(f"threads{torch.get_num_threads()}.csv")
+                frame.round(4).to_csv(path, index=False)  # what is measured is kept
+                print(frame.iloc[-len(BUDGETS) - 4 :].to_string(float_format="{:.3f}".format))
+
+
+def _model(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = load_model(f"torchvision.models:{name}").eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                u, s, v = torch.linalg.svd(module.weight.flatten(1), full_matrices=False)
+                falling = s * torch.arange(1, len(s) + 1) ** -0.5
+                module.weight.copy_(((u * falling) @ v).reshape(module.weight.shape))
+    return model
+
+
+def _rows(
+    name: str, model: nn.Module, batch: int, layout: str, options: argparse.Namespace
+) -> list[dict[str, object]]:
+    network = copy.deepcopy(model).to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
+    x = torch.randn(batch, 3, 224, 224).contiguous(memory_format=LAYOUTS[layout])
+    sides = {"dense": network}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one folder for all settings: latencies are taken anew
+        for label, budget in BUDGETS.items():
+            result = search.run(
+                network,
+                x,
+                budget=budget,
+                n_trials=options.trials,
+                measure_seconds=options.measure_seconds,
+                run=RUNS / f"speed-{name}",
+            )
+            sides[label] = _applied(network, result.best)
+    tucker = restricted(result, network, BASELINES["tucker2"]).plan(search.Budget(flops=0.5))
+    sides["tucker2, ours"] = _applied(network, tucker)
+    sides["tucker2, sequential"] = _with(sides["tucker2, ours"], lambda _, layer: by_hand(layer))
+    factorized_conv = load_tensorly_torch()
+    dense = dict(network.named_modules())
+    sides["tucker2, tltorch"] = _with(
+        sides["tucker2, ours"],
+        lambda path, layer: tltorch_layer(dense[path], layer, factorized_conv),  # type: ignore[arg-type]
+    )
+    with torch.no_grad():
+        runs = [_forward(side, x) for side in sides.values()]
+        times = race(runs, precision=0.005, max_seconds=SECONDS)
+    flops = {label: count_flops(side, (x[:1],))[0] for label, side in sides.items()}
+    activations = {label: peak_activation_bytes(side, x) for label, side in sides.items()}
+    rows = []
+    for label, own in zip(sides, times, strict=True):
+        low, speedup, high = interval(times[0] / own)
+        share = flops[label] / flops["dense"]
+        rows.append(
+            {
+                "network": name,
+                "batch": batch,
+                "layout": layout,
+                "side": label,
+                "flops": share,
+                "ms": 1e3 * float(np.median(own)),
+                "speedup": speedup,
+                "low": low,
+                "high": high,
+                "realised": speedup * share,
+                "activations": activations[label] / activations["dense"],
+                "rounds": len(own),
+            }
+        )
+    return rows
+
+
+def by_hand(layer: SeKronConv2d) -> nn.Sequential:
+    """Return the convolutions that a plain layer runs as anyone would write them."""
+    assert layer.sequence is not None
+    convolutions = []
+    for (operation, padding), weight in zip(layer.sequence, layer.weights, strict=True):
+        n_out, n_in, *kernel = weight.shape
+        convolution = nn.Conv2d(
+            n_in,
+            n_out,
+            (kernel[0], kernel[1]),
+            operation.stride,  # type: ignore[arg-type]
+            padding,  # type: ignore[arg-type]
+            operation.dilation,  # type: ignore[arg-type]
+            bias=False,
+        )
+        convolution.weight = nn.Parameter(weight.detach().clone())
+        convolutions.append(convolution)
+    convolutions[-1].bias = layer.bias
+    return nn.Sequential(*convolutions)
+
+
+def _applied(network: nn.Module, plan: Plan) -> nn.Module:
+    """Replace the layers; what their factors are does not matter to the clock."""
+    return rebuild(network, plan, {name: plan.form(name) for name in plan})
+
+
+def _with(network: nn.Module, make: Callable[[str, SeKronConv2d], nn.Module]) -> nn.Module:
+    """Return a copy in which our convolutions are made by someone else."""
+    other = copy.deepcopy(network)
+    for path, layer in network.named_modules():
+        if isinstance(layer, SeKronConv2d):
+            parent, _, name = path.rpartition(".")
+            setattr(other.get_submodule(parent), name, make(path, layer))
+    return other.eval()
+
+
+def _forward(network: nn.Module, x: Tensor) -> Callable[[], object]:
+    return lambda: network(x)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m studies.speed", description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--batches", nargs="+", type=int, default=(1, 8))
+    parser.add_argument("--layouts", nargs="+", default=tuple(LAYOUTS), choices=tuple(LAYOUTS))
+    parser.add_argument("--trials", type=int, default=20, help="proposals per layer")
+    parser.add_argument("--measure-seconds", type=float, default=15.0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
