@@ -52,16 +52,16 @@ class LayerOptions:
             (*forms, DEFAULT),
         )
 
-    def allowed(self, budget: Budget) -> NDArray[np.intp]:
+    def allowed(self, budget: Budget, slower: bool = False) -> NDArray[np.intp]:
         """Return what a budget admits.
 
         Where latency is limited, only what was timed. What is slower than the dense layer saves
-        nothing but parameters, and is admitted where these are limited.
+        nothing but parameters, and is admitted where these are limited, or on demand.
         """
         allowed = np.ones(len(self.losses), dtype=bool)
         if budget.is_clocked:
             allowed &= ~np.isnan(self.ms)
-        if budget.params is None:
+        if budget.params is None and not slower:
             with np.errstate(invalid="ignore"):
                 allowed[:-1] &= ~(self.ms[:-1] >= self.ms[-1])
         return np.flatnonzero(allowed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -94,11 +95,22 @@ class SearchResult:
     def allocate(self, budget: Budget) -> Allocation:
         """Solve the integer program: a candidate per layer, the dense layer being the last.
 
+        A candidate that was measured slower than its dense layer is refused, unless parameters
+        are limited; where FLOPs cannot be met otherwise it is admitted, with a warning.
+
         Raises:
             InfeasibleBudget: If no choice of candidates fits.
         """
         available = self._available(budget)
         found = self.solve(budget, available)
+        if found is None and not budget.is_clocked:
+            found = self.solve(budget, available, slower=True)
+            if found is not None and self.timetable is not None:
+                warnings.warn(
+                    f"{budget} is out of reach without layers that were measured slower than the "
+                    "dense ones; the plan has some.",
+                    stacklevel=2,
+                )
         if found is None:
             reachable = ", ".join(f"{name} {self.least(name):.4f}" for name in available)
             raise InfeasibleBudget(
@@ -107,15 +119,18 @@ class SearchResult:
             )
         return found
 
-    def solve(self, budget: Budget, available: dict[str, float]) -> Allocation | None:
+    def solve(
+        self, budget: Budget, available: dict[str, float], slower: bool = False
+    ) -> Allocation | None:
         """Choose among what a budget admits, within what the layers may use; None if none fits.
 
         Args:
             budget: Decides which candidates are admitted.
             available: Limits by names of `LayerOptions`: flops, params, ms.
+            slower: Whether to admit what was measured slower than its dense layer.
         """
         layers = list(self.options.values())
-        allowed = [layer.allowed(budget) for layer in layers]
+        allowed = [layer.allowed(budget, slower) for layer in layers]
         columns = [
             layer.columns(rows, list(available))
             for layer, rows in zip(layers, allowed, strict=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.budget import RESOURCES, Budget, InfeasibleBudget
+from search.budget import RESOURCES, Budget
+from search.feasibility import capacities
 from search.frames import Member
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ def _choices(result: SearchResult) -> Iterator[tuple[int, ...]]:
         dense = result.profile.dense(resource)
         least = max(round(result.least(resource) * dense), 1)
         for limit in np.geomspace(least, dense, STEPS):
-            try:
-                yield result.allocate(Budget(**{resource: max(int(limit), least)})).choice
-            except InfeasibleBudget:  # what would fit was measured slower than dense
-                continue
+            budget = Budget(**{resource: max(int(limit), least)})
+            allocation = result.solve(budget, dict(capacities(budget, result.profile)))
+            if allocation is not None:  # else all that would fit was measured slower than dense
+                yield allocation.choice
     if result.timetable is not None:
         # Of the layers' own time, so that the plans do not move when networks are measured.
         most = result.timetable.searched_ms
