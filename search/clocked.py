@@ -7,16 +7,17 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from optuna.storages import BaseStorage
 from torch import nn
 
 from search.budget import Budget, InfeasibleBudget
 from search.folder import RunFolder
 from search.frames import Member
+from search.plans import NetworkStudy
 from search.profiling import Inputs, NetworkProfile
 from search.result import SearchResult
 from search.timetable import Timetable
 from search.timing import Stopwatch
-from sekron.plan import Plan
 
 ROUNDS = 8
 """Plans measured for one budget, each under a tighter limit than the one that missed it."""
@@ -26,16 +27,35 @@ TIMED_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Trials:
+    """Whole-network trials: how many, and where they are kept.
+
+    Args:
+        number: Trials, those of earlier runs included.
+        storage: Of the study.
+        name: Prefix of the study's name.
+        seed: Of the sampler.
+    """
+
+    number: int
+    storage: BaseStorage
+    name: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Clock:
     """How a search is measured.
 
     Args:
         seconds: Limit of the time for layers, and again for whole networks; 0 for not at all.
         keep: Whether to use recorded latencies of another setting.
+        n_trials: Trials of whole networks, where latency is limited.
     """
 
     seconds: float
     keep: bool
+    n_trials: int
 
     def begin(
         self,
@@ -85,6 +105,7 @@ def settle(
     result: SearchResult,
     stopwatch: Stopwatch,
     seconds: float,
+    trials: Trials,
     save: Callable[[Timetable], None],
     on_progress: Callable[[str], None],
 ) -> SearchResult:
@@ -95,6 +116,7 @@ def settle(
         stopwatch: Of the network.
         seconds: For the layers, and as much again for whole networks; the plan for the budget
             itself is always measured.
+        trials: Of whole networks, where latency is limited.
         save: Called with the timetable after every part.
         on_progress: Called with what is being measured.
 
@@ -106,13 +128,19 @@ def settle(
     """
     timetable = result.timetable
     assert timetable is not None
-    stopwatch.time_layers(timetable, result.tables, seconds, on_progress)
-    save(timetable)
+    if result.key not in timetable.winners:
+        stopwatch.time_layers(timetable, result.tables, seconds, on_progress)
+        save(timetable)
+        end = time.perf_counter() + seconds
+        on_progress("the plan for the budget")
+        winner = _winner(result, stopwatch, timetable)
+        if result.budget.is_clocked:
+            on_progress("plans near it")
+            winner = _nearby(replace(result), stopwatch, winner, trials, end)
+        timetable.winners[result.key] = winner.plan.to_json()
+        save(timetable)
     end = time.perf_counter() + seconds
-    on_progress("the plan for the budget")
-    winner = _winner(result, stopwatch, timetable)
-    save(timetable)
-    result = replace(result, winner=winner)
+    result = replace(result)  # what was inferred from the timetable before is forgotten
     members = sorted(result.members, key=lambda member: _distance(result, member))
     for done, member in enumerate(members):
         if time.perf_counter() > end:
@@ -120,12 +148,25 @@ def settle(
         on_progress(f"the front, plan {done + 1} of {len(members)}")
         stopwatch.time_network(timetable, member.plan, member.saved)
     save(timetable)
-    return replace(result)  # what was inferred from the timetable before is forgotten
+    return result
 
 
-def _winner(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable) -> Plan:
+def _nearby(
+    result: SearchResult, stopwatch: Stopwatch, winner: Member, trials: Trials, end: float
+) -> Member:
+    timetable = result.timetable
+    assert timetable is not None
+
+    def excess(member: Member) -> float:
+        stopwatch.time_network(timetable, member.plan, member.saved)
+        return _excess(timetable, result.budget, member)
+
+    study = NetworkStudy(result, winner, excess, trials.storage, trials.name, trials.seed)
+    return study.run(trials.number, end)
+
+
+def _winner(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable) -> Member:
     budget, tightened = result.budget, result.budget
-    limit = budget.limit_ms(timetable.network_ms)
     for _ in range(TIMED_ROUNDS):
         # What was inferred from the timetable before is forgotten by the copy.
         result = replace(result)
@@ -133,20 +174,36 @@ def _winner(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable) ->
             break
     for _ in range(ROUNDS):
         result = replace(result)
-        member = result.member(result.allocate(tightened).choice)
+        if budget.is_clocked:
+            found = result.solve(tightened, result.available(tightened))
+        else:
+            found = result.allocate(budget)
+        if found is None:
+            break
+        member = result.member(found.choice)
+        is_known = member.plan.to_json() in timetable.networks
         stopwatch.time_network(timetable, member.plan, member.saved)
-        ratio = timetable.networks[member.plan.to_json()].ratio
-        if limit is None or ratio * timetable.network_ms <= limit:
-            return member.plan
-        missed = ratio * timetable.network_ms / limit
-        share = tightened.limit_ms(timetable.network_ms)
-        assert share is not None
-        tightened = replace(
-            budget, latency=share / missed / timetable.network_ms, latency_ms=None, speedup=None
-        )
+        missed = _excess(timetable, budget, member)
+        if missed <= 0.0:
+            return member
+        if not is_known:
+            continue  # what savings are worth is known better now: first see what that changes
+        limit = tightened.limit_ms(timetable.network_ms)
+        assert limit is not None
+        share = limit / (1.0 + missed) / timetable.network_ms
+        tightened = replace(budget, latency=share, latency_ms=None, speedup=None)
     raise InfeasibleBudget(
-        f"no plan held the budget on the clock in {ROUNDS} rounds, got {budget}; raise it."
+        f"no plan held the budget on the clock, got {budget}; raise it, or `measure_seconds`, so "
+        "that more structures are timed."
     )
+
+
+def _excess(timetable: Timetable, budget: Budget, member: Member) -> float:
+    """By how much a measured plan exceeds the latency, as a share of it."""
+    limit = budget.limit_ms(timetable.network_ms)
+    if limit is None:
+        return 0.0
+    return timetable.networks[member.plan.to_json()].ratio * timetable.network_ms / limit - 1.0
 
 
 def _distance(result: SearchResult, member: Member) -> float:

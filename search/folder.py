@@ -99,12 +99,26 @@ class RunFolder:
             ) from error
 
     def begin(self, settings: Settings, profile: NetworkProfile, digests: dict[str, str]) -> None:
-        """Record what is searched, or check that it is what was recorded.
+        """Record what is searched; `check` comes before.
 
         Args:
             settings: Of this call.
             profile: Of the network.
             digests: Layer name -> digest of its weight.
+        """
+        self._make()
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": asdict(settings),
+            "profile": asdict(profile),
+            "weights": digests,
+            "versions": {name: version(name) for name in PACKAGES} | {"python": _python()},
+        }
+        self.write("run.json", json.dumps(document, indent=1) + "\n")
+
+    def check(self, settings: Settings, profile: NetworkProfile, digests: dict[str, str]) -> None:
+        """Check that what is searched is what was recorded, if anything was.
 
         Raises:
             ValueError: If the folder belongs to other settings or to another network; the first
@@ -120,16 +134,6 @@ class RunFolder:
                         "use the same, or another run folder."
                     )
             self._check_network(known, profile, weights, digests)
-        self._make()
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
-            "settings": asdict(settings),
-            "profile": asdict(profile),
-            "weights": digests,
-            "versions": {name: version(name) for name in PACKAGES} | {"python": _python()},
-        }
-        self.write("run.json", json.dumps(document, indent=1) + "\n")
 
     def read(self) -> tuple[Settings, NetworkProfile, dict[str, str]]:
         """Return the settings, the profile and the digests of the weights.
@@ -163,12 +167,17 @@ class RunFolder:
         """Return the recorded latencies, or None if there are none.
 
         Raises:
-            ValueError: If they are damaged.
+            ValueError: If they are damaged, or not of this network.
         """
         path = self.path / "latency.json"
         if not path.exists():
             return None
-        return Timetable.from_json(path.read_text(encoding="utf-8"), str(path))
+        text = path.read_text(encoding="utf-8", errors="replace")
+        timetable = Timetable.from_json(text, str(path))
+        missing = {layer.name for layer in self.read()[1].searched} - set(timetable.layers)
+        if missing:
+            raise ValueError(f"{path} is damaged: it has no layer {min(missing)!r}.")
+        return timetable
 
     def write_timetable(self, timetable: Timetable) -> None:
         """Record the latencies."""

@@ -31,14 +31,12 @@ class SearchResult:
         tables: Layer name -> candidates, for the searched layers.
         budget: What the search was asked for.
         timetable: What the clock said, or None if nothing was measured.
-        winner: The plan that was measured to hold the budget, where there is a timetable.
     """
 
     profile: NetworkProfile
     tables: dict[str, CandidateTable] = field(repr=False)
     budget: Budget
     timetable: Timetable | None = field(default=None, repr=False)
-    winner: Plan | None = field(default=None, repr=False)
 
     def layers(self) -> pd.DataFrame:
         """Return one row per convolution or linear layer, in the order of execution.
@@ -82,7 +80,13 @@ class SearchResult:
     @cached_property
     def best(self) -> Plan:
         """The plan with the least error within the budget of the search."""
-        return self.plan(self.budget) if self.winner is None else self.winner
+        held = None if self.timetable is None else self.timetable.winners.get(self.key)
+        return self.plan(self.budget) if held is None else Plan.from_json(held)
+
+    @property
+    def key(self) -> str:
+        """What decides the best plan, besides the network: the budget and what was searched."""
+        return f"{self.budget}, {sum(map(len, self.tables.values()))} candidates"
 
     def plan(self, budget: Budget) -> Plan:
         """Return the plan with the least error within any budget; nothing is searched again.
@@ -101,7 +105,7 @@ class SearchResult:
         Raises:
             InfeasibleBudget: If no choice of candidates fits.
         """
-        available = self._available(budget)
+        available = self.available(budget)
         found = self.solve(budget, available)
         if found is None and not budget.is_clocked:
             found = self.solve(budget, available, slower=True)
@@ -155,7 +159,18 @@ class SearchResult:
                     totals["flops"] += int(counted[0])
         return totals
 
-    def _available(self, budget: Budget) -> dict[str, float]:
+    def excess(self, member: Member) -> float:
+        """Return by how much a plan exceeds the search's FLOPs or parameters, as a share of them.
+
+        Zero or less where it fits.
+        """
+        limits = {name: self.budget.limit(name, self.profile.dense(name)) for name in RESOURCES}
+        return max(
+            (member.used[name] / limit - 1.0 for name, limit in limits.items() if limit),
+            default=0.0,
+        )
+
+    def available(self, budget: Budget) -> dict[str, float]:
         """Return what the searched layers may use of each limited resource."""
         available: dict[str, float] = dict(capacities(budget, self.profile))
         if budget.is_clocked:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from search.budget import Budget
 from search.candidates import LayerStudy, replay
-from search.clocked import Clock, check_latency, settle
+from search.clocked import Clock, Trials, check_latency, settle
 from search.feasibility import check_feasible
 from search.folder import RunFolder, Settings, open_storage
 from search.profiling import Inputs, LayerProfile, NetworkProfile, profile
@@ -25,7 +26,6 @@ from search.result import SearchResult
 from search.samplers import SAMPLERS
 from search.space import Space
 from search.table import CandidateTable
-from sekron.plan import Plan
 from sekron.spectrum import Spectra
 from sekron.structure import FAMILIES
 from sekron.surgery import check_finite
@@ -48,6 +48,7 @@ def run(
     seed: int = 0,
     measure_seconds: float = 60.0,
     keep_latency: bool = False,
+    n_network_trials: int = 30,
     progress: bool = True,
     source: tuple[str, str, tuple[int, ...]] = ("", "", ()),
 ) -> SearchResult:
@@ -76,6 +77,8 @@ def run(
             networks; 0 measures nothing, which a budget of latency does not allow.
         keep_latency: Whether to use latencies in the run folder that were measured on another
             machine or in another setting.
+        n_network_trials: Whole plans that an Optuna study tries around the exact ones, where
+            latency is limited and so not everything is additive.
         progress: Whether to show a progress bar on stderr.
         source: Where the command line got the model, its weights and the input shape from; kept
             in the run folder so that `sekron apply` can make the model again.
@@ -110,7 +113,7 @@ def run(
         budget=budget,
     )
     folder = None if run is None else RunFolder(run)
-    clock = Clock(measure_seconds, keep_latency)
+    clock = Clock(measure_seconds, keep_latency, n_network_trials)
     return search(model, example_input, settings, folder, clock, progress)
 
 
@@ -132,15 +135,17 @@ def search(
     spaces = _spaces(measured, settings)
     check_feasible(budget, measured, spaces)
     digests = weight_digests(model, measured)
+    if folder is not None:
+        folder.check(settings, measured, digests)
+    stopwatch, timetable = clock.begin(model, example_input, measured, folder)
+    if timetable is not None:
+        check_latency(budget, timetable, measured)
     storage: BaseStorage = InMemoryStorage()
     if settings.storage is not None:
         storage = open_storage(settings.storage)
     if folder is not None:
         folder.begin(settings, measured, digests)
         storage = storage if settings.storage is not None else folder.storage()
-    stopwatch, timetable = clock.begin(model, example_input, measured, folder)
-    if timetable is not None:
-        check_latency(budget, timetable, measured)
     tables: dict[str, CandidateTable] = {}
     done: dict[tuple[object, ...], CandidateTable] = {}
     with _quiet_optuna(), _bar(progress) as bar:
@@ -167,11 +172,15 @@ def search(
             tables[layer.name] = done[key]
     result = SearchResult(measured, tables, budget, timetable)
     if stopwatch is not None:
-        with Console(stderr=True, quiet=not progress).status("measuring") as status:
+        with (
+            _quiet_optuna(),
+            Console(stderr=True, quiet=not progress).status("measuring") as status,
+        ):
             result = settle(
                 result,
                 stopwatch,
                 clock.seconds,
+                Trials(clock.n_trials, storage, settings.name, settings.seed),
                 lambda filled: None if folder is None else folder.write_timetable(filled),
                 lambda what: status.update(f"measuring {what}"),
             )
@@ -213,9 +222,15 @@ def load(run: str | Path) -> SearchResult:
                         "run the same search again, it goes on."
                     )
             tables[layer.name] = done[key]
-    timetable = folder.timetable()
-    winner = None if timetable is None else Plan.load(folder.path / "plan.json")
-    return SearchResult(measured, tables, settings.budget, timetable, winner)
+    result = SearchResult(measured, tables, settings.budget, folder.timetable())
+    if result.timetable is None or result.key in result.timetable.winners:
+        return result
+    if settings.budget.is_clocked:
+        raise ValueError(
+            f"{run} must hold a finished search, but its plan was not measured yet; "
+            "run the same search again, it goes on."
+        )
+    return replace(result, timetable=None)  # the last search did not look at the clock
 
 
 def digest(weight: Tensor) -> str:

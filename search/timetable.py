@@ -13,6 +13,7 @@ from search.profiling import LayerProfile
 from search.table import CandidateTable
 from sekron.contraction import flops_of_ranks
 from sekron.emission import DEFAULT, Form
+from sekron.plan import Plan
 from sekron.structure import FAMILIES, Point, Structure
 
 FORMAT, VERSION = "sekron.latency", 1
@@ -115,6 +116,7 @@ class Timetable:
         layers: Layer name -> time of the dense layer.
         timed: Key of a layer -> the structures that were timed.
         networks: Plan as JSON -> time of that network.
+        winners: `SearchResult.key` -> plan as JSON that was measured to hold that budget.
     """
 
     setting: Setting
@@ -122,6 +124,7 @@ class Timetable:
     layers: dict[str, LayerTime]
     timed: dict[str, dict[Point, TimedPoint]] = field(default_factory=dict)
     networks: dict[str, NetworkTime] = field(default_factory=dict)
+    winners: dict[str, str] = field(default_factory=dict)
 
     @property
     def searched_ms(self) -> float:
@@ -191,6 +194,7 @@ class Timetable:
             "layers": {name: asdict(layer) for name, layer in self.layers.items()},
             "timed": timed,
             "networks": {plan: asdict(time) for plan, time in self.networks.items()},
+            "winners": self.winners,
         }
         return json.dumps(document, indent=1)
 
@@ -208,23 +212,48 @@ class Timetable:
             shapes = tuple(tuple(map(int, shape)) for shape in data["setting"]["input_shapes"])
             table = cls(
                 Setting(**{**data["setting"], "input_shapes": shapes}),
-                float(data["network_ms"]),
-                {name: LayerTime(**layer) for name, layer in data["layers"].items()},
-                networks={plan: NetworkTime(**time) for plan, time in data["networks"].items()},
+                _positive(data["network_ms"]),
+                {
+                    name: LayerTime(str(layer["key"]), _positive(layer["dense_ms"]))
+                    for name, layer in data["layers"].items()
+                },
+                networks={
+                    plan: NetworkTime(
+                        _positive(time["ratio"]), float(time["saved"]), float(time["activations"])
+                    )
+                    for plan, time in data["networks"].items()
+                },
+                winners={str(key): str(plan) for key, plan in data["winners"].items()},
             )
+            for plan in table.winners.values():
+                Plan.from_json(plan)
             for entry in data["timed"]:
-                structure = Structure.parse(entry["structure"])
-                order = None if entry["order"] is None else tuple(entry["order"])
-                pairs = zip(entry["ranks"], entry["ratios"], strict=True)
-                ratios = {tuple(map(int, ranks)): float(ratio) for ranks, ratio in pairs}
-                table.timed.setdefault(entry["layers"], {})[structure.family, structure.shapes] = (
-                    TimedPoint(Form(order, bool(entry["matmul"])), ratios)
-                )
+                point, timed = _timed(entry)
+                table.timed.setdefault(entry["layers"], {})[point] = timed
             return table
         except KeyError as error:
             raise ValueError(f"{source} is damaged: it has no {error.args[0]!r}.") from error
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{source} is damaged: {error}.") from error
+
+
+def _timed(entry: Any) -> tuple[Point, TimedPoint]:
+    structure = Structure.parse(entry["structure"])
+    family, shapes = structure.family, structure.shapes
+    order = None if entry["order"] is None else tuple(entry["order"])
+    if order is not None and sorted(order) != list(range(len(shapes))):
+        raise ValueError(f"{structure} has order {order}")
+    pairs = zip(entry["ranks"], entry["ratios"], strict=True)
+    ratios = {Structure(family, shapes, r).ranks: _positive(ratio) for r, ratio in pairs}
+    if not ratios:
+        raise ValueError(f"{structure} has no ratios")
+    return (family, shapes), TimedPoint(Form(order, bool(entry["matmul"])), ratios)
+
+
+def _positive(value: Any) -> float:
+    if not 0.0 < float(value) < float("inf"):
+        raise ValueError(f"a time is {value!r}")
+    return float(value)
 
 
 def _between(flops: Any, ratios: Floats, wanted: NDArray[np.int64]) -> Floats:

@@ -34,8 +34,69 @@ def test_anything_else_is_refused(resource, value, error, message):
         Budget(**{resource: value})
 
 
+@pytest.mark.parametrize(
+    ("limits", "limit_ms"),
+    [
+        ({}, None),
+        ({"flops": 0.5, "params": 7}, None),
+        ({"latency": 0.5}, 4.0),
+        ({"latency": 1}, 8.0),
+        ({"latency_ms": 3}, 3.0),
+        ({"latency_ms": 80.5}, 80.5),
+        ({"speedup": 1}, 8.0),
+        ({"speedup": 2.5}, 3.2),
+        ({"latency": 0.5, "latency_ms": 5.0, "speedup": 4}, 2.0),
+        ({"latency": 0.125, "latency_ms": 5.0, "flops": 0.5}, 1.0),
+    ],
+    ids=str,
+)
+def test_the_least_of_the_limits_of_latency_counts(limits, limit_ms):
+    assert Budget(**limits).limit_ms(8.0) == limit_ms
+    assert Budget(**limits).is_clocked == (limit_ms is not None)
+
+
+@pytest.mark.parametrize("dense_ms", [0.37, 8.0, 1234.5])
+def test_three_ways_to_say_the_same_latency(dense_ms):
+    same = [Budget(latency=0.625), Budget(speedup=1.6), Budget(latency_ms=0.625 * dense_ms)]
+    assert [b.limit_ms(dense_ms) for b in same] == pytest.approx([0.625 * dense_ms] * 3)
+
+
+SHARE = r"as a share must be in \(0, 1\], got"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        *(("latency", x, ValueError, f"{SHARE} {x}") for x in (0.0, 0, -0.1, 1.01, 2)),
+        *(("latency_ms", x, ValueError, f"must be positive, got {x}") for x in (0.0, 0, -3)),
+        *(("speedup", x, ValueError, f"must be at least 1, got {x}") for x in (0, 0.99, -2.0)),
+        ("latency", float("nan"), ValueError, f"{SHARE} nan"),
+        ("latency_ms", float("nan"), ValueError, "must be positive, got nan"),
+        ("speedup", float("nan"), ValueError, "must be at least 1, got nan"),
+        ("latency", float("inf"), ValueError, f"{SHARE} inf"),
+        ("latency_ms", float("inf"), ValueError, "must be positive, got inf"),
+        ("speedup", float("inf"), ValueError, "must be at least 1, got inf"),
+        *(
+            (name, value, TypeError, f"must be a number, got {value!r}")
+            for name in ("latency", "latency_ms", "speedup")
+            for value in (True, "50%")
+        ),
+    ],
+)
+def test_no_other_latency_is_accepted(name, value, error, message):
+    with pytest.raises(error, match=f"^`{name}` {message}"):
+        Budget(**{name: value})
+
+
 def test_reads_like_a_sentence():
     assert str(Budget()) == "no limit"
+    assert str(Budget(latency=0.5)) == "latency ≤ 50.0%"
+    assert str(Budget(latency_ms=3)) == "latency ≤ 3 ms"
+    assert str(Budget(speedup=1.5)) == "speedup ≥ 1.5"
+    every = Budget(flops=0.5, params=0.25, latency=0.5, latency_ms=2.5, speedup=2)
+    assert str(every) == (
+        "flops ≤ 50.0%, params ≤ 25.0%, latency ≤ 50.0%, latency ≤ 2.5 ms, speedup ≥ 2"
+    )
     assert str(Budget(flops=0.5)) == "flops ≤ 50.0%"
     assert str(Budget(flops=1_000_000, params=0.25)) == "flops ≤ 1,000,000, params ≤ 25.0%"
 

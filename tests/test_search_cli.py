@@ -185,6 +185,17 @@ MISTAKES = {
     "range": ((*SEARCH, "--flops", "150%"), "`flops` as a share must be in (0, 1], got 1.5"),
     "zero": ((*SEARCH, "--params", "0"), "`params` must be at least 1, got 0"),
     "limit": ((*SEARCH, "--flops", "half"), "a limit reads '50%', '0.5' or '900000', got 'half'"),
+    "latency-range": (
+        (*SEARCH, "--latency", "101%"),
+        "`latency` as a share must be in (0, 1], got 1.01",
+    ),
+    "latency-text": ((*SEARCH, "--latency", "half"), "a limit reads '50%', '0.5' or '900000'"),
+    "latency-ms": ((*SEARCH, "--latency-ms", "0"), "`latency_ms` must be positive, got 0.0"),
+    "speedup": ((*SEARCH, "--speedup", "0.5"), "`speedup` must be at least 1, got 0.5"),
+    "unmeasured": (  # `QUICK` does not measure
+        (*SEARCH, "--latency", "60%"),
+        "`measure_seconds` must be positive where latency is limited, else at least 0, got 0.0",
+    ),
     "infeasible": ((*SEARCH, "--flops", "1%"), "`flops` must leave at least"),
     "trials": ((*SEARCH, "--trials", "-1"), "`n_trials` must be at least 0, got -1"),
     "sampler": ((*SEARCH, "--sampler", "best"), "`sampler` must be one of"),
@@ -197,6 +208,10 @@ MISTAKES = {
     "front-damaged": (("front", "damaged"), "damaged/run.json is damaged:"),
     "apply-damaged": (("apply", "damaged", "--output", "x"), "damaged/run.json is damaged:"),
     "apply-infeasible": ((*APPLY, "--flops", "1%"), "the budget must be reachable, got flops ≤ 1"),
+    "apply-unmeasured": (
+        (*APPLY, "--speedup", "1.5"),
+        "a budget of latency needs measurements, got speedup ≥ 1.5, but this search has none",
+    ),
     "apply-limit": ((*APPLY, "--params", "many"), "a limit reads"),
     "apply-output": pytest.param(
         ("apply", "run", "--output", "no/such/place.safetensors"), "no/such/place.safetensors"

@@ -172,7 +172,8 @@ def tltorch_layer(dense: nn.Conv2d, ours: sekron.SeKronConv2d, factorized_conv: 
         layer.weight.core.copy_(core)
         for index, factor in enumerate(factors):
             layer.weight.factors[index].copy_(factor)
-        layer.bias.copy_(ours.bias)
+        if ours.bias is not None:
+            layer.bias.copy_(ours.bias)
     assert isinstance(layer, nn.Module)
     return layer
 
