@@ -25,10 +25,11 @@ def spatial_svd(weight_shape: Shape) -> Point:
     Reference:
         Jaderberg et al., Speeding up convolutional neural networks, arXiv 1405.3866.
     """
-    out_channels, in_channels, height, *width = weight_shape
+    out_channels, in_channels, *kernel = weight_shape
+    height, width = kernel[:1], kernel[1:]
     return "sekron", (
-        (out_channels, 1, height, *[1] * len(width)),
-        (1, in_channels, 1, *width),
+        (out_channels, 1, *height, *[1] * len(width)),
+        (1, in_channels, *[1] * len(height), *width),
     )
 
 

@@ -7,14 +7,9 @@ from torch import nn
 import search
 from baselines import BASELINES
 from search import Budget, InfeasibleBudget
-from search.allocation import allocate
-from search.feasibility import capacities
-from search.relaxation import Options
-from search.result import options
+from search.restricted import restricted
 from search.space import Space, canonical
-from search.table import CandidateTable
 from sekron import SeKronConv2d, Structure
-from sekron.spectrum import Spectra
 from sekron.structure import n_ranks
 
 every_baseline = pytest.mark.parametrize("baseline", BASELINES)
@@ -55,21 +50,13 @@ def result(small_run):
     return search.load(small_run)
 
 
-def restricted(result, network, baseline, budget):
+def best_loss(result, network, baseline, budget):
     """The best loss when every layer is dense or has the structure of a baseline, or infinity."""
-    layers = []
-    for layer in result.profile.searched:
-        table = CandidateTable(layer.flops, layer.params)
-        if len(layer.weight_shape) == 4:
-            weight = network.get_submodule(layer.name).weight
-            family, shapes = canonical(*BASELINES[baseline](layer.weight_shape))
-            table.add(Spectra(weight, layer.calls).curve(family, shapes))
-        layers.append(options(table))
-    available = capacities(budget, result.profile)
-    columns = [("flops", "params").index(name) for name in available]
-    chosen = [Options(o.losses, o.costs[:, columns]) for o in layers]
-    allocation = allocate(chosen, list(available.values()))
-    return float("inf") if allocation is None else allocation.loss
+    side = restricted(result, network, BASELINES[baseline])
+    try:
+        return side.allocate(budget).loss
+    except InfeasibleBudget:
+        return float("inf")
 
 
 @every_baseline
@@ -77,7 +64,7 @@ def restricted(result, network, baseline, budget):
 @pytest.mark.parametrize("percent", range(10, 61, 10))
 def test_no_baseline_allocates_better(small_network, result, baseline, resource, percent):
     budget = Budget(**{resource: percent / 100})
-    theirs = restricted(result, small_network, baseline, budget)
+    theirs = best_loss(result, small_network, baseline, budget)
     try:
         ours = result.allocate(budget).loss
     except InfeasibleBudget:
@@ -87,7 +74,7 @@ def test_no_baseline_allocates_better(small_network, result, baseline, resource,
 
 @every_baseline
 def test_baselines_are_met_somewhere(small_network, result, baseline):
-    assert restricted(result, small_network, baseline, Budget(flops=0.6)) < float("inf")
+    assert best_loss(result, small_network, baseline, Budget(flops=0.6)) < float("inf")
 
 
 def test_a_baseline_of_a_pointwise_convolution_is_its_svd():

@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 
 from search.candidates import TEMPLATE, LayerStudy, front_volume, least_structures
 from search.folder import RunFolder
-from search.result import options
+from search.options import LayerOptions
+from search.profiling import LayerProfile
 from search.space import Space
 from search.table import FRONTS, CandidateTable
 from sekron import relative_error
@@ -96,9 +97,11 @@ def test_the_dense_layer_is_always_a_candidate():
     study.run(2)
     assert len(study.table) == 0
     assert front_volume(study.table, 1.0) == 0.0
-    choices = options(study.table)
+    layer = LayerProfile("fc", "Linear", (7, 1), study.spectra.geometries, 7, 7, "")
+    choices = LayerOptions.of(layer, study.table, None)
     assert choices.losses.tolist() == [0.0]
-    assert choices.costs.tolist() == [[float(study.table.dense_flops), 7.0]]
+    assert choices.flops.tolist() == [study.table.dense_flops]
+    assert choices.params.tolist() == [7]
 
 
 def test_a_trial_is_worth_the_hypervolume_of_its_structure(small_weight):
