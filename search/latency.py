@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -215,6 +216,16 @@ def synchronized(
         return result
 
     return run
+
+
+def processor_name() -> str:
+    """Return the model of the processor, as far as the system tells it."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _summary(seconds: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:

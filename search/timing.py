@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search.latency import compare, race, synchronized
+from search.latency import compare, processor_name, race, synchronized
 from search.memory import peak_activation_bytes
 from search.profiling import Inputs, LayerProfile, NetworkProfile
 from search.samplers import exclusive_areas
@@ -94,7 +92,7 @@ class Stopwatch:
         first = tensors[0]
         channels_last = first.dim() == 4 and not first.is_contiguous()
         return Setting(
-            device=torch.cuda.get_device_name(first.device) if first.is_cuda else _processor(),
+            device=torch.cuda.get_device_name(first.device) if first.is_cuda else processor_name(),
             threads=torch.get_num_threads(),
             torch=torch.__version__,
             dtype=str(next(self._network.parameters()).dtype),
@@ -141,6 +139,9 @@ class Stopwatch:
         """Time a whole compressed network in turn with the dense one; once per plan."""
         key = plan.to_json()
         if key in timetable.networks:
+            return
+        if not plan:
+            timetable.networks[key] = NetworkTime(1.0, 0.0, 1.0)
             return
         forms = {name: plan.form(name) for name in plan}
         small = rebuild(self._network, plan, forms)  # what the factors are does not matter
@@ -288,13 +289,3 @@ def _forms(layer: LayerProfile, structure: Structure) -> list[Form]:
         prod(shape[2:]) == 1 for shape in structure.shapes
     )
     return [Form(order, m) for order in near[:N_ORDERS] for m in (False, *([True] * pointwise))]
-
-
-def _processor() -> str:
-    """Return the model of the processor, as far as the system tells it."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
