@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.budget import Budget
+from search.budget import RESOURCES, Budget
 from search.folder import RunFolder
 from search.frames import layers_frame
 from search.profiling import count_flops, profile
@@ -180,13 +180,13 @@ def _budget(
 
 
 def _example(shape: str) -> torch.Tensor:
-    return torch.zeros(parse_shape(shape))
+    return torch.randn(parse_shape(shape), generator=torch.Generator().manual_seed(0))
 
 
 def _print_front(result: SearchResult) -> None:
     frame = result.pareto_front()
     frame.insert(1, "layers", [len(plan) for plan in frame["plan"]])
-    _print(frame.drop(columns="plan"))
+    _print(frame.drop(columns=["plan", *RESOURCES]))  # the ratios say it, and fit a terminal
 
 
 def _print(frame: pd.DataFrame) -> None:
@@ -196,7 +196,7 @@ def _print(frame: pd.DataFrame) -> None:
         table.add_column(str(column), justify="right" if right else "left")
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _cell(value: object) -> str:

@@ -285,7 +285,7 @@ def test_an_unreachable_latency_is_refused_before_the_search(
 
 def test_a_latency_that_no_candidate_reaches_is_refused(world, small_network, small_input):
     share = 1.02 * REST_MS / (REST_MS + MS_PER_FLOP * sum(x.flops for x in world.profile.searched))
-    with pytest.raises(InfeasibleBudget, match=r"got latency ≤ .*latency 0\.\d{4} of the dense"):
+    with pytest.raises(InfeasibleBudget, match=r"got latency ≤ .*took 0\.\d{4} of the dense"):
         run(small_network, small_input, budget=Budget(latency=share))
 
 
