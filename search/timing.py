@@ -89,6 +89,11 @@ class Stopwatch:
     def setting(self) -> Setting:
         """Return what decides the latencies, as it is now."""
         tensors = [a for a in self._arguments if isinstance(a, Tensor)]
+        if not tensors:
+            raise ValueError(
+                "the example input must hold a tensor to be timed, got "
+                f"{[type(a).__name__ for a in self._arguments]}; or set `measure_seconds` to 0."
+            )
         first = tensors[0]
         channels_last = first.dim() == 4 and not first.is_contiguous()
         return Setting(
