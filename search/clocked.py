@@ -168,7 +168,7 @@ def _nearby(
 
 
 def _winner(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable) -> Member:
-    budget = tightened = result.budget
+    budget = result.budget
     member: Member | None
     for _ in range(TIMED_ROUNDS):
         # What was inferred from the timetable before is forgotten by the copy.
@@ -177,9 +177,10 @@ def _winner(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable) ->
         if member is None or not stopwatch.time_plan(timetable, member.plan):
             break
     fastest: Member | None = None
+    tighter = 0.0  # share of the dense network's time by which such plans miss the estimate
     for _ in range(ROUNDS):
         result = replace(result)
-        member = _within(result, tightened)
+        member = _within(result, _tightened(timetable, budget, tighter))
         if member is None:
             if fastest is not None:
                 break
@@ -190,11 +191,9 @@ def _winner(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable) ->
         missed = _excess(timetable, budget, member)
         if missed <= 0.0 and member is not fastest:
             return member
-        if is_known:  # else the worth of savings is known better now: first see what that changes
-            limit = tightened.limit_ms(timetable.network_ms)
-            assert limit is not None
-            share = limit / (1.0 + missed) / timetable.network_ms
-            tightened = replace(budget, latency=share, latency_ms=None, speedup=None)
+        ratio = timetable.networks[member.plan.to_json()].ratio
+        unexplained = ratio - (1.0 - timetable.realized * member.saved)
+        tighter = max(tighter + max(missed, 0.0) * is_known, unexplained)
     if fastest is not None and _excess(timetable, budget, fastest) <= 0.0:
         return fastest
     best = min((time.ratio for time in timetable.networks.values()), default=1.0)
@@ -203,6 +202,15 @@ def _winner(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable) ->
         f"{best:.4f} of the dense network. Raise the budget, or `measure_seconds`, so that more "
         "structures are timed."
     )
+
+
+def _tightened(timetable: Timetable, budget: Budget, share: float) -> Budget:
+    """Take a share of the dense network's time from a budget of latency."""
+    limit = budget.limit_ms(timetable.network_ms)
+    if limit is None or share == 0.0:
+        return budget
+    left = max(limit / timetable.network_ms - share, 1e-6)
+    return replace(budget, latency=left, latency_ms=None, speedup=None)
 
 
 def _within(result: SearchResult, budget: Budget) -> Member | None:
