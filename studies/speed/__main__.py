@@ -46,15 +46,24 @@ def main() -> None:
         _measure_again()
         return
     load_tensorly_torch()
-    rows: list[dict[str, object]] = []
+    path = _path(f"threads{torch.get_num_threads()}")
     for name in options.networks:
         model = _model(name)
         for batch in options.batches:
             for layout in options.layouts:
-                rows += _rows(name, model, batch, layout, options)
-                frame = pd.DataFrame(rows)  # what is measured is kept if the rest is not
-                frame.round(4).to_csv(_path(f"threads{torch.get_num_threads()}"), index=False)
-                print(frame.iloc[-len(BUDGETS) - 4 :].to_string(float_format="{:.3f}".format))
+                frame = pd.DataFrame(_rows(name, model, batch, layout, options))
+                print(frame.to_string(float_format="{:.3f}".format))
+                _merged(path, frame).round(4).to_csv(path, index=False)
+
+
+def _merged(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the rows of one setting replaced: what was measured is kept."""
+    if not path.exists():
+        return frame
+    setting = ["network", "batch", "layout"]
+    known = pd.read_csv(path).set_index(setting)
+    kept = known.drop(index=[key for key in frame.set_index(setting).index if key in known.index])
+    return pd.concat([kept.reset_index(), frame], ignore_index=True)
 
 
 def _path(name: str) -> Path:
@@ -97,14 +106,18 @@ def _rows(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one folder for all settings: latencies are taken anew
         for label, budget in BUDGETS.items():
-            result = search.run(
-                network,
-                x,
-                budget=budget,
-                n_trials=options.trials,
-                measure_seconds=options.measure_seconds,
-                run=RUNS / f"speed-{name}",
-            )
+            try:
+                result = search.run(
+                    network,
+                    x,
+                    budget=budget,
+                    n_trials=options.trials,
+                    measure_seconds=options.measure_seconds,
+                    run=RUNS / f"speed-{name}",
+                )
+            except search.InfeasibleBudget as error:
+                print(f"{name}, batch {batch}, {layout}: {error}")
+                continue
             sides[label] = _applied(network, result.best)
             if budget == LATENCY:
                 result.best.save(RUNS / f"speed-{name}-{batch}-{layout}.json")
