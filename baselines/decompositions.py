@@ -123,8 +123,8 @@ def cp(
                     random_state=seed,
                     callback=lambda *_, end=end: time.perf_counter() > end,
                 )
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # the terms are parallel
-            continue
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # not in its `__all__`
+            continue  # the terms have become parallel
         converted = from_cp(found.weights, found.factors)
         terms = torch.stack([f.flatten(1).norm(dim=1) for f in converted[1]]).prod(dim=0)
         largest = float(terms.max()) / norm

@@ -19,7 +19,7 @@ from search.budget import Budget
 from search.journal import FileLock, drop_half_line
 from search.profiling import LayerProfile, NetworkProfile
 from search.timetable import Timetable
-from sekron.contraction import Geometry
+from sekron.geometry import Geometry
 from sekron.structure import FAMILIES
 
 FORMAT, VERSION = "sekron.run", 1

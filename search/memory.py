@@ -58,7 +58,7 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has
     """Counts the bytes of the storages that operators made and that are still held."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.now, self.most = 0, 0  # bytes
         self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 

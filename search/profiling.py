@@ -14,7 +14,7 @@ from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import conv_flop_count, get_shape
 from torch import Tensor, nn
 
-from sekron.contraction import Geometry
+from sekron.geometry import Geometry
 from sekron.structure import Structure
 from sekron.surgery import reason_to_skip, replaceable_modules, shared_weights
 

@@ -72,7 +72,7 @@ def run(
         run: Folder that keeps everything; a later call with it goes on where this one ended.
         storage: Optuna storage URL; default a journal in the run folder, or memory without one.
         name: Prefix of the studies' names, for a storage that several searches share.
-        seed: Of the sampler; same seed, same trials, same plan.
+        seed: Of the samplers; same seed, same trials, and without a clock the same plan.
         measure_seconds: Limit of the time for measuring layers, and again for measuring whole
             networks; 0 measures nothing, which a budget of latency does not allow.
         keep_latency: Whether to use latencies in the run folder that were measured on another
@@ -87,12 +87,15 @@ def run(
         The result.
 
     Raises:
-        InfeasibleBudget: Before anything is searched, if no plan can fit.
+        InfeasibleBudget: Before anything is searched, if no plan can fit; afterwards, if none
+            holds the latency on the clock.
         ValueError: If an argument is out of range, a weight is not finite, the example does not
             run, there is nothing to replace, or the folder belongs to another search.
     """
     _check_choices(n_trials, max_sequence_length, families, sampler)
-    if measure_seconds < 0 or (measure_seconds == 0 and budget.is_clocked):
+    if n_network_trials < 0:
+        raise ValueError(f"`n_network_trials` must be at least 0, got {n_network_trials}.")
+    if not measure_seconds >= 0 or (measure_seconds == 0 and budget.is_clocked):
         raise ValueError(
             f"`measure_seconds` must be positive where latency is limited, else at least 0, "
             f"got {measure_seconds} for {budget}."

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sekron.geometry import Geometry
+
 if TYPE_CHECKING:
     from sekron.structure import Bonds, Shape, Structure
 
@@ -23,37 +25,6 @@ Axis = tuple[str, int]
 """`("c", k)` in-channel digit of factor k, `("f", k)` out-channel digit, `("r", b)` bond b."""
 
 LONGEST_ENUMERATED = 6  # above, only the two sweeps are considered: 7! orders help nobody
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Sizes of one convolution, per spatial axis; a linear layer has output positions only."""
-
-    output_size: tuple[int, ...]
-    input_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-
-    @classmethod
-    def of(
-        cls,
-        weight_shape: Shape,
-        output_size: tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        dilation: int | tuple[int, ...] = 1,
-        input_size: tuple[int, ...] | None = None,
-    ) -> Geometry:
-        """Fill in what is not given; the input defaults to `output_size × stride`."""
-        n_axes = len(weight_shape) - 2
-        if n_axes and len(output_size) != n_axes:
-            raise ValueError(
-                f"`output_size` must have {n_axes} entries, one per kernel axis of "
-                f"{weight_shape}, got {output_size}."
-            )
-        strides = (stride,) * n_axes if isinstance(stride, int) else tuple(stride)
-        dilations = (dilation,) * n_axes if isinstance(dilation, int) else tuple(dilation)
-        same = tuple(o * s for o, s in zip(output_size, strides, strict=False))
-        return cls(tuple(output_size), tuple(input_size or same), strides, dilations)
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,16 +196,19 @@ class SeKronConv2d(Factorized):
 
     def _native_padding(self, operation: Operation) -> tuple[int, ...] | None:
         """Return the padding that the operation can do itself, None where it cannot."""
-        here = [m if p else (0, 0) for m, p in zip(self.margins, operation.pads, strict=True)]
-        native = self.padding_mode == "zeros" and all(low == high for low, high in here)
+        here = self._margins_of(operation)
+        even = self.padding_mode == "zeros" and all(low == high for low, high in here)
         cropped = any(p and self._crops(axis) for axis, p in enumerate(operation.pads))
-        if cropped or not (native or not any(map(any, here))):
+        if cropped or (any(map(any, here)) and not even):
             return None
         return tuple(low for low, _ in here)
 
+    def _margins_of(self, operation: Operation) -> list[tuple[int, int]]:
+        return [m if p else (0, 0) for m, p in zip(self.margins, operation.pads, strict=True)]
+
     def _padded(self, x: Tensor, operation: Operation) -> Tensor:
         """Pad explicitly what the operation's own symmetric zero padding cannot express."""
-        here = [m if p else (0, 0) for m, p in zip(self.margins, operation.pads, strict=True)]
+        here = self._margins_of(operation)
         if any(map(any, here)):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, [side for margin in reversed(here) for side in margin], mode)

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sekron.contraction import Geometry, flops_of_ranks, n_params_of_ranks
+from sekron.contraction import flops_of_ranks, n_params_of_ranks
 from sekron.decomposition import leading, relative_error
 from sekron.digits import to_digits
+from sekron.geometry import Geometry
 from sekron.pareto import mixed_front
 from sekron.structure import FAMILIES, Shape, Structure, n_ranks
 

@@ -9,6 +9,7 @@ from math import prod
 from operator import index
 
 from sekron import contraction
+from sekron.geometry import Geometry
 
 Bonds = tuple[tuple[int, ...], ...]
 Shape = tuple[int, ...]
@@ -207,9 +208,7 @@ class Structure:
         Returns:
             The number that fvcore counts on the layer.
         """
-        geometry = contraction.Geometry.of(
-            self.weight_shape, output_size, stride, dilation, input_size
-        )
+        geometry = Geometry.of(self.weight_shape, output_size, stride, dilation, input_size)
         order = contraction.cheapest_order(self, geometry.stride)
         return contraction.flops(self, order, geometry)
 

@@ -42,11 +42,10 @@ def test_a_tensor_train_is_a_chain(weight, on_torch):
     assert baselines.from_tensor_train(cores)[0].n_params == sum(core.numel() for core in cores)
 
 
-def test_a_tensor_ring_is_a_ring(weight, on_torch):
-    if weight.dim() == 2:
-        return  # TensorLy has no ring of two
-    ranks = [2, *[3] * (weight.dim() - 1), 2]
-    cores = [core.double() for core in tl_random.random_tr(weight.shape, rank=ranks)]
+@pytest.mark.parametrize("shape", [s for s in SHAPES if len(s) > 2], ids=str)
+def test_a_tensor_ring_is_a_ring(shape, on_torch):  # TensorLy has no ring of two
+    ranks = [2, *[3] * (len(shape) - 1), 2]
+    cores = [core.double() for core in tl_random.random_tr(shape, rank=ranks)]
     same(baselines.from_tensor_ring(cores), tr_to_tensor(cores))
     assert baselines.from_tensor_ring(cores)[0].n_params == sum(core.numel() for core in cores)
 

@@ -21,7 +21,7 @@ from search.profiling import LayerProfile
 from search.space import Space
 from search.table import FRONTS, CandidateTable
 from sekron import relative_error
-from sekron.contraction import Geometry
+from sekron.geometry import Geometry
 from sekron.pareto import MIXES
 from sekron.spectrum import Spectra
 
@@ -130,7 +130,7 @@ SEARCH = """
     from search.candidates import LayerStudy
     from search.folder import RunFolder
     from search.space import Space
-    from sekron.contraction import Geometry
+    from sekron.geometry import Geometry
     from sekron.spectrum import Spectra
 
     path, place, count = sys.argv[1], sys.argv[2], int(sys.argv[3])

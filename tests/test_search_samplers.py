@@ -7,7 +7,7 @@ from optuna.storages import InMemoryStorage
 from search.candidates import TEMPLATE, LayerStudy
 from search.samplers import SAMPLERS, VOTERS, NeighbourSampler, exclusive_areas
 from search.space import Space
-from sekron.contraction import Geometry
+from sekron.geometry import Geometry
 from sekron.spectrum import Spectra
 
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)

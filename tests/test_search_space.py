@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from search.space import Space, canonical, factorizations
-from sekron.contraction import Geometry
+from sekron.geometry import Geometry
 from sekron.spectrum import Spectra
 from sekron.structure import Structure, n_ranks
 

@@ -11,8 +11,9 @@ from search.options import LayerOptions
 from search.profiling import LayerProfile
 from search.table import CandidateTable
 from search.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
-from sekron.contraction import Geometry, cheapest_order, flops
+from sekron.contraction import cheapest_order, flops
 from sekron.emission import DEFAULT, Form
+from sekron.geometry import Geometry
 from sekron.structure import Structure
 
 SETTING = Setting("a processor", 1, "2.9", "torch.float32", "contiguous", ((2, 10, 13, 11),))

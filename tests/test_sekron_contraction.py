@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from search.space import Space
 from sekron import SeKronConv2d, SeKronLinear, Structure
 from sekron.contraction import (
-    Geometry,
     cheapest_order,
     final_state,
     flops,
@@ -23,6 +22,7 @@ from sekron.contraction import (
     steps,
 )
 from sekron.emission import Form, emit
+from sekron.geometry import Geometry
 from sekron.structure import FAMILIES, n_ranks
 
 CONVS = {

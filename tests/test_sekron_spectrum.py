@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sekron import Structure, decompose, reconstruct, relative_error
-from sekron.contraction import Geometry
+from sekron.geometry import Geometry
 from sekron.pareto import MIXES, front, hypervolume, mixed_front
 from sekron.spectrum import Spectra
 from sekron.structure import FAMILIES

@@ -18,7 +18,7 @@ from search.candidates import LayerStudy, front_volume
 from search.samplers import SAMPLERS
 from search.space import Space, canonical, factorizations
 from search.table import CandidateTable
-from sekron.contraction import Geometry
+from sekron.geometry import Geometry
 from sekron.spectrum import Spectra
 from sekron.structure import Point
 from studies.glyphs import glyphs, trained_resnet20

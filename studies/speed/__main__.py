@@ -135,7 +135,7 @@ def _rows(
     dense = dict(network.named_modules())
     sides["tucker2, tltorch"] = _with(
         sides["tucker2, ours"],
-        lambda path, layer: tltorch_layer(dense[path], layer, factorized_conv),  # type: ignore[arg-type]
+        lambda path, layer: tltorch_layer(dense[path], layer, factorized_conv),
     )
     with torch.no_grad():
         runs = [_forward(side, x) for side in sides.values()]
@@ -166,7 +166,7 @@ def _rows(
 
 
 def _laid_out(model: nn.Module, layout: str) -> nn.Module:
-    return copy.deepcopy(model).to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload,no-any-return]
+    return copy.deepcopy(model).to(memory_format=LAYOUTS[layout])
 
 
 def _images(batch: int, layout: str) -> Tensor:
@@ -183,9 +183,9 @@ def by_hand(layer: SeKronConv2d) -> nn.Sequential:
             n_in,
             n_out,
             (kernel[0], kernel[1]),
-            operation.stride,  # type: ignore[arg-type]
-            padding,  # type: ignore[arg-type]
-            operation.dilation,  # type: ignore[arg-type]
+            operation.stride,
+            padding,
+            operation.dilation,
             bias=False,
         )
         convolution.weight = nn.Parameter(weight.detach().clone())

@@ -188,10 +188,7 @@ def _times(
     x = torch.randn(options.batch, case.n_in, case.side, case.side)
     x = x.contiguous(memory_format=LAYOUTS[layout]).requires_grad_(options.backward)
     step = _training_step if options.backward else _forward
-    runs = {
-        name: step(side.to(memory_format=LAYOUTS[layout]), x)  # type: ignore[call-overload]
-        for name, side in sides.items()
-    }
+    runs = {name: step(side.to(memory_format=LAYOUTS[layout]), x) for name, side in sides.items()}
     parts = []
     for turns in (TURNS, TURNS[::-1]):
         names = _schedule(tuple(sides), turns)
