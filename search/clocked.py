@@ -143,12 +143,15 @@ def settle(
         save(timetable)
     end = time.perf_counter() + seconds
     result = replace(result)  # what was inferred from the timetable before is forgotten
-    members = sorted(result.members, key=lambda member: _distance(result, member))
-    for done, member in enumerate(members):
-        if time.perf_counter() > end:
+    unknown = [m for m in result.members if m.plan.to_json() not in timetable.networks]
+    unknown.sort(key=lambda member: _distance(result, member))
+    for done, member in enumerate(unknown):
+        left = end - time.perf_counter()
+        if left < 0:
             break
-        on_progress(f"the front, plan {done + 1} of {len(members)}")
-        stopwatch.time_network(timetable, member.plan, member.saved)
+        on_progress(f"the front, plan {done + 1} of {len(unknown)}")
+        # All of them a little, rather than the first ones exactly.
+        stopwatch.time_network(timetable, member.plan, member.saved, left / (len(unknown) - done))
     save(timetable)
     return result
 

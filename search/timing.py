@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
 from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from search.calls import record, watched
 from search.latency import compare, processor_name, race, synchronized
 from search.memory import peak_activation_bytes
 from search.profiling import Inputs, LayerProfile, NetworkProfile
@@ -44,21 +44,6 @@ NEAR = 1.05
 """FLOPs over the cheapest order's up to which another order is tried."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """The input of one call of a layer: enough to make another like it."""
-
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-    def make(self) -> Tensor:
-        """Return random numbers in that shape and memory layout."""
-        x = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
-        return x.normal_()
-
-
 class Stopwatch:
     """Measures one network; everything runs on a copy.
 
@@ -72,11 +57,12 @@ class Stopwatch:
         self._network = copy.deepcopy(model).eval()
         self._arguments = example_input if isinstance(example_input, tuple) else (example_input,)
         self._layers = profile.searched
-        self._calls = self._record()
+        self._calls = record(self._network, self._names(), self._forward)
 
     def start(self) -> Timetable:
         """Measure the dense network, and each searched layer inside it."""
-        with self._watched() as seconds, torch.no_grad():
+        finish = synchronized(lambda: None, self._arguments)
+        with watched(self._network, self._names(), finish) as seconds, torch.no_grad():
             times = race([synchronized(self._forward, self._arguments)], PRECISION)
         n_runs = times.shape[1]
         layers = {}
@@ -140,8 +126,17 @@ class Stopwatch:
                     new = True
         return new
 
-    def time_network(self, timetable: Timetable, plan: Plan, saved: float) -> None:
-        """Time a whole compressed network in turn with the dense one; once per plan."""
+    def time_network(
+        self, timetable: Timetable, plan: Plan, saved: float, seconds: float = NETWORK_SECONDS
+    ) -> None:
+        """Time a whole compressed network in turn with the dense one; once per plan.
+
+        Args:
+            timetable: Filled in place.
+            plan: Of the network.
+            saved: Share of the dense network's time that its layers, timed alone, save.
+            seconds: After which to stop, but not before the fewest rounds.
+        """
         key = plan.to_json()
         if key in timetable.networks:
             return
@@ -155,69 +150,20 @@ class Stopwatch:
             small,
             self._arguments,
             precision=PRECISION / 2,
-            max_seconds=NETWORK_SECONDS,
+            max_seconds=min(seconds, NETWORK_SECONDS),
         )
-        before, after = (
-            peak_activation_bytes(network, self._arguments) for network in (self._network, small)
-        )
-        timetable.networks[key] = NetworkTime(1.0 / clock.ratio, saved, after / max(before, 1))
+        activations = peak_activation_bytes(small, self._arguments) / self._dense_activations
+        timetable.networks[key] = NetworkTime(1.0 / clock.ratio, saved, activations)
+
+    @cached_property
+    def _dense_activations(self) -> int:
+        return max(peak_activation_bytes(self._network, self._arguments), 1)
 
     def _forward(self) -> object:
         return self._network(*self._arguments)
 
-    def _record(self) -> dict[str, list[Call]]:
-        calls: dict[str, list[Call]] = {layer.name: [] for layer in self._layers}
-
-        def recorder(name: str) -> Callable[..., None]:
-            def hook(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-                x = inputs[0] if inputs else named["input"]
-                calls[name].append(Call(tuple(x.shape), x.stride(), x.dtype, x.device))
-
-            return hook
-
-        handles = [
-            self._network.get_submodule(name).register_forward_pre_hook(
-                recorder(name), with_kwargs=True
-            )
-            for name in calls
-        ]
-        try:
-            with torch.no_grad():
-                self._forward()
-        finally:
-            for handle in handles:
-                handle.remove()
-        return calls
-
-    @contextmanager
-    def _watched(self) -> Iterator[dict[str, list[float]]]:
-        """Collect the seconds of every call of every searched layer."""
-        seconds: dict[str, list[float]] = {layer.name: [] for layer in self._layers}
-        started: list[float] = []
-        finish = synchronized(lambda: None, self._arguments)
-
-        def now() -> float:
-            finish()
-            return time.perf_counter()
-
-        def start(*_: object) -> None:
-            started.append(now())
-
-        def stop(name: str) -> Callable[..., None]:
-            return lambda *_: seconds[name].append(now() - started.pop())
-
-        handles = []
-        for name in seconds:
-            module = self._network.get_submodule(name)
-            handles += [
-                module.register_forward_pre_hook(start),
-                module.register_forward_hook(stop(name)),
-            ]
-        try:
-            yield seconds
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _names(self) -> list[str]:
+        return [layer.name for layer in self._layers]
 
     def _key(self, layer: LayerProfile) -> str:
         module = self._network.get_submodule(layer.name)

@@ -1,0 +1,90 @@
+"""What happens at the layers of a network while it runs: their inputs, and their seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The input of one call of a layer: enough to make another like it."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def make(self) -> Tensor:
+        """Return random numbers in that shape and memory layout."""
+        x = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
+        return x.normal_()
+
+
+def record(
+    network: nn.Module, names: Sequence[str], forward: Callable[[], object]
+) -> dict[str, list[Call]]:
+    """Return layer name -> the input of each of its calls in one forward pass."""
+    calls: dict[str, list[Call]] = {name: [] for name in names}
+
+    def recorder(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            x = inputs[0] if inputs else named["input"]
+            calls[name].append(Call(tuple(x.shape), x.stride(), x.dtype, x.device))
+
+        return hook
+
+    handles = [
+        network.get_submodule(name).register_forward_pre_hook(recorder(name), with_kwargs=True)
+        for name in calls
+    ]
+    try:
+        with torch.no_grad():
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+@contextmanager
+def watched(
+    network: nn.Module, names: Sequence[str], finish: Callable[[], object]
+) -> Iterator[dict[str, list[float]]]:
+    """Collect layer name -> the seconds of every one of its calls.
+
+    Args:
+        network: Runs inside the context.
+        names: Of its layers.
+        finish: Returns when the device has done what it was given.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    started: list[float] = []
+
+    def now() -> float:
+        finish()
+        return time.perf_counter()
+
+    def start(*_: object) -> None:
+        started.append(now())
+
+    def stop(name: str) -> Callable[..., None]:
+        return lambda *_: seconds[name].append(now() - started.pop())
+
+    handles = []
+    for name in seconds:
+        module = network.get_submodule(name)
+        handles += [
+            module.register_forward_pre_hook(start),
+            module.register_forward_hook(stop(name)),
+        ]
+    try:
+        yield seconds
+    finally:
+        for handle in handles:
+            handle.remove()
