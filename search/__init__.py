@@ -1,10 +1,10 @@
 """Search a network's factorization under budgets: `run`, then read the front and apply the plan."""
 
-from search.budget import Budget, InfeasibleBudget
 from search.latency import Comparison, Latency, compare, latency
-from search.profiling import profile
 from search.result import SearchResult
 from search.run import load, run
+from sekron.budget import Budget, InfeasibleBudget
+from sekron.profiling import profile
 
 __all__ = [
     "Budget",

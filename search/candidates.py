@@ -16,12 +16,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.samplers import SAMPLERS
 from search.space import Space
-from search.table import FRONTS, CandidateTable
 from sekron.contraction import flops_of_ranks, n_params_of_ranks
 from sekron.geometry import Geometry
 from sekron.pareto import hypervolume
 from sekron.spectrum import RankCurve, Spectra
 from sekron.structure import FAMILIES, Point, Structure, n_ranks
+from sekron.table import FRONTS, CandidateTable
 
 TEMPLATE = "template"
 """User attribute of the trials that were enumerated, not proposed."""

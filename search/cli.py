@@ -12,15 +12,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.budget import RESOURCES, Budget
 from search.folder import RunFolder
 from search.frames import layers_frame
-from search.profiling import count_flops, profile
 from search.result import SearchResult
 from search.run import load, weight_digests
 from search.run import run as run_search
 from search.sources import load_model, parse_limit, parse_shape
+from sekron.budget import RESOURCES, Budget
 from sekron.checkpoint import save
+from sekron.profiling import count_flops, profile
 
 app = typer.Typer(
     help="Search tensor factorizations that make a trained network smaller and faster.",
@@ -144,7 +144,7 @@ def apply(
     small = plan.apply(network)
     counted, unsupported = count_flops(small, (torch.zeros(1, *settings.input_shape[1:]),))
     save(small, output)
-    totals = result.totals(plan)
+    totals = result.profile.totals(plan)
     _say(
         f"{output}: {len(plan)} layers replaced, {counted:,} FLOPs "
         f"({counted / result.profile.flops:.1%}), {totals['params']:,} parameters "

@@ -11,15 +11,15 @@ import numpy as np
 from optuna.storages import BaseStorage
 from torch import nn
 
-from search.budget import Budget, InfeasibleBudget
 from search.folder import RunFolder
 from search.frames import Member
 from search.plans import NetworkStudy
-from search.profiling import Inputs, NetworkProfile
 from search.result import SearchResult
 from search.sweep import STEPS
 from search.timetable import Timetable
 from search.timing import Stopwatch
+from sekron.budget import Budget, InfeasibleBudget
+from sekron.profiling import Inputs, NetworkProfile
 
 ROUNDS = 16
 """Plans measured for one budget, each under a tighter limit than the one that missed it."""
@@ -251,4 +251,4 @@ def _excess(timetable: Timetable, budget: Budget, member: Member) -> float:
 
 def _distance(result: SearchResult, member: Member) -> float:
     """How far a plan's FLOPs are from those of the plan for the budget."""
-    return abs(member.used["flops"] - result.totals(result.best)["flops"])
+    return abs(member.used["flops"] - result.profile.totals(result.best)["flops"])

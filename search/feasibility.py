@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.allocation import allocate
-from search.budget import RESOURCES, Budget, InfeasibleBudget
 from search.candidates import least_structures
-from search.profiling import LayerProfile, NetworkProfile
-from search.relaxation import Options
 from search.space import Space
-
-
-def capacities(budget: Budget, profile: NetworkProfile) -> dict[str, int]:
-    """Return what the searched layers may use of each limited resource."""
-    limits = {name: budget.limit(name, profile.dense(name)) for name in RESOURCES}
-    return {
-        name: limit - profile.fixed(name) for name, limit in limits.items() if limit is not None
-    }
+from sekron.allocation import allocate
+from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.profiling import LayerProfile, NetworkProfile
+from sekron.relaxation import Options
 
 
 def check_feasible(budget: Budget, profile: NetworkProfile, spaces: dict[str, Space]) -> None:
@@ -31,7 +23,7 @@ def check_feasible(budget: Budget, profile: NetworkProfile, spaces: dict[str, Sp
     Raises:
         InfeasibleBudget: With the least that is reachable and what holds it up.
     """
-    available = capacities(budget, profile)
+    available = profile.available(budget)
     options = [_least_options(layer, spaces[layer.name]) for layer in profile.searched]
     for name, capacity in available.items():
         column = RESOURCES.index(name)

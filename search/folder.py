@@ -15,11 +15,11 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from search.budget import Budget
 from search.journal import FileLock, drop_half_line
-from search.profiling import LayerProfile, NetworkProfile
 from search.timetable import Timetable
+from sekron.budget import Budget
 from sekron.geometry import Geometry
+from sekron.profiling import LayerProfile, NetworkProfile
 from sekron.structure import FAMILIES
 
 FORMAT, VERSION = "sekron.run", 1

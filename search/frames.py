@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from search.budget import RESOURCES
 from search.options import LayerOptions
-from search.profiling import LayerProfile, NetworkProfile
-from search.table import CandidateTable
 from search.timetable import Timetable
+from sekron.budget import RESOURCES
 from sekron.plan import Plan
+from sekron.profiling import LayerProfile, NetworkProfile
 from sekron.structure import Structure
+from sekron.table import CandidateTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from search.journal import FileLock
-from search.profiling import Inputs, evaluating
+from sekron.profiling import Inputs, evaluating
 
 Result = TypeVar("Result")
 

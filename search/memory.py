@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from search.profiling import Inputs, evaluating
+from sekron.profiling import Inputs, evaluating
 
 
 def peak_activation_bytes(model: nn.Module, example_input: Inputs) -> int:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search.budget import Budget
-from search.profiling import LayerProfile
-from search.relaxation import Floats, Options
-from search.table import CandidateTable
 from search.timetable import Timetable
+from sekron.budget import Budget
 from sekron.emission import DEFAULT, Form
+from sekron.profiling import LayerProfile
+from sekron.relaxation import Floats, Options
+from sekron.table import CandidateTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from search.result import SearchResult
-from search.table import CandidateTable
 from sekron.spectrum import Spectra
 from sekron.structure import Point, Shape
+from sekron.table import CandidateTable
 
 
 def restricted(

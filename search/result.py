@@ -9,17 +9,15 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from search.allocation import Allocation, allocate
-from search.budget import RESOURCES, Budget, InfeasibleBudget
-from search.feasibility import capacities
 from search.frames import Member, candidates_frame, front_frame, layers_frame
 from search.options import LayerOptions
-from search.profiling import NetworkProfile
 from search.sweep import members
-from search.table import CandidateTable
 from search.timetable import Timetable
-from sekron.contraction import flops_of_ranks
+from sekron.allocation import Allocation, allocate
+from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.plan import Plan
+from sekron.profiling import NetworkProfile
+from sekron.table import CandidateTable
 
 
 @dataclass(frozen=True)
@@ -145,20 +143,6 @@ class SearchResult:
         chosen = zip(allowed, found.choice, strict=True)
         return replace(found, choice=tuple(int(rows[choice]) for rows, choice in chosen))
 
-    def totals(self, plan: Plan) -> dict[str, int]:
-        """Return the FLOPs and parameters of the whole network under a plan of this search."""
-        totals = {name: self.profile.dense(name) for name in RESOURCES}
-        for layer in self.profile.searched:
-            if layer.name in plan:
-                structure, order = plan[layer.name], plan.form(layer.name).order
-                totals["params"] += structure.n_params - layer.params
-                totals["flops"] -= layer.flops
-                ranks = np.array([structure.ranks], dtype=np.int64)
-                for call in layer.calls:
-                    counted = flops_of_ranks(structure.shapes, structure.bonds, ranks, call, order)
-                    totals["flops"] += int(counted[0])
-        return totals
-
     def excess(self, member: Member) -> float:
         """Return by how much a plan exceeds the search's FLOPs or parameters, as a share of them.
 
@@ -172,7 +156,7 @@ class SearchResult:
 
     def available(self, budget: Budget) -> dict[str, float]:
         """Return what the searched layers may use of each limited resource."""
-        available: dict[str, float] = dict(capacities(budget, self.profile))
+        available: dict[str, float] = dict(self.profile.available(budget))
         if budget.is_clocked:
             if self.timetable is None:
                 raise ValueError(

@@ -13,22 +13,22 @@ import optuna
 import torch
 from optuna.storages import BaseStorage, InMemoryStorage
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from search.budget import Budget
 from search.candidates import LayerStudy, replay
 from search.clocked import Clock, Trials, check_latency, settle
 from search.feasibility import check_feasible
 from search.folder import RunFolder, Settings, open_storage
-from search.profiling import Inputs, LayerProfile, NetworkProfile, profile
 from search.result import SearchResult
 from search.samplers import SAMPLERS
 from search.space import Space
-from search.table import CandidateTable
+from sekron.budget import Budget
+from sekron.profiling import Inputs, LayerProfile, NetworkProfile, profile
+from sekron.progress import bar
 from sekron.spectrum import Spectra
 from sekron.structure import FAMILIES
 from sekron.surgery import check_finite
+from sekron.table import CandidateTable
 
 
 def run(
@@ -151,16 +151,16 @@ def search(
         storage = storage if settings.storage is not None else folder.storage()
     tables: dict[str, CandidateTable] = {}
     done: dict[tuple[object, ...], CandidateTable] = {}
-    with _quiet_optuna(), _bar(progress) as bar:
-        task = bar.add_task("search", total=None)
+    with _quiet_optuna(), bar(progress) as shown:
+        task = shown.add_task("search", total=None)
         totals = [len(spaces[x.name].templates()) + settings.n_trials for x in measured.searched]
-        bar.update(task, total=sum(totals))
+        shown.update(task, total=sum(totals))
         for layer, total in zip(measured.searched, totals, strict=True):
-            bar.update(task, description=layer.name)
+            shown.update(task, description=layer.name)
             # Layers with the same weight and cost, tied or copied, are searched once.
             key = (digests[layer.name], layer.calls)
             if key in done:
-                bar.advance(task, total)
+                shown.advance(task, total)
             else:
                 study = LayerStudy(
                     f"{settings.name}/{layer.name}",
@@ -170,7 +170,7 @@ def search(
                     seed=settings.seed,
                     storage=storage,
                 )
-                study.run(settings.n_trials, on_trial=lambda: bar.advance(task))
+                study.run(settings.n_trials, on_trial=lambda: shown.advance(task))
                 done[key] = study.table
             tables[layer.name] = done[key]
     result = SearchResult(measured, tables, budget, timetable)
@@ -286,14 +286,3 @@ def _quiet_optuna() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(before)
-
-
-def _bar(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-    )

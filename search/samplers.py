@@ -15,9 +15,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from search.space import Space
-from search.table import CandidateTable
 from sekron.pareto import MIXES
 from sekron.structure import Point
+from sekron.table import CandidateTable
 
 VOTE = 0.25
 """Power of a point's share of the front in its vote: below 1 so that small shares are heard."""

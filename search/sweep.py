@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.budget import RESOURCES, Budget
-from search.feasibility import capacities
 from search.frames import Member
+from sekron.budget import RESOURCES, Budget
 
 if TYPE_CHECKING:
     from search.result import SearchResult
@@ -44,7 +43,7 @@ def _choices(result: SearchResult) -> Iterator[tuple[int, ...]]:
         least = max(round(result.least(resource) * dense), 1)
         for limit in np.geomspace(least, dense, STEPS):
             budget = Budget(**{resource: max(int(limit), least)})
-            allocation = result.solve(budget, dict(capacities(budget, result.profile)))
+            allocation = result.solve(budget, dict(result.profile.available(budget)))
             if allocation is not None:  # else all that would fit was measured slower than dense
                 yield allocation.choice
     if result.timetable is not None:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.profiling import LayerProfile
-from search.table import CandidateTable
 from sekron.contraction import flops_of_ranks
 from sekron.emission import DEFAULT, Form
 from sekron.plan import Plan
+from sekron.profiling import LayerProfile
 from sekron.structure import FAMILIES, Point, Structure
+from sekron.table import CandidateTable
 
 FORMAT, VERSION = "sekron.latency", 1
 

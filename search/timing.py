@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from search.calls import record, watched
 from search.latency import compare, processor_name, race, synchronized
 from search.memory import peak_activation_bytes
-from search.profiling import Inputs, LayerProfile, NetworkProfile
 from search.samplers import exclusive_areas
-from search.table import CandidateTable
 from search.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
 from sekron.contraction import cheapest_order, flops, orders
 from sekron.emission import Form
 from sekron.plan import Plan
+from sekron.profiling import Inputs, LayerProfile, NetworkProfile
 from sekron.structure import Point, Structure
 from sekron.surgery import blank_layer, rebuild
+from sekron.table import CandidateTable
 
 PRECISION = 0.03
 """Of every ratio; the additive estimate of a network is no better."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import TypeVar
 
@@ -64,8 +65,18 @@ class Factorized(nn.Module):
         unpacked = {operation.factor: operation.unpack(weight) for operation, weight in pairs}
         return tuple(unpacked[k] for k in range(self.structure.length))
 
-    def set_factors(self, factors: tuple[Tensor, ...]) -> None:
-        """Copy factors, as `decompose` gives them, into the layer."""
+    def set_factors(self, factors: Sequence[Tensor]) -> None:
+        """Copy factors, as `decompose` gives them, into the layer.
+
+        Raises:
+            ValueError: If they have other shapes.
+        """
+        shapes = tuple(tuple(factor.shape) for factor in factors)
+        if shapes != self.structure.factor_shapes:
+            raise ValueError(
+                f"the factors of {self.structure} must have the shapes "
+                f"{self.structure.factor_shapes}, got {shapes}."
+            )
         with torch.no_grad():
             for operation, weight in zip(self.operations, self.weights, strict=True):
                 weight.copy_(operation.pack(factors[operation.factor]))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from sekron.conv import SeKronConv2d
+from sekron.decomposition import decompose
 from sekron.emission import DEFAULT, Form
-from sekron.factorized import Factorized
+from sekron.factorized import Factorized, with_bias_of
 from sekron.linear import SeKronLinear
 from sekron.structure import Structure
 
@@ -59,6 +60,7 @@ def replace(
     model: nn.Module,
     structures: Mapping[str, Structure],
     forms: Mapping[str, Form] = MappingProxyType({}),
+    factors: Mapping[str, Sequence[Tensor]] = MappingProxyType({}),
 ) -> nn.Module:
     """Return a copy of a network in which the named layers are decomposed.
 
@@ -68,6 +70,8 @@ def replace(
         model: Not modified; nothing is shared with the copy.
         structures: Layer name -> structure.
         forms: Layer name -> how it runs, where that is not the default.
+        factors: Layer name -> its factors, as `decompose` returns them; the weights of all other
+            layers are decomposed here.
 
     Raises:
         ValueError: If a name is no layer, cannot be replaced, or has another weight shape; the
@@ -75,11 +79,14 @@ def replace(
     """
     network = copy.deepcopy(model)
     _check(network, structures)
-    fitted = {
-        name: _named(name, _decomposed, network.get_submodule(name), s, forms.get(name, DEFAULT))
-        for name, s in structures.items()
-    }
-    return _swap(network, fitted)
+
+    def fit(name: str, module: nn.Module, structure: Structure, form: Form) -> nn.Module:
+        layer, weight = blank_layer(module, structure, form), module.weight
+        assert isinstance(weight, Tensor)
+        layer.set_factors(factors.get(name) or decompose(weight, structure))
+        return with_bias_of(module, layer)
+
+    return _swap(network, _made(network, structures, forms, fit))
 
 
 def rebuild(
@@ -90,11 +97,7 @@ def rebuild(
     """Return a copy of a network with factorized layers, their factors not yet filled in."""
     network = copy.deepcopy(model)
     _check(network, structures)
-    blank = {
-        name: _named(name, blank_layer, network.get_submodule(name), s, forms.get(name, DEFAULT))
-        for name, s in structures.items()
-    }
-    return _swap(network, blank)
+    return _swap(network, _made(network, structures, forms, lambda _, *of: blank_layer(*of)))
 
 
 def structures_of(model: nn.Module) -> dict[str, Structure]:
@@ -133,7 +136,7 @@ def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
             )
 
 
-def blank_layer(module: nn.Module, structure: Structure, form: Form) -> nn.Module:
+def blank_layer(module: nn.Module, structure: Structure, form: Form) -> Factorized:
     """Return a factorized layer in place of a dense one, its factors not yet filled in."""
     if isinstance(module, nn.Conv2d):
         return SeKronConv2d.like(module, structure, form)
@@ -141,25 +144,21 @@ def blank_layer(module: nn.Module, structure: Structure, form: Form) -> nn.Modul
     return SeKronLinear.like(module, structure, form)
 
 
-def _decomposed(module: nn.Module, structure: Structure, form: Form) -> nn.Module:
-    if isinstance(module, nn.Conv2d):
-        return SeKronConv2d.from_conv2d(module, structure, form)
-    assert isinstance(module, nn.Linear)
-    return SeKronLinear.from_linear(module, structure, form)
-
-
-def _named(
-    name: str,
-    make: Callable[[nn.Module, Structure, Form], nn.Module],
-    module: nn.Module,
-    structure: Structure,
-    form: Form,
-) -> nn.Module:
-    """Make a layer; an error says which."""
-    try:
-        return make(module, structure, form)
-    except ValueError as error:
-        raise ValueError(f"layer {name!r}: {error}") from error
+def _made(
+    network: nn.Module,
+    structures: Mapping[str, Structure],
+    forms: Mapping[str, Form],
+    make: Callable[[str, nn.Module, Structure, Form], nn.Module],
+) -> dict[str, nn.Module]:
+    """Make the layers to put in; an error says for which."""
+    layers = {}
+    for name, structure in structures.items():
+        module, form = network.get_submodule(name), forms.get(name, DEFAULT)
+        try:
+            layers[name] = make(name, module, structure, form)
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from error
+    return layers
 
 
 def _swap(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:

@@ -17,13 +17,13 @@ from optuna.trial import TrialState
 from search.candidates import TEMPLATE, LayerStudy, front_volume, least_structures
 from search.folder import RunFolder
 from search.options import LayerOptions
-from search.profiling import LayerProfile
 from search.space import Space
-from search.table import FRONTS, CandidateTable
 from sekron import relative_error
 from sekron.geometry import Geometry
 from sekron.pareto import MIXES
+from sekron.profiling import LayerProfile
 from sekron.spectrum import Spectra
+from sekron.table import FRONTS, CandidateTable
 
 ROOT = Path(__file__).parents[1]
 

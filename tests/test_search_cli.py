@@ -17,7 +17,7 @@ import search
 import sekron
 from search import cli
 from search.folder import RunFolder
-from search.profiling import count_flops
+from sekron.profiling import count_flops
 
 NETWORKS = """
 import torch
@@ -134,7 +134,7 @@ def test_search_front_and_apply(sekron_command, run_folder, files):
         plan = result.plan(budget)
         assert sekron.surgery.structures_of(small) == dict(plan)
         flops, _ = count_flops(small, (torch.zeros(1, 3, 11, 9),))
-        assert result.totals(plan)["flops"] == flops
+        assert result.profile.totals(plan)["flops"] == flops
         assert f"{flops:,} FLOPs" in out
         limit = budget.limit("flops", result.profile.flops)
         assert limit is None or flops <= limit

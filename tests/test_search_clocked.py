@@ -16,12 +16,12 @@ from torch import nn
 import search
 from search import Budget, InfeasibleBudget
 from search.folder import RunFolder
-from search.profiling import count_flops
 from search.timetable import LayerTime, Timetable
 from search.timing import Stopwatch
 from sekron.contraction import cheapest_order, flops
 from sekron.emission import DEFAULT, Form
 from sekron.plan import Plan
+from sekron.profiling import count_flops
 from sekron.structure import Structure
 from sekron.surgery import forms_of, structures_of
 
@@ -247,7 +247,7 @@ def test_what_is_slower_than_dense_is_not_chosen(finished, limits):
 def test_where_all_is_slower_only_parameters_can_be_saved(world, small_network, small_input):
     world.slowness = 40.0
     result = run(small_network, small_input, budget=Budget(params=0.5))
-    assert result.totals(result.best)["params"] <= 0.5 * result.profile.params
+    assert result.profile.totals(result.best)["params"] <= 0.5 * result.profile.params
     times = layers_ms(result, result.best)
     assert all(times[name][0] > times[name][1] for name in result.best)
     assert measured_ratio(result, result.best) > 1.0
@@ -263,7 +263,7 @@ def test_flops_that_only_slower_layers_save_come_with_a_warning(world, small_net
     budget = Budget(flops=0.6)
     with pytest.warns(UserWarning, match=r"^flops ≤ 60\.0% is out of reach without layers that"):
         result = run(small_network, small_input, budget=budget)
-    assert result.totals(result.best)["flops"] <= 0.6 * result.profile.flops
+    assert result.profile.totals(result.best)["flops"] <= 0.6 * result.profile.flops
     assert measured_ratio(result, result.best) > 1.0
 
 
@@ -443,7 +443,11 @@ def test_flops_are_fvcores_in_every_form(small_network, small_input, finished):
     front = result.pareto_front()
     for plan, counted in zip(front["plan"], front["flops"], strict=True):
         small = plan.apply(small_network)
-        assert count_flops(small, (small_input[:1],))[0] == result.totals(plan)["flops"] == counted
+        assert (
+            count_flops(small, (small_input[:1],))[0]
+            == result.profile.totals(plan)["flops"]
+            == counted
+        )
 
 
 def test_the_plan_in_the_folder_is_the_best(finished):

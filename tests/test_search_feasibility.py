@@ -8,7 +8,7 @@ from torch import nn
 
 import search
 from search import Budget, InfeasibleBudget
-from search.feasibility import capacities, check_feasible
+from search.feasibility import check_feasible
 from search.space import Space
 
 
@@ -41,9 +41,9 @@ def test_capacity_is_what_the_other_layers_leave(profile):
     assert [layer.name for layer in profile.searched] == ["1", "3"]
     fixed = profile.layers[0].flops + profile.layers[2].flops
     assert profile.fixed("flops") == fixed
-    assert capacities(Budget(), profile) == {}
-    assert capacities(Budget(flops=0.5), profile) == {"flops": int(0.5 * profile.flops) - fixed}
-    assert capacities(Budget(params=1000), profile)["params"] == 1000 - profile.fixed("params")
+    assert profile.available(Budget()) == {}
+    assert profile.available(Budget(flops=0.5)) == {"flops": int(0.5 * profile.flops) - fixed}
+    assert profile.available(Budget(params=1000))["params"] == 1000 - profile.fixed("params")
 
 
 @pytest.mark.parametrize("resource", ["flops", "params"])
@@ -80,7 +80,7 @@ def test_the_least_can_really_be_reached(network, example, profile, resource):
     result = search.run(
         network, example, budget=budget, n_trials=0, measure_seconds=0, progress=False
     )
-    assert result.totals(result.best)[resource] == least
+    assert result.profile.totals(result.best)[resource] == least
 
 
 def test_limits_that_no_structure_meets_at_once(network, example, profile):

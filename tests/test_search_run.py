@@ -10,8 +10,8 @@ from torch import nn
 
 import search
 from search import Budget, InfeasibleBudget
-from search.profiling import count_flops
 from sekron import Structure, relative_error
+from sekron.profiling import count_flops
 
 ARGUMENTS = {"n_trials": 6, "max_sequence_length": 3, "measure_seconds": 0, "progress": False}
 
@@ -57,7 +57,7 @@ def test_a_plan_costs_what_the_compressed_network_costs(
 ):
     plan = result.plan(Budget(**{resource: share}))
     small = plan.apply(small_network)
-    totals = result.totals(plan)
+    totals = result.profile.totals(plan)
     assert count_flops(small, (small_input[:1],))[0] == totals["flops"]
     assert sum(p.numel() for p in small.parameters()) == totals["params"]
     assert totals[resource] <= share * result.profile.dense(resource)
@@ -70,7 +70,7 @@ def test_the_dense_network_is_the_plan_without_limits(result):
 
 def test_both_limits_hold_at_once(result):
     budget = Budget(flops=0.5, params=0.4)
-    totals = result.totals(result.plan(budget))
+    totals = result.profile.totals(result.plan(budget))
     assert all(totals[name] <= budget.limit(name, result.profile.dense(name)) for name in totals)
     assert result.allocate(budget).loss >= result.allocate(Budget(flops=0.5)).loss
     assert result.allocate(budget).gap == 0.0
@@ -96,7 +96,7 @@ def test_the_front_is_not_dominated_and_its_rows_are_their_plans(result):
         assert not beaten.any()
     errors = {(r.layer, r.structure): r.error for r in result.candidates().itertuples()}
     for row in front.itertuples():
-        assert result.totals(row.plan) == {"flops": row.flops, "params": row.params}
+        assert result.profile.totals(row.plan) == {"flops": row.flops, "params": row.params}
         assert row.flops_ratio == row.flops / result.profile.flops
         assert row.params_ratio == row.params / result.profile.params
         squares = [errors[name, str(structure)] ** 2 for name, structure in row.plan.items()]
@@ -127,7 +127,10 @@ def test_more_trials_go_on_where_the_search_ended(small_network, small_input, tm
 
 def test_another_budget_needs_no_search(folder, result):
     before = trials_of(folder)
-    assert result.totals(result.plan(Budget(flops=0.35)))["flops"] <= 0.35 * result.profile.flops
+    assert (
+        result.profile.totals(result.plan(Budget(flops=0.35)))["flops"]
+        <= 0.35 * result.profile.flops
+    )
     with pytest.raises(InfeasibleBudget, match=r"got flops ≤ 1.0%; the least of this search is"):
         result.plan(Budget(flops=0.01))
     assert trials_of(folder) == before

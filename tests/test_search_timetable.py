@@ -8,13 +8,13 @@ import pytest
 
 from search import Budget
 from search.options import LayerOptions
-from search.profiling import LayerProfile
-from search.table import CandidateTable
 from search.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
 from sekron.contraction import cheapest_order, flops
 from sekron.emission import DEFAULT, Form
 from sekron.geometry import Geometry
+from sekron.profiling import LayerProfile
 from sekron.structure import Structure
+from sekron.table import CandidateTable
 
 SETTING = Setting("a processor", 1, "2.9", "torch.float32", "contiguous", ((2, 10, 13, 11),))
 WEIGHT = (12, 10, 3, 3)

@@ -17,10 +17,10 @@ from torch import Tensor
 from search.candidates import LayerStudy, front_volume
 from search.samplers import SAMPLERS
 from search.space import Space, canonical, factorizations
-from search.table import CandidateTable
 from sekron.geometry import Geometry
 from sekron.spectrum import Spectra
 from sekron.structure import Point
+from sekron.table import CandidateTable
 from studies.glyphs import glyphs, trained_resnet20
 
 SHAPE = (32, 32, 3, 3)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 import search
-from search.allocation import Allocation, allocate
-from search.relaxation import Options
 from search.sources import load_model, parse_shape
+from sekron.allocation import Allocation, allocate
+from sekron.relaxation import Options
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ import search
 from baselines import BASELINES
 from search.latency import interval, race
 from search.memory import peak_activation_bytes
-from search.profiling import count_flops
 from search.restricted import restricted
 from search.sources import load_model
 from sekron import Plan, SeKronConv2d
+from sekron.profiling import count_flops
 from sekron.surgery import rebuild
 from studies.speed_layers.__main__ import LAYOUTS, load_tensorly_torch, tltorch_layer
 from studies.training import RUNS

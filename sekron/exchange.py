@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from search.relaxation import ROUNDING, Program, Relaxed
+from sekron.relaxation import ROUNDING, Program, Relaxed
 
 Choice = NDArray[np.intp]
 """One column per layer."""

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 import torch
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import conv_flop_count, get_shape
 from torch import Tensor, nn
 
+from sekron.budget import RESOURCES, Budget
+from sekron.contraction import flops_of_ranks
 from sekron.geometry import Geometry
+from sekron.plan import Plan
 from sekron.structure import Structure
 from sekron.surgery import reason_to_skip, replaceable_modules, shared_weights
 
@@ -76,6 +80,27 @@ class NetworkProfile:
     def fixed(self, resource: str) -> int:
         """Return what everything that is not searched uses of a resource."""
         return self.dense(resource) - sum(layer.dense(resource) for layer in self.searched)
+
+    def totals(self, plan: Plan) -> dict[str, int]:
+        """Return the FLOPs and parameters of the whole network under a plan."""
+        totals = {name: self.dense(name) for name in RESOURCES}
+        for layer in self.searched:
+            if layer.name in plan:
+                structure, order = plan[layer.name], plan.form(layer.name).order
+                totals["params"] += structure.n_params - layer.params
+                totals["flops"] -= layer.flops
+                ranks = np.array([structure.ranks], dtype=np.int64)
+                for call in layer.calls:
+                    counted = flops_of_ranks(structure.shapes, structure.bonds, ranks, call, order)
+                    totals["flops"] += int(counted[0])
+        return totals
+
+    def available(self, budget: Budget) -> dict[str, int]:
+        """Return what the searched layers may use of each resource that a budget limits."""
+        limits = {name: budget.limit(name, self.dense(name)) for name in RESOURCES}
+        return {
+            name: limit - self.fixed(name) for name, limit in limits.items() if limit is not None
+        }
 
 
 def profile(

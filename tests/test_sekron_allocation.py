@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from search.allocation import allocate
-from search.relaxation import Options
+from sekron.allocation import allocate
+from sekron.relaxation import Options
 
 
 def instance(seed, n_resources, kind):

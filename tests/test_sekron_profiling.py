@@ -10,7 +10,7 @@ from torch.nn.utils import spectral_norm
 from torch.nn.utils.parametrizations import weight_norm
 
 from search import profile
-from search.profiling import count_flops
+from sekron.profiling import count_flops
 
 
 class OwnConv2d(nn.Conv2d):

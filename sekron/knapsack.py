@@ -14,8 +14,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from search.exchange import Choice, exchanged, rounded
-from search.relaxation import ROUNDING, Floats, Program, Relaxed
+from sekron.exchange import Choice, exchanged, rounded
+from sekron.relaxation import ROUNDING, Floats, Program, Relaxed
 
 WIDTHS = (100, 1_000, 10_000)
 """Partial choices kept at once, from a quick attempt to the proof.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sekron.pareto import MIXES, front, mixed_front
+from sekron.relaxation import Options
 from sekron.spectrum import RankCurve
 from sekron.structure import Point, Structure
 
@@ -60,6 +62,16 @@ class CandidateTable:
         """Return the structure of one row."""
         family, shapes = self.points[self.point[row]]
         return Structure(family, shapes, self.ranks[row])
+
+    def options(self, resources: Sequence[str]) -> Options:
+        """Return all rows, then the dense layer, as the allocation takes them.
+
+        Args:
+            resources: Names of the costs, in the order of their columns: flops, params.
+        """
+        dense = {"flops": self.dense_flops, "params": self.dense_params}
+        costs = [np.append(getattr(self, name), dense[name]).astype(float) for name in resources]
+        return Options(np.append(self.errors**2, 0.0), np.array(costs).T.reshape(len(self) + 1, -1))
 
     def costs(self, mix: float) -> NDArray[np.float64]:
         """Return a mixed cost per row: that share of FLOPs, the rest parameters, dense = 1."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from search.knapsack import Found, choose
-from search.relaxation import Options, Program, Relaxed
+from sekron.knapsack import Found, choose
+from sekron.relaxation import Options, Program, Relaxed
 
 TIME_LIMIT_S = 10.0
 """For the proof under several budgets that all bind; the gap then left is reported."""
