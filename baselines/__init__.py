@@ -1,11 +1,18 @@
-"""Rival decompositions as structures of ours, so that they share our arithmetic."""
+"""Rival decompositions as structures of ours, and a comparison at equal budgets."""
 
+from baselines.allocations import ALLOCATIONS
+from baselines.candidates import candidates
+from baselines.comparison import compare
 from baselines.conversions import from_cp, from_tensor_ring, from_tensor_train, from_tucker
 from baselines.decompositions import cp, tensor_ring, tensor_train, tucker
-from baselines.templates import BASELINES
+from baselines.methods import METHODS
+from baselines.vbmf import vbmf_rank
 
 __all__ = [
-    "BASELINES",
+    "ALLOCATIONS",
+    "METHODS",
+    "candidates",
+    "compare",
     "cp",
     "from_cp",
     "from_tensor_ring",
@@ -14,4 +21,5 @@ __all__ = [
     "tensor_ring",
     "tensor_train",
     "tucker",
+    "vbmf_rank",
 ]

@@ -131,6 +131,23 @@ def from_tucker(
     return structure, (*outer, moved)
 
 
+def lifted(converted: Converted, weight_shape: Shape) -> Converted:
+    """Give a structure of a weight without modes of extent 1 these modes again.
+
+    Args:
+        converted: Structure and factors of the squeezed weight.
+        weight_shape: Of the weight before.
+    """
+    structure, factors = converted
+    kept = [mode for mode, size in enumerate(weight_shape) if size > 1]
+    shapes = tuple(
+        _shape(dict(zip(kept, shape, strict=True)), len(weight_shape)) for shape in structure.shapes
+    )
+    full = Structure(structure.family, shapes, structure.ranks)
+    pairs = zip(factors, full.factor_shapes, strict=True)
+    return full, tuple(factor.reshape(shape) for factor, shape in pairs)
+
+
 def _check_cores(cores: Sequence[Tensor], closed: bool) -> None:
     after = [core.shape[2] for core in cores]
     before = [core.shape[0] for core in cores]

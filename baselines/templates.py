@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sekron.structure import Point, Shape
 
 
@@ -43,9 +41,19 @@ def channel_svd(weight_shape: Shape) -> Point:
     return "sekron", ((out_channels, 1, *[1] * len(kernel)), (1, in_channels, *kernel))
 
 
-BASELINES: dict[str, Callable[[Shape], Point]] = {
-    "tucker2": tucker2,
-    "spatial_svd": spatial_svd,
-    "channel_svd": channel_svd,
-}
-"""Name -> family and factor shapes for the weight of a convolution."""
+def gkpd(weight_shape: Shape, first: Shape) -> Point:
+    """Return the generalized Kronecker product decomposition with a given first factor.
+
+    Raises:
+        ValueError: If the shape of the first factor does not divide the weight's.
+
+    Reference:
+        Hameed et al., Convolutional neural network compression through generalized Kronecker
+        product decomposition, arXiv 2109.14710.
+    """
+    if len(first) != len(weight_shape) or any(
+        size % own for size, own in zip(weight_shape, first, strict=True)
+    ):
+        raise ValueError(f"the first factor must divide {weight_shape}, got {first}.")
+    rest = tuple(size // own for size, own in zip(weight_shape, first, strict=True))
+    return "sekron", (tuple(first), rest)

@@ -21,7 +21,7 @@ from search.feasibility import check_feasible
 from search.folder import RunFolder, Settings, open_storage
 from search.result import SearchResult
 from search.samplers import SAMPLERS
-from search.space import Space
+from search.space import DEFAULT_FAMILIES, Space
 from sekron.budget import Budget
 from sekron.profiling import Inputs, LayerProfile, NetworkProfile, profile
 from sekron.progress import bar
@@ -38,7 +38,7 @@ def run(
     budget: Budget,
     n_trials: int = 50,
     max_sequence_length: int = 3,
-    families: Sequence[str] = ("sekron", "chain"),
+    families: Sequence[str] = DEFAULT_FAMILIES,
     sampler: str = "neighbour",
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,

@@ -13,7 +13,10 @@ from itertools import combinations, permutations, product
 
 from optuna.distributions import IntDistribution
 
+from sekron.digits import divisors
 from sekron.structure import Point, Shape
+
+DEFAULT_FAMILIES = ("sekron", "chain", "cp")
 
 
 @cache
@@ -46,7 +49,7 @@ class Space:
 
     weight_shape: Shape
     max_length: int = 3
-    families: tuple[str, ...] = ("sekron", "chain")
+    families: tuple[str, ...] = DEFAULT_FAMILIES
 
     def distributions(self) -> dict[str, IntDistribution]:
         """Return every parameter that a trial of this space may have.
@@ -82,8 +85,10 @@ class Space:
         """Return the parameters that stand for a point."""
         family, shapes = point
         length = len(shapes)
-        # Two factors are named `sekron`, also where only `chain` was asked for.
-        name = family if family in self.families else "chain"
+        # Two factors are named `sekron`, also where that was not asked for.
+        name = family
+        if family not in self.families:
+            name = next(other for other in self.families if other in ("chain", "cp"))
         named = {"length": length, "family": self.families.index(name)}
         for mode, size in enumerate(self.weight_shape):
             column = tuple(shape[mode] for shape in shapes)
@@ -102,7 +107,7 @@ class Space:
                 )
                 for family in self.families:
                     point = canonical(family, shapes)
-                    if point is not None:
+                    if point is not None and (point[0] != "cp" or _is_lean(point[1])):
                         found[point] = None
         return list(found)
 
@@ -123,9 +128,12 @@ class Space:
 
         A move changes the family, swaps two adjacent factors, exchanges the roles of two modes of
         equal size, takes a divisor of one mode from one factor to another, perhaps to a new one,
-        or lets two factors trade a prime of one mode for a prime of another.
+        or lets two factors trade a prime of one mode for a prime of another. A `cp` has no
+        neighbours and is none: it is fitted rank by rank, and only its templates are worth that.
         """
         family, shapes = point
+        if family == "cp":
+            return ()
         found: dict[Point, None] = {}
         for moved_family, moved in self._moves(family, shapes):
             neighbour = canonical(moved_family, moved)
@@ -136,7 +144,7 @@ class Space:
     def _moves(
         self, family: str, shapes: tuple[Shape, ...]
     ) -> Iterator[tuple[str, tuple[Shape, ...]]]:
-        yield from ((other, shapes) for other in self.families if other != family)
+        yield from ((other, shapes) for other in self.families if other not in (family, "cp"))
         for k in range(len(shapes) - 1):
             yield family, (*shapes[:k], shapes[k + 1], shapes[k], *shapes[k + 2 :])
         for a, b in combinations(range(len(self.weight_shape)), 2):
@@ -147,7 +155,7 @@ class Space:
             ones = (1,) * len(self.weight_shape)
             for k in range(len(shapes) + 1):
                 for moved in _shifts((*shapes[:k], ones, *shapes[k:])):
-                    yield from ((name, moved) for name in self.families)
+                    yield from ((name, moved) for name in self.families if name != "cp")
 
 
 def _shifts(shapes: tuple[Shape, ...]) -> Iterator[tuple[Shape, ...]]:
@@ -155,7 +163,7 @@ def _shifts(shapes: tuple[Shape, ...]) -> Iterator[tuple[Shape, ...]]:
     modes = range(len(shapes[0]))
     for source, target in permutations(range(len(shapes)), 2):
         for mode in modes:
-            for divisor in _divisors(shapes[source][mode]):
+            for divisor in divisors(shapes[source][mode])[1:]:
                 yield _shifted(shapes, source, target, mode, divisor)
         for given, taken in permutations(modes, 2):
             for first in _primes(shapes[source][given]):
@@ -181,7 +189,8 @@ def _transposed(shape: Shape, a: int, b: int) -> Shape:
 def canonical(family: str, shapes: tuple[Shape, ...]) -> Point | None:
     """Return one name for all points that are the same factorization, None for the dense weight.
 
-    Factors of size 1 change nothing. `sekron` and `chain` coincide for two factors. Factors that
+    Factors of size 1 change nothing. `sekron`, `chain` and `cp` coincide for two factors, and
+    where every mode stands whole in one factor, those of a `cp` have no order. Factors that
     share no mode commute in the Kronecker product, so the last two of a `sekron` may then be
     swapped, and a `chain` reversed (it is then truncated from the other end, to nearly the same
     errors).
@@ -189,13 +198,18 @@ def canonical(family: str, shapes: tuple[Shape, ...]) -> Point | None:
     real = tuple(shape for shape in shapes if any(size > 1 for size in shape))
     if len(real) < 2:
         return None
-    if len(real) == 2 and family in ("sekron", "chain"):
+    if len(real) == 2 and family in ("sekron", "chain", "cp"):
         family = "sekron"
     if family == "sekron" and _disjoint(real[-2], real[-1]):
         real = (*real[:-2], *sorted(real[-2:], reverse=True))
-    if family == "chain" and all(_disjoint(a, b) for a, b in permutations(real, 2)):
-        real = max(real, real[::-1])
+    if family in ("chain", "cp") and all(_disjoint(a, b) for a, b in permutations(real, 2)):
+        real = max(real, real[::-1]) if family == "chain" else tuple(sorted(real, reverse=True))
     return family, real
+
+
+def _is_lean(shapes: tuple[Shape, ...]) -> bool:
+    """Whether both channels stand alone: a term of a `cp` costs the sum of its factors' sizes."""
+    return all(sum(size > 1 for size in shape) == 1 or max(shape[:2]) == 1 for shape in shapes)
 
 
 def _disjoint(first: Shape, second: Shape) -> bool:
@@ -207,12 +221,6 @@ def _parameter(mode: int, length: int) -> str:
 
 
 @cache
-def _divisors(size: int) -> tuple[int, ...]:
-    """Return the divisors of a size above 1."""
-    return tuple(d for d in range(2, size + 1) if size % d == 0)
-
-
-@cache
 def _primes(size: int) -> tuple[int, ...]:
     """Return the distinct primes that divide a size."""
-    return tuple(p for p in _divisors(size) if len(_divisors(p)) == 1)
+    return tuple(p for p in divisors(size) if len(divisors(p)) == 2)

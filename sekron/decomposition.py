@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from sekron.cp import fit_cp
 from sekron.digits import from_digits, to_digits
 from sekron.least_squares import contract, refine_digits
 from sekron.structure import Structure
@@ -24,8 +25,9 @@ def decompose(weight: Tensor, structure: Structure, *, seed: int = 0) -> tuple[T
     """Compute the factors of a weight.
 
     `sekron` and `chain` are truncated one factor at a time by SVD, which is optimal for two
-    factors. `ring`, `cp` and `tucker` start from leading singular vectors and are fitted by block
-    least squares. The arithmetic is fp64; the factors have the weight's dtype.
+    factors. `ring` and `tucker` start from leading singular vectors and are fitted by block least
+    squares, `cp` by alternating least squares of its own, in fp32. All other arithmetic is fp64;
+    the factors have the weight's dtype.
 
     Args:
         weight: Shape `structure.weight_shape`, any floating dtype.
@@ -50,7 +52,7 @@ def decompose(weight: Tensor, structure: Structure, *, seed: int = 0) -> tuple[T
     """
     digits = checked_digits(weight, structure)
     factors = _START[structure.family](digits, structure.ranks, torch.Generator().manual_seed(seed))
-    if structure.family not in EXACT:
+    if structure.family in REFINED:
         factors = refine_digits(digits, factors, structure.bonds, SWEEPS)
     if structure.family == "cp":
         _refuse_degenerate(digits, factors, structure)
@@ -181,14 +183,9 @@ def _tucker(digits: Tensor, ranks: tuple[int, ...], _: torch.Generator) -> list[
 
 
 def _cp(digits: Tensor, ranks: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
-    (rank,) = ranks
-    factors = []
-    for k, size in enumerate(digits.shape):
-        unfolding = digits.movedim(k, 0).reshape(1, size, -1)
-        known = _directions(unfolding, min(rank, *unfolding.shape[1:]))
-        missing = torch.randn(rank - len(known), size, generator=generator, dtype=torch.float64)
-        factors.append(torch.cat([known, missing.to(known.device) / size**0.5]))
-    return factors
+    if digits.dim() == 2:
+        return _sekron(digits, ranks, generator)  # of two factors the same, and exact
+    return fit_cp(digits, ranks[0], generator)
 
 
 def _ring(digits: Tensor, ranks: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
@@ -229,6 +226,9 @@ def _shaped(factors: Sequence[Tensor], structure: Structure, weight: Tensor) -> 
 
 EXACT = ("sekron", "chain")
 """Families whose error is known from the singular values alone."""
+
+REFINED = ("ring", "tucker")
+"""Families that start from singular vectors and are then fitted by block least squares."""
 
 _START: dict[str, Callable[[Tensor, tuple[int, ...], torch.Generator], list[Tensor]]] = {
     "sekron": _sekron,

@@ -4,6 +4,7 @@ In this form every structure is an ordinary tensor network on `S` axes, whatever
 modes: a Kronecker product becomes an outer product.
 """
 
+from functools import cache
 from math import prod
 
 from torch import Tensor
@@ -31,3 +32,9 @@ def from_digits(digits: Tensor, shapes: tuple[Shape, ...]) -> Tensor:
     split = digits.reshape([size for shape in shapes for size in shape])
     axes = [k * n_modes + mode for mode in range(n_modes) for k in range(n_factors)]
     return split.permute(axes).reshape([prod(s[mode] for s in shapes) for mode in range(n_modes)])
+
+
+@cache
+def divisors(size: int) -> tuple[int, ...]:
+    """Return the divisors of a size, ascending, 1 and itself among them."""
+    return tuple(d for d in range(1, size + 1) if size % d == 0)

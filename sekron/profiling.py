@@ -51,6 +51,14 @@ class LayerProfile:
         """Return what the dense layer uses of a resource, by its name in a budget."""
         return self.flops if resource == "flops" else self.params
 
+    def flops_of(self, structure: Structure, order: tuple[int, ...] | None = None) -> int:
+        """Return the multiply-adds of all calls with another structure, default cheapest order."""
+        ranks = np.array([structure.ranks], dtype=np.int64)
+        return sum(
+            int(flops_of_ranks(structure.shapes, structure.bonds, ranks, call, order)[0])
+            for call in self.calls
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkProfile:
@@ -88,11 +96,7 @@ class NetworkProfile:
             if layer.name in plan:
                 structure, order = plan[layer.name], plan.form(layer.name).order
                 totals["params"] += structure.n_params - layer.params
-                totals["flops"] -= layer.flops
-                ranks = np.array([structure.ranks], dtype=np.int64)
-                for call in layer.calls:
-                    counted = flops_of_ranks(structure.shapes, structure.bonds, ranks, call, order)
-                    totals["flops"] += int(counted[0])
+                totals["flops"] += layer.flops_of(structure, order) - layer.flops
         return totals
 
     def available(self, budget: Budget) -> dict[str, int]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sekron.contraction import flops_of_ranks, n_params_of_ranks
+from sekron.cp import fit_work
 from sekron.decomposition import leading, relative_error
 from sekron.digits import to_digits
 from sekron.geometry import Geometry
@@ -26,7 +27,14 @@ CACHE_BYTES = 2**28
 """Memory for the unfoldings of one weight that several structures share."""
 
 FITTED_RANKS = 8
-"""How many ranks of a family without an exact sequence are fitted, one by one."""
+"""How many ranks of `ring` and `tucker` are fitted, one by one."""
+
+CP_RANKS = 20
+CP_WORK = 3e11
+"""How many ranks of a `cp` are fitted, and the multiply-adds for all of them."""
+
+CP_SHARES = 0.02, 0.8
+"""Least and largest rank of a `cp`, relative to where it saves nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,7 @@ class Spectra:
             table = np.concatenate(rows)
             ranks, kept = table[:, :-1].astype(np.int64), table[:, -1]
             return self._worthwhile(family, shapes, ranks, self._errors(kept))
-        ranks = _scaled_ranks(caps)
+        ranks = _cp_ranks(caps[0], self.dense_params) if family == "cp" else _scaled_ranks(caps)
         structures = [Structure(family, shapes, tuple(map(int, row))) for row in ranks]
         errors = np.array([relative_error(self.weight, s) for s in structures])
         return self._worthwhile(family, shapes, ranks, errors)
@@ -242,6 +250,16 @@ def _scaled_ranks(caps: tuple[int, ...]) -> NDArray[np.int64]:
     """All ranks scaled together, from 1 to their caps."""
     shares = np.linspace(0.0, 1.0, FITTED_RANKS)
     return np.unique([[max(1, round(cap**share)) for cap in caps] for share in shares], axis=0)
+
+
+def _cp_ranks(cap: int, size: int) -> NDArray[np.int64]:
+    """Ranks spaced evenly in their logarithm, the fewer the longer their fits take."""
+    least, most = (max(1, round(share * cap)) for share in CP_SHARES)
+    for number in range(CP_RANKS, 1, -1):
+        ranks = np.unique(np.geomspace(least, most, number).round().astype(np.int64))
+        if sum(fit_work(size, int(rank)) for rank in ranks) <= CP_WORK:
+            break
+    return ranks[:, None]
 
 
 def _singular_values_squared(matrices: Tensor) -> Tensor:

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 import search
-from baselines import BASELINES
+from baselines import METHODS, candidates, templates
 from search import Budget, InfeasibleBudget
-from search.restricted import restricted
 from search.space import Space, canonical
 from sekron import SeKronConv2d, Structure
 from sekron.structure import n_ranks
 
-every_baseline = pytest.mark.parametrize("baseline", BASELINES)
+TEMPLATES = {name: getattr(templates, name) for name in ("tucker2", "spatial_svd", "channel_svd")}
+every_baseline = pytest.mark.parametrize("baseline", TEMPLATES)
 WEIGHTS = [(64, 48, 3, 3), (7, 5, 3, 2), (12, 20, 1, 1), (8, 6, 1, 5)]
 
 
@@ -20,7 +20,7 @@ WEIGHTS = [(64, 48, 3, 3), (7, 5, 3, 2), (12, 20, 1, 1), (8, 6, 1, 5)]
 @pytest.mark.parametrize("shape", WEIGHTS, ids=str)
 def test_baselines_are_templates_of_the_space(baseline, shape):
     space = Space(shape, 3)
-    point = canonical(*BASELINES[baseline](shape))
+    point = canonical(*TEMPLATES[baseline](shape))
     assert point in space.templates()
     assert space.point(space.params(point)) == point
 
@@ -34,7 +34,7 @@ def test_baselines_are_templates_of_the_space(baseline, shape):
     ],
 )
 def test_baselines_are_the_convolutions_that_people_write(baseline, kernels):
-    family, shapes = BASELINES[baseline]((14, 10, 3, 5))
+    family, shapes = TEMPLATES[baseline]((14, 10, 3, 5))
     structure = Structure(family, shapes, (4,) * n_ranks(family, len(shapes)))
     layer = SeKronConv2d.from_conv2d(nn.Conv2d(10, 14, (3, 5)), structure)
     sizes = [tuple(weight.shape[-2:]) if weight.dim() == 4 else (1, 1) for weight in layer.weights]
@@ -52,7 +52,8 @@ def result(small_run):
 
 def best_loss(result, network, baseline, budget):
     """The best loss when every layer is dense or has the structure of a baseline, or infinity."""
-    side = restricted(result, network, BASELINES[baseline])
+    tables = candidates(network, result.profile, METHODS[baseline])
+    side = search.SearchResult(result.profile, tables, budget)
     try:
         return side.allocate(budget).loss
     except InfeasibleBudget:
@@ -80,5 +81,5 @@ def test_baselines_are_met_somewhere(small_network, result, baseline):
 def test_a_baseline_of_a_pointwise_convolution_is_its_svd():
     torch.manual_seed(0)
     for name in ("tucker2", "channel_svd"):
-        family, shapes = canonical(*BASELINES[name]((12, 20, 1, 1)))
+        family, shapes = canonical(*TEMPLATES[name]((12, 20, 1, 1)))
         assert (family, shapes) == ("sekron", ((12, 1, 1, 1), (1, 20, 1, 1)))

@@ -28,10 +28,11 @@ def points_of(space):
     return {canonical(*point) for point in raw_points(space)}
 
 
-SMALL = Space((4, 6, 3, 1), 3)
-TABLE = Space((4, 6, 3, 2), 3)
-PRIME = Space((7, 5, 3, 2), 4)
-LINEAR = Space((12, 8), 3)
+TREES = ("sekron", "chain")
+SMALL = Space((4, 6, 3, 1), 3, TREES)
+TABLE = Space((4, 6, 3, 2), 3, TREES)
+PRIME = Space((7, 5, 3, 2), 4, TREES)
+LINEAR = Space((12, 8), 3, TREES)
 every_space = pytest.mark.parametrize(
     "space", [SMALL, TABLE, PRIME, LINEAR], ids=lambda s: "x".join(map(str, s.weight_shape))
 )
@@ -59,7 +60,21 @@ def test_half_of_the_templates_are_another_name(family, length, count):
 
 
 def test_two_families_share_the_templates_of_two_factors():
-    assert len(Space((8, 6, 3, 5), 4).templates()) == 7 + 2 * 18 + 2 * 12
+    assert len(Space((8, 6, 3, 5), 4, TREES).templates()) == 7 + 2 * 18 + 2 * 12
+
+
+def test_a_cp_keeps_each_channel_mode_alone_and_is_proposed_as_a_template_only():
+    both = [("cp", ((8, 1, 1, 1), (1, 6, 1, 1), (1, 1, 3, 5)))]
+    both.append(("cp", ((8, 1, 1, 1), (1, 6, 1, 1), (1, 1, 3, 1), (1, 1, 1, 5))))
+    space = Space((8, 6, 3, 5), 4)
+    templates = space.templates()
+    assert [point for point in templates if point[0] == "cp"] == both
+    for point in both:
+        assert space.point(space.params(point)) == point
+        assert space.neighbours(point) == ()
+    assert all(family != "cp" for point in templates for family, _ in space.neighbours(point))
+    assert {family for family, _ in Space((8, 6), 3).templates()} == {"sekron"}
+    assert Space((8, 6), 2, ("cp",)).params(("sekron", ((8, 1), (1, 6))))["family"] == 0
 
 
 def test_templates_keep_every_mode_whole():
@@ -71,7 +86,7 @@ def test_templates_keep_every_mode_whole():
 
 
 def test_exhaustive_count_of_a_common_convolution():
-    space = Space((32, 32, 3, 3), 3)
+    space = Space((32, 32, 3, 3), 3, TREES)
     assert sum(1 for _ in raw_points(space)) == 7_222
     # by inclusion and exclusion over factors of size 1
     pairs = 6 * 6 * 2 * 2 - 2

@@ -23,6 +23,9 @@ from sekron.structure import Point
 from sekron.table import CandidateTable
 from studies.glyphs import glyphs, trained_resnet20
 
+FAMILIES = ("sekron", "chain")
+"""Those whose errors at all ranks follow from singular values: all structures can be scored."""
+
 SHAPE = (32, 32, 3, 3)
 OUTPUT_SIZE = (16, 16)
 N_RAW = 7222
@@ -54,7 +57,7 @@ def main() -> None:
 
 def _compare(name: str, weight: Tensor, n_structures: int) -> Iterator[tuple[object, ...]]:
     spectra = Spectra(weight, (Geometry.of(SHAPE, OUTPUT_SIZE),))
-    every = _exhaustive(name, spectra, Space(SHAPE, 3))
+    every = _exhaustive(name, spectra, Space(SHAPE, 3, FAMILIES))
     volumes = [front_volume(every, mix) for mix in (1.0, 0.0)]
 
     def row(label: str, study: LayerStudy) -> tuple[object, ...]:
@@ -65,7 +68,7 @@ def _compare(name: str, weight: Tensor, n_structures: int) -> Iterator[tuple[obj
     for sampler in SAMPLERS:
         for seed in range(N_SEEDS[sampler]):
             study = LayerStudy(
-                f"{name}-{sampler}", spectra, Space(SHAPE, 3), sampler=sampler, seed=seed
+                f"{name}-{sampler}", spectra, Space(SHAPE, 3, FAMILIES), sampler=sampler, seed=seed
             )
             study.run(0)
             if sampler == "neighbour":
@@ -73,7 +76,7 @@ def _compare(name: str, weight: Tensor, n_structures: int) -> Iterator[tuple[obj
             while study.n_scored < n_structures and study.n_proposed < 2 * n_structures:
                 study.propose()
             yield row(f"templates + {sampler}, seed {seed}", study)
-    longer = LayerStudy(f"{name}-longer", spectra, Space(SHAPE, 4))
+    longer = LayerStudy(f"{name}-longer", spectra, Space(SHAPE, 4, FAMILIES))
     longer.run(0)
     yield row("S <= 4, templates alone", longer)
     while longer.n_scored < n_structures:

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 import search
-from baselines import BASELINES
+from baselines import METHODS, candidates
 from search.latency import interval, race
 from search.memory import peak_activation_bytes
-from search.restricted import restricted
 from search.sources import load_model
 from sekron import Plan, SeKronConv2d
 from sekron.profiling import count_flops
@@ -128,7 +127,9 @@ def _rows(
                     f"{len(front)} members of the front is off by {off.median():.1%} in the "
                     f"median, {off.quantile(0.9):.1%} at nine of ten, {off.max():.1%} at most"
                 )
-    tucker = restricted(result, network, BASELINES["tucker2"]).plan(search.Budget(flops=0.5))
+    half = search.Budget(flops=0.5)
+    tables = candidates(network, result.profile, METHODS["tucker2"])
+    tucker = search.SearchResult(result.profile, tables, half).best
     sides["tucker2, ours"] = _applied(network, tucker)
     sides["tucker2, sequential"] = _with(sides["tucker2, ours"], lambda _, layer: by_hand(layer))
     factorized_conv = load_tensorly_torch()

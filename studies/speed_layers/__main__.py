@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import sekron
-from baselines import BASELINES
+from baselines import templates
 from search.latency import interval, race
 
 SHARE = 0.5
@@ -106,7 +106,7 @@ def _sides(case: Case, factorized_conv: Any) -> dict[str, nn.Module]:
 def _halved(name: str, case: Case) -> sekron.Structure:
     """Return the structure with the largest ranks that leave half of the FLOPs."""
     weight_shape = (case.n_out, case.n_in, case.kernel, case.kernel)
-    family, shapes = BASELINES[name](weight_shape)
+    family, shapes = getattr(templates, name)(weight_shape)
     shapes = tuple(shape for shape in shapes if max(shape) > 1)  # a 1×1 kernel has no middle
     output = ((case.side + 2 * case.padding - case.kernel) // case.stride + 1,) * 2
 

@@ -1,0 +1,127 @@
+"""How others choose across layers, over the same candidates: rivals of the exact allocation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sekron.allocation import allocate
+from sekron.relaxation import Options
+
+BISECTIONS = 50
+
+Choice = tuple[int, ...]
+Allocator = Callable[[Sequence[Options], Sequence[float]], Choice | None]
+"""From the candidates of all layers, the last one dense, and what may be used of every resource,
+to the index of a candidate per layer; None where the rule finds nothing that fits."""
+
+
+def exact(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | None:
+    """Choose the least sum of squared errors, by the integer program."""
+    found = allocate(layers, capacities)
+    return None if found is None else found.choice
+
+
+def uniform(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | None:
+    """Give every layer the same share of its own cost, found by bisection."""
+
+    def choose(share: float) -> Choice | None:
+        chosen = []
+        for layer in layers:
+            fits = np.flatnonzero((layer.costs <= share * layer.costs[-1]).all(axis=1))
+            if len(fits) == 0:
+                return None
+            chosen.append(int(fits[np.argmin(layer.losses[fits])]))
+        return tuple(chosen)
+
+    return _largest(choose, layers, capacities)
+
+
+def minimax(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | None:
+    """Give every layer the same bound on its relative error, found by bisection.
+
+    The largest relative error of a layer is then the least possible. Keeping the same share of
+    energy in every layer, brought to a budget, is the same rule.
+
+    Reference:
+        Liebenwein et al., Compressing neural networks: ALDS, arXiv 2107.11442, section 3.
+    """
+
+    def choose(share: float) -> Choice:
+        bound = (1.0 - share) * max(float(layer.losses.max()) for layer in layers)
+        return tuple(_cheapest(layer, capacities, bound) for layer in layers)
+
+    return _largest(choose, layers, capacities)
+
+
+def greedy(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | None:
+    """From the dense network, take what adds the least error per cost saved, until it fits."""
+    chosen = [len(layer.losses) - 1 for layer in layers]
+    while not _fits(layers, chosen, capacities):
+        best, move = np.inf, None
+        for index, layer in enumerate(layers):
+            now = chosen[index]
+            saved = _share(layer.costs[now] - layer.costs, capacities)
+            cheaper = np.flatnonzero(saved > 0)
+            if len(cheaper):
+                prices = (layer.losses[cheaper] - layer.losses[now]) / saved[cheaper]
+                if prices.min() < best:
+                    best, move = float(prices.min()), (index, int(cheaper[np.argmin(prices)]))
+        if move is None:
+            return None
+        chosen[move[0]] = move[1]
+    return tuple(chosen)
+
+
+def _largest(
+    choose: Callable[[float], Choice | None],
+    layers: Sequence[Options],
+    capacities: Sequence[float],
+) -> Choice | None:
+    """Return the choice for the largest share in [0, 1] whose costs fit."""
+    best, low, high = None, 0.0, 1.0
+    for share in (1.0, 0.0):
+        found = choose(share)
+        if found is not None and _fits(layers, found, capacities):
+            if share == 1.0:
+                return found
+            best = found
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        found = choose(middle)
+        if found is None:
+            low = middle
+        elif _fits(layers, found, capacities):
+            best, low = found, middle
+        else:
+            high = middle
+    return best
+
+
+def _cheapest(layer: Options, capacities: Sequence[float], bound: float) -> int:
+    fine = np.flatnonzero(layer.losses <= bound)
+    return int(fine[np.argmin(_share(layer.costs[fine], capacities))])
+
+
+def _share(costs: NDArray[np.float64], capacities: Sequence[float]) -> NDArray[np.float64]:
+    """Return what costs use of all capacities together."""
+    shares: NDArray[np.float64] = (costs / np.maximum(capacities, 1.0)).sum(axis=-1)
+    return shares
+
+
+def _fits(
+    layers: Sequence[Options], chosen: Sequence[int], capacities: Sequence[float]
+) -> np.bool_:
+    used = sum(layer.costs[choice] for layer, choice in zip(layers, chosen, strict=True))
+    return (np.asarray(used) <= np.asarray(capacities)).all()
+
+
+ALLOCATIONS: dict[str, Allocator] = {
+    "exact": exact,
+    "uniform": uniform,
+    "minimax": minimax,
+    "greedy": greedy,
+}
+"""The exact allocation and its rivals, by name."""

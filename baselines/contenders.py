@@ -1,0 +1,122 @@
+"""What takes part in a comparison: from a budget to a compressed network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from baselines.allocations import ALLOCATIONS
+from baselines.conversions import Converted
+from baselines.pruning import pruned
+from baselines.vbmf import vbmf_plan
+from sekron.budget import Budget, InfeasibleBudget
+from sekron.decomposition import reconstruct
+from sekron.plan import Plan
+from sekron.profiling import Inputs, NetworkProfile, count_flops
+from sekron.structure import Structure
+from sekron.surgery import replace
+from sekron.table import CandidateTable
+
+VBMF = "vbmf"
+"""A rule for the ranks of a Tucker-2, beside the allocations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One compressed network.
+
+    Attributes:
+        network: The network.
+        error: Sum of the squared relative errors of its layers; NaN where that means nothing.
+        used: FLOPs and parameters, by their names in a budget.
+    """
+
+    network: nn.Module
+    error: float
+    used: dict[str, int]
+
+
+class Contender(Protocol):
+    """One way to compress a network."""
+
+    def enter(self, budget: Budget, rule: str) -> Entry | None:
+        """Compress within a budget, ranks by a rule; None where it is out of reach."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Factorized:
+    """Candidates of every layer, and how their factors are computed.
+
+    Attributes:
+        model: The dense network.
+        profile: Of the network.
+        tables: Layer name -> candidates, for the searched layers in their order.
+        factorize: From a weight and a candidate to factors and the structure they belong to.
+    """
+
+    model: nn.Module
+    profile: NetworkProfile
+    tables: Mapping[str, CandidateTable]
+    factorize: Callable[[Tensor, Structure], Converted]
+
+    def enter(self, budget: Budget, rule: str) -> Entry | None:
+        """Compress within a budget, ranks by a rule; None where it is out of reach."""
+        if rule == VBMF:
+            plan = vbmf_plan(self.model, self.profile, budget)
+        else:
+            plan = self._allocated(budget, rule)
+        if plan is None:
+            return None
+        structures, factors, error = {}, {}, 0.0
+        for name, structure in plan.items():
+            weight = self.model.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            structures[name], factors[name] = self.factorize(weight, structure)
+            exact = weight.detach().double()
+            rebuilt = reconstruct([f.double() for f in factors[name]], structures[name])
+            lost = float((exact - rebuilt).square().sum())
+            error += lost and lost / float(exact.square().sum())  # a weight may be all zeros
+        network = replace(self.model, structures, factors=factors)
+        return Entry(network, error, self.profile.totals(Plan(structures)))
+
+    def _allocated(self, budget: Budget, rule: str) -> Plan | None:
+        available = self.profile.available(budget)
+        layers = [
+            self.tables[layer.name].options(list(available)) for layer in self.profile.searched
+        ]
+        choice = ALLOCATIONS[rule](layers, list(available.values()))
+        if choice is None:
+            return None
+        pairs = zip(self.tables.items(), choice, strict=True)
+        return Plan({name: t.structure(row) for (name, t), row in pairs if row < len(t)})
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """Structured pruning of the dense network.
+
+    Attributes:
+        model: The dense network.
+        example_input: What its forward takes.
+        profile: Of the network.
+    """
+
+    model: nn.Module
+    example_input: Inputs
+    profile: NetworkProfile
+
+    def enter(self, budget: Budget, rule: str) -> Entry | None:  # noqa: ARG002  it has one rule
+        """Compress within a budget; None where it is out of reach."""
+        try:
+            network = pruned(self.model, self.example_input, self.profile, budget)
+        except InfeasibleBudget:
+            return None
+        one = self.example_input
+        flops, _ = count_flops(network, one if isinstance(one, tuple) else (one[:1],))
+        params = sum(p.numel() for p in network.parameters())
+        return Entry(network, np.nan, {"flops": flops, "params": params})

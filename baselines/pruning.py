@@ -1,0 +1,77 @@
+"""Structured pruning by Torch-Pruning: what most would try before any decomposition."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+from torch import nn
+
+from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.profiling import Inputs, NetworkProfile, count_flops
+
+BISECTIONS = 8
+"""Halvings of the pruning ratio; each prunes a copy of the network."""
+
+
+def pruned(
+    model: nn.Module, example_input: Inputs, profile: NetworkProfile, budget: Budget
+) -> nn.Module:
+    """Remove the channels with the smallest weights, the same share of every layer.
+
+    The least share that meets the budget is found by bisection. The channels of the network's
+    output are kept.
+
+    Args:
+        model: Not modified.
+        example_input: What its forward takes.
+        profile: Of the network.
+        budget: Of FLOPs and parameters.
+
+    Raises:
+        ModuleNotFoundError: If Torch-Pruning is not installed.
+        InfeasibleBudget: If no share of channels meets the budget.
+
+    Reference:
+        Fang et al., DepGraph: towards any structural pruning, arXiv 2301.12900; Li et al.,
+        Pruning filters for efficient convnets, arXiv 1608.08710, for the norm.
+    """
+    prune = _pruner(model, example_input)
+    limits = {name: budget.limit(name, profile.dense(name)) for name in RESOURCES}
+
+    def fits(network: nn.Module) -> bool:
+        arguments = example_input if isinstance(example_input, tuple) else (example_input[:1],)
+        used = {"params": sum(p.numel() for p in network.parameters())}
+        if limits["flops"] is not None:
+            used["flops"] = count_flops(network, arguments)[0]
+        return all(used[name] <= limit for name, limit in limits.items() if limit is not None)
+
+    low, high, best = 0.0, 1.0, None
+    for _ in range(BISECTIONS):
+        ratio = (low + high) / 2
+        network = prune(ratio)
+        if fits(network):
+            best, high = network, ratio
+        else:
+            low = ratio
+    if best is None:
+        raise InfeasibleBudget(f"the budget must be reachable by pruning, got {budget}.")
+    return best
+
+
+def _pruner(model: nn.Module, example_input: Inputs) -> Callable[[float], nn.Module]:
+    import torch_pruning as tp  # noqa: PLC0415  an extra
+
+    def prune(ratio: float) -> nn.Module:
+        network = copy.deepcopy(model)
+        linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        tp.pruner.MagnitudePruner(
+            network,
+            example_input,
+            importance=tp.importance.MagnitudeImportance(p=1),
+            pruning_ratio=ratio,
+            ignored_layers=linears[-1:],
+        ).step()
+        return network
+
+    return prune

@@ -1,0 +1,168 @@
+"""The CP decomposition: alternating least squares, extrapolated and regularised."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+RIDGE = 1e-3
+"""Penalty on the factors, relative to the mean of the normal equations' diagonal.
+
+It keeps terms from growing and cancelling each other, and lets the fit come further in the same
+number of sweeps."""
+
+POLISH, POLISH_RIDGE = 3, 1e-6
+"""Last sweeps, nearly without the penalty: what can be exact becomes exact."""
+
+SWEEPS = 100
+FEWEST_SWEEPS = 15
+WORK = 1e9
+"""Multiply-adds of one fit between the most and the fewest sweeps."""
+
+STEP, STEP_UP, STEP_DOWN = 0.5, 1.05, 1.5
+"""First length of the extrapolation, its growth while the error falls, its cut when it rises."""
+
+STANDSTILL = 1e-6
+"""A fit ends when a sweep lowers the squared relative error by less."""
+
+
+def fit_cp(digits: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
+    """Fit a sum of rank-one terms to a tensor.
+
+    Every sweep solves for one factor at a time, the first from the tensor, the others from what
+    the first leaves of it. The next sweep starts a little beyond where this one ended, unless
+    that made things worse.
+
+    Args:
+        digits: Shape `(n_1, …, n_S)`, `S ≥ 2`.
+        rank: Number of terms.
+        generator: Of the directions beyond the leading singular vectors of a mode.
+
+    Returns:
+        Factor k of shape `(rank, n_k)`, the terms' norms shared evenly.
+
+    Reference:
+        Kolda and Bader, Tensor decompositions and applications, 2009, section 3.4, for the
+        sweeps; Ang et al., Accelerating the computation of nonnegative CP by extrapolation,
+        2020, for the extrapolation and its restarts.
+    """
+    # The largest mode first: the others then work on what is smallest.
+    order = sorted(range(digits.dim()), key=lambda mode: -digits.shape[mode])
+    tensor = digits.float().permute(order).contiguous()
+    total = float(tensor.square().sum())
+    best = _start(tensor, rank, generator)
+    if total > 0.0:
+        best = _descend(tensor, best, total)
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return [best[place].to(digits) for place in inverse]
+
+
+def fit_work(size: int, rank: int) -> float:
+    """Return about how many multiply-adds a fit takes.
+
+    Args:
+        size: Of the tensor.
+        rank: Number of terms.
+    """
+    return 2.0 * size * rank * _n_sweeps(size, rank)
+
+
+def _n_sweeps(size: int, rank: int) -> int:
+    return int(min(max(WORK / (2 * size * rank), FEWEST_SWEEPS), SWEEPS))
+
+
+def _descend(tensor: Tensor, start: list[Tensor], total: float) -> list[Tensor]:
+    rank = len(start[0])
+    n_sweeps = _n_sweeps(tensor.numel(), rank)
+    best, error, step, longest = start, float("inf"), STEP, 1.0
+    begin = start
+    for _ in range(n_sweeps):
+        found, new_error = _sweep(tensor, begin, total, RIDGE)
+        if new_error > error:
+            begin, longest, step = best, step, step / STEP_DOWN
+            continue
+        gain, previous = error - new_error, best
+        best, error = found, new_error
+        if gain < STANDSTILL:
+            break
+        step, longest = min(step * STEP_UP, longest), min(1.0, longest * 1.01)
+        begin = [b + step * (b - p) for b, p in zip(best, previous, strict=True)]
+    for _ in range(POLISH):
+        try:
+            best, _ = _sweep(tensor, best, total, POLISH_RIDGE)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # not in its `__all__`
+            break  # more terms than directions: what there is cannot be told apart any better
+    return best
+
+
+def _sweep(
+    tensor: Tensor, factors: list[Tensor], total: float, ridge: float
+) -> tuple[list[Tensor], float]:
+    """Solve for every factor once; return them and their squared relative error."""
+    new = list(factors)
+    grams = [a @ a.T for a in new]
+    rank, n_modes = len(new[0]), tensor.dim()
+    matrix = tensor.flatten(1)
+    right = _products(new[1:]) @ matrix.T  # (rank, n_1)
+    left = tensor  # overwritten below
+    for k in range(n_modes):
+        if k == 1:
+            left = (new[0] @ matrix).reshape(rank, *tensor.shape[1:])
+        if k >= 1:
+            right = _others(left, new[1:], k - 1)
+        gram = _hadamard([g for i, g in enumerate(grams) if i != k])
+        new[k] = _solve(gram, right, ridge)
+        grams[k] = new[k] @ new[k].T
+    error = (_hadamard(grams).sum() - 2.0 * (right * new[-1]).sum()) / total
+    return _balanced(new), 1.0 + float(error)
+
+
+def _products(factors: list[Tensor]) -> Tensor:
+    """Return the outer product of each term's vectors, flattened: `(rank, n_2 ⋯ n_S)`."""
+    result = factors[0]
+    for factor in factors[1:]:
+        result = (result[:, :, None] * factor[:, None, :]).flatten(1)
+    return result
+
+
+def _others(left: Tensor, factors: list[Tensor], kept: int) -> Tensor:
+    """Contract `(rank, n_2, …, n_S)` with all factors but one, term by term."""
+    result = left
+    for mode in reversed(range(len(factors))):
+        if mode != kept:
+            shape = [-1] + [1] * (result.dim() - 1)
+            shape[mode + 1] = factors[mode].shape[1]
+            result = (result * factors[mode].reshape(shape)).sum(dim=mode + 1)
+    return result
+
+
+def _solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
+    damped = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(damped))
+
+
+def _hadamard(matrices: list[Tensor]) -> Tensor:
+    return torch.stack(matrices).prod(dim=0)
+
+
+def _balanced(factors: list[Tensor]) -> list[Tensor]:
+    """Share the norm of every term evenly among its vectors."""
+    norms = torch.stack([a.norm(dim=1) for a in factors]).clamp_min(1e-30)
+    share = norms.log().mean(dim=0).exp()
+    return [a * (share / norm)[:, None] for a, norm in zip(factors, norms, strict=True)]
+
+
+def _start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
+    """Leading singular vectors of every mode, and random ones beyond."""
+    factors = []
+    for mode, size in enumerate(tensor.shape):
+        unfolding = tensor.movedim(mode, 0).flatten(1).double()
+        vectors = torch.linalg.eigh(unfolding @ unfolding.T).eigenvectors.flip(-1).T.float()
+        factor = torch.randn(rank, size, generator=generator).to(tensor.device) / size**0.5
+        factor[:size] = vectors[:rank]
+        factors.append(factor)
+    scale = float(tensor.norm()) / (rank * prod(float(a.norm()) / rank**0.5 for a in factors))
+    factors[0] = factors[0] * scale
+    return _balanced(factors)
