@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -29,11 +30,11 @@ CACHE_BYTES = 2**28
 FITTED_RANKS = 8
 """How many ranks of `ring` and `tucker` are fitted, one by one."""
 
-CP_RANKS = 20
-CP_WORK = 3e11
+CP_RANKS = range(16, 5, -1)
+CP_WORK = 1.6e11
 """How many ranks of a `cp` are fitted, and the multiply-adds for all of them."""
 
-CP_SHARES = 0.02, 0.8
+CP_LEAST, CP_MOST = 0.03, (0.75, 0.5, 0.35)
 """Least and largest rank of a `cp`, relative to where it saves nothing any more."""
 
 
@@ -253,10 +254,10 @@ def _scaled_ranks(caps: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 def _cp_ranks(cap: int, size: int) -> NDArray[np.int64]:
-    """Ranks spaced evenly in their logarithm, the fewer the longer their fits take."""
-    least, most = (max(1, round(share * cap)) for share in CP_SHARES)
-    for number in range(CP_RANKS, 1, -1):
-        ranks = np.unique(np.geomspace(least, most, number).round().astype(np.int64))
+    """Ranks spaced evenly in their logarithm, the fewer and lower the longer their fits take."""
+    for most, number in product(CP_MOST, CP_RANKS):
+        ends = (max(1, round(share * cap)) for share in (CP_LEAST, most))
+        ranks = np.unique(np.geomspace(*ends, number).round().astype(np.int64))
         if sum(fit_work(size, int(rank)) for rank in ranks) <= CP_WORK:
             break
     return ranks[:, None]
