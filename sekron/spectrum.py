@@ -256,8 +256,8 @@ def _scaled_ranks(caps: tuple[int, ...]) -> NDArray[np.int64]:
 def _cp_ranks(cap: int, size: int) -> NDArray[np.int64]:
     """Ranks spaced evenly in their logarithm, the fewer and lower the longer their fits take."""
     for most, number in product(CP_MOST, CP_RANKS):
-        ends = (max(1, round(share * cap)) for share in (CP_LEAST, most))
-        ranks = np.unique(np.geomspace(*ends, number).round().astype(np.int64))
+        least, last = (max(1, round(share * cap)) for share in (CP_LEAST, most))
+        ranks = np.unique(np.geomspace(least, last, number).round().astype(np.int64))
         if sum(fit_work(size, int(rank)) for rank in ranks) <= CP_WORK:
             break
     return ranks[:, None]
