@@ -82,9 +82,10 @@ def compare(
     Returns:
         Columns budget, method, ranks_by, error (sum of the squared relative errors of the
         layers), flops, flops_ratio, params, params_ratio, latency_ms, speedup, score,
-        score_recalibrated, seconds (for the candidates of all budgets, the choice and the
-        factors). What was not measured is NaN; so is everything where a method does not reach a
-        budget. When the comparison is interrupted, the rows that are finished are returned.
+        score_recalibrated, seconds (for the candidates of all budgets, the choice, and the
+        factors that no row before computed). What was not measured is NaN; so is everything
+        where a method does not reach a budget. When the comparison is interrupted, the rows that
+        are finished are returned.
 
     Raises:
         ValueError: If a name is unknown, a budget limits latency or nothing, or a weight is not

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -40,6 +40,15 @@ class Entry:
     used: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """The factors of one layer, and their squared relative error."""
+
+    structure: Structure
+    factors: tuple[Tensor, ...]
+    loss: float
+
+
 class Contender(Protocol):
     """One way to compress a network."""
 
@@ -57,12 +66,14 @@ class Factorized:
         profile: Of the network.
         tables: Layer name -> candidates, for the searched layers in their order.
         factorize: From a weight and a candidate to factors and the structure they belong to.
+        fits: What was factorized so far.
     """
 
     model: nn.Module
     profile: NetworkProfile
     tables: Mapping[str, CandidateTable]
     factorize: Callable[[Tensor, Structure], Converted]
+    fits: dict[tuple[str, Structure], _Fit] = field(default_factory=dict)
 
     def enter(self, budget: Budget, rule: str) -> Entry | None:
         """Compress within a budget, ranks by a rule; None where it is out of reach."""
@@ -72,17 +83,27 @@ class Factorized:
             plan = self._allocated(budget, rule)
         if plan is None:
             return None
-        structures, factors, error = {}, {}, 0.0
-        for name, structure in plan.items():
+        fits = {name: self._fit(name, structure) for name, structure in plan.items()}
+        structures = {name: fit.structure for name, fit in fits.items()}
+        factors = {name: fit.factors for name, fit in fits.items()}
+        network = replace(self.model, structures, factors=factors)
+        error = sum(fit.loss for fit in fits.values())
+        return Entry(network, error, self.profile.totals(Plan(structures)))
+
+    def _fit(self, name: str, structure: Structure) -> _Fit:
+        """Compute factors once, however many budgets choose them."""
+        if (name, structure) not in self.fits:
             weight = self.model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
-            structures[name], factors[name] = self.factorize(weight, structure)
+            fitted, factors = self.factorize(weight, structure)
             exact = weight.detach().double()
-            rebuilt = reconstruct([f.double() for f in factors[name]], structures[name])
-            lost = float((exact - rebuilt).square().sum())
-            error += lost and lost / float(exact.square().sum())  # a weight may be all zeros
-        network = replace(self.model, structures, factors=factors)
-        return Entry(network, error, self.profile.totals(Plan(structures)))
+            lost = float(
+                (exact - reconstruct([f.double() for f in factors], fitted)).square().sum()
+            )
+            # A weight may be all zeros, and is then kept exactly.
+            loss = lost and lost / float(exact.square().sum())
+            self.fits[name, structure] = _Fit(fitted, factors, loss)
+        return self.fits[name, structure]
 
     def _allocated(self, budget: Budget, rule: str) -> Plan | None:
         available = self.profile.available(budget)

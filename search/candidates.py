@@ -51,7 +51,7 @@ class LayerStudy:
     ) -> None:
         self.spectra = spectra
         self.space = space
-        self.table = CandidateTable(spectra.dense_flops, spectra.dense_params)
+        self.table = CandidateTable(spectra.dense_flops, spectra.dense_params, spectra.sensitivity)
         self._values: dict[Point, tuple[float, ...]] = {}
         self.study = optuna.create_study(
             storage=storage,

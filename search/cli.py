@@ -1,4 +1,4 @@
-"""The command line: layers, search, front, apply."""
+"""The command line: layers, search, front, apply, compare."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from search.folder import RunFolder
+import baselines
+from search.folder import RunFolder, Settings
 from search.frames import layers_frame
+from search.identity import weight_digests
+from search.latency import compare as race_networks
 from search.result import SearchResult
-from search.run import load, weight_digests
+from search.run import load
 from search.run import run as run_search
 from search.sources import load_model, parse_limit, parse_shape
 from sekron.budget import RESOURCES, Budget
@@ -128,19 +132,10 @@ def apply(
     speedup: Speedup = None,
 ) -> None:
     """Write the compressed network for the budget of the search, or for another one."""
-    folder = RunFolder(run)
-    settings, measured, recorded = folder.read()
-    if not settings.model:
-        raise ValueError(
-            f"{run} was searched from Python, so its model is not known here; use "
-            "`search.load(run).best.apply(model)` and `sekron.save`."
-        )
-    result = load(run)
+    settings, result, network = _opened(run, "`search.load(run).best.apply(model)`")
     other = _budget(flops, params, latency, latency_ms, speedup)
     budget = result.budget if other == Budget() else other
     plan = result.best if other == Budget() else result.plan(other)
-    network = load_model(settings.model, settings.weights)
-    folder.check_weights(recorded, weight_digests(network, measured))
     small = plan.apply(network)
     counted, unsupported = count_flops(small, (torch.zeros(1, *settings.input_shape[1:]),))
     save(small, output)
@@ -153,6 +148,52 @@ def apply(
     _warn_unsupported(unsupported)
 
 
+@app.command()
+def compare(
+    run: Run,
+    flops: Limit = None,
+    params: Limit = None,
+    max_seconds: Annotated[
+        float, typer.Option(help="Limit for the candidates of each method.")
+    ] = 600.0,
+    csv: Annotated[bool, typer.Option(help="Print CSV.")] = False,
+) -> None:
+    """Compare with TT, TR, CP, Tucker and others at the budget of the search, or at another one.
+
+    A latency in the budget is replaced by the FLOPs of the plan that holds it.
+    """
+    settings, result, network = _opened(run, "`baselines.compare`")
+    budget = _budget(flops, params, None, None, None)
+    if budget == Budget():
+        budget = Budget(flops=result.budget.flops, params=result.budget.params)
+    if budget == Budget():
+        budget = Budget(flops=result.profile.totals(result.best)["flops"])
+    example = _example("x".join(map(str, settings.input_shape)))
+
+    def clock(dense: nn.Module, small: nn.Module) -> tuple[float, float]:
+        timed = race_networks(dense, small, example)
+        return timed.second.median_ms, timed.ratio
+
+    frame = baselines.compare(
+        network,
+        example,
+        budget,
+        tables={"sekron": result.tables},
+        clock=None if result.timetable is None else clock,
+        include=settings.include,
+        exclude=settings.exclude,
+        max_seconds=max_seconds,
+        output=f"{run}/comparison.csv",
+    )
+    frame = frame[frame["budget"] == str(budget)].drop(columns=["budget", *RESOURCES])
+    frame = frame.dropna(axis="columns", how="all").sort_values("error")
+    if csv:
+        sys.stdout.write(frame.to_csv(index=False))
+    else:
+        _say(f"{budget}, least error first")
+        _print(frame)
+
+
 def main() -> None:
     """Run the command line; an error or a warning is one line, an error exits with code 2."""
     warnings.showwarning = lambda message, *_: _complain(str(message))
@@ -161,6 +202,19 @@ def main() -> None:
     except (ValueError, TypeError, OSError, NotImplementedError) as error:
         _complain(str(error))
         sys.exit(2)
+
+
+def _opened(run: str, instead: str) -> tuple[Settings, SearchResult, nn.Module]:
+    """Return a run's settings, its result, and the network that was searched."""
+    folder = RunFolder(run)
+    settings, measured, recorded = folder.read()
+    if not settings.model:
+        raise ValueError(
+            f"{run} was searched from Python, so its model is not known here; use {instead}."
+        )
+    network = load_model(settings.model, settings.weights)
+    folder.check_weights(recorded, weight_digests(network, measured))
+    return settings, load(run), network
 
 
 def _budget(

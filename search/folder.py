@@ -44,6 +44,7 @@ class Settings:
         model: How the command line made the model; empty for a run from Python.
         weights: File of the model's weights; empty for none.
         input_shape: Of the example input; empty for a run from Python.
+        calibrated: Whether errors are measured in metrics from data.
         budget: As given.
     """
 
@@ -59,10 +60,11 @@ class Settings:
     model: str = ""
     weights: str = ""
     input_shape: tuple[int, ...] = ()
+    calibrated: bool = False
     budget: Budget = field(default_factory=Budget)
 
 
-FIXED = ("max_sequence_length", "families", "sampler", "seed", "storage", "name")
+FIXED = ("max_sequence_length", "families", "sampler", "seed", "storage", "name", "calibrated")
 """Settings that must be the same whenever a folder is used again."""
 
 

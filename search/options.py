@@ -20,7 +20,7 @@ class LayerOptions:
     """What can be chosen for a layer: the rows of its table, then the dense layer.
 
     Attributes:
-        losses: Squared relative errors.
+        losses: What each adds to the error of a plan.
         flops: Multiply-adds in the form that runs.
         params: Numbers stored.
         ms: Milliseconds in the network, NaN where unknown.
@@ -45,7 +45,7 @@ class LayerOptions:
             ratios, flops, forms = estimate.ratios, estimate.flops, estimate.forms
             dense_ms = timetable.layers[layer.name].dense_ms
         return cls(
-            np.append(table.errors**2, 0.0),
+            table.losses(),
             np.append(flops, table.dense_flops),
             np.append(table.params, table.dense_params),
             dense_ms * np.append(ratios, 1.0),

@@ -15,6 +15,7 @@ from search.sweep import members
 from search.timetable import Timetable
 from sekron.allocation import Allocation, allocate
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.metric import Metric
 from sekron.plan import Plan
 from sekron.profiling import NetworkProfile
 from sekron.table import CandidateTable
@@ -29,21 +30,28 @@ class SearchResult:
         tables: Layer name -> candidates, for the searched layers.
         budget: What the search was asked for.
         timetable: What the clock said, or None if nothing was measured.
+        metrics: Layer name -> metric that errors are measured in; empty for the plain norm.
     """
 
     profile: NetworkProfile
     tables: dict[str, CandidateTable] = field(repr=False)
     budget: Budget
     timetable: Timetable | None = field(default=None, repr=False)
+    metrics: dict[str, Metric] = field(default_factory=dict, repr=False)
 
     def layers(self) -> pd.DataFrame:
         """Return one row per convolution or linear layer, in the order of execution.
 
         Returns:
             Columns layer, kind, weight_shape, calls, flops, params (of the dense layer),
-            flops_share, params_share (of the network), status (`searched` or `dense`), reason.
+            flops_share, params_share (of the network), status (`searched` or `dense`), reason;
+            with a calibration also sensitivity, which weighs the layer's squared error.
         """
-        return layers_frame(self.profile)
+        frame = layers_frame(self.profile)
+        if self.metrics:
+            known = {name: metric.sensitivity for name, metric in self.metrics.items()}
+            frame["sensitivity"] = frame["layer"].map(known)
+        return frame
 
     def candidates(self) -> pd.DataFrame:
         """Return every candidate of every searched layer, the dense layer first.
@@ -79,7 +87,7 @@ class SearchResult:
     def best(self) -> Plan:
         """The plan with the least error within the budget of the search."""
         held = None if self.timetable is None else self.timetable.winners.get(self.key)
-        return self.plan(self.budget) if held is None else Plan.from_json(held)
+        return self.plan(self.budget) if held is None else Plan.from_json(held).within(self.metrics)
 
     @property
     def key(self) -> str:
@@ -175,7 +183,7 @@ class SearchResult:
             if choice < len(table):
                 structures[name] = table.structure(choice)
                 forms[name] = self.options[name].forms[choice]
-        return Plan(structures, forms)
+        return Plan(structures, forms, self.metrics)
 
     @cached_property
     def options(self) -> dict[str, LayerOptions]:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import optuna
-import torch
 from optuna.storages import BaseStorage, InMemoryStorage
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from search.candidates import LayerStudy, replay
 from search.clocked import Clock, Trials, check_latency, settle
 from search.feasibility import check_feasible
 from search.folder import RunFolder, Settings, open_storage
+from search.identity import identity, weight_digests, weight_of
+from search.metrics import calibrate, read_metrics, write_metrics
 from search.result import SearchResult
 from search.samplers import SAMPLERS
 from search.space import DEFAULT_FAMILIES, Space
 from sekron.budget import Budget
+from sekron.moments import Batches
 from sekron.profiling import Inputs, LayerProfile, NetworkProfile, profile
 from sekron.progress import bar
 from sekron.spectrum import Spectra
@@ -49,6 +51,7 @@ def run(
     measure_seconds: float = 60.0,
     keep_latency: bool = False,
     n_network_trials: int = 30,
+    calibration: Batches | None = None,
     progress: bool = True,
     source: tuple[str, str, tuple[int, ...]] = ("", "", ()),
 ) -> SearchResult:
@@ -79,6 +82,9 @@ def run(
             machine or in another setting.
         n_network_trials: Whole plans that an Optuna study tries around the exact ones, where
             latency is limited and so not everything is additive.
+        calibration: Unlabelled batches of images. Errors are then measured, and weights
+            decomposed, in a metric of what goes through the network and of what its output
+            depends on; a run folder keeps it.
         progress: Whether to show a progress bar on stderr.
         source: Where the command line got the model, its weights and the input shape from; kept
             in the run folder so that `sekron apply` can make the model again.
@@ -113,11 +119,12 @@ def run(
         model=source[0],
         weights=source[1],
         input_shape=source[2],
+        calibrated=calibration is not None,
         budget=budget,
     )
     folder = None if run is None else RunFolder(run)
     clock = Clock(measure_seconds, keep_latency, n_network_trials)
-    return search(model, example_input, settings, folder, clock, progress)
+    return search(model, example_input, settings, folder, clock, calibration, progress)
 
 
 def search(
@@ -126,6 +133,7 @@ def search(
     settings: Settings,
     folder: RunFolder | None,
     clock: Clock,
+    calibration: Batches | None,
     progress: bool,
 ) -> SearchResult:
     """Run a search from its settings; what `run` does once its arguments are checked."""
@@ -143,37 +151,31 @@ def search(
     stopwatch, timetable = clock.begin(model, example_input, measured, folder)
     if timetable is not None:
         check_latency(budget, timetable, measured)
+    names = [layer.name for layer in measured.searched]
+    metrics = calibrate(model, names, calibration, None if folder is None else folder.path)
     storage: BaseStorage = InMemoryStorage()
     if settings.storage is not None:
         storage = open_storage(settings.storage)
     if folder is not None:
         folder.begin(settings, measured, digests)
+        if metrics:
+            write_metrics(metrics, folder.path)
         storage = storage if settings.storage is not None else folder.storage()
-    tables: dict[str, CandidateTable] = {}
-    done: dict[tuple[object, ...], CandidateTable] = {}
-    with _quiet_optuna(), bar(progress) as shown:
-        task = shown.add_task("search", total=None)
-        totals = [len(spaces[x.name].templates()) + settings.n_trials for x in measured.searched]
-        shown.update(task, total=sum(totals))
-        for layer, total in zip(measured.searched, totals, strict=True):
-            shown.update(task, description=layer.name)
-            # Layers with the same weight and cost, tied or copied, are searched once.
-            key = (digests[layer.name], layer.calls)
-            if key in done:
-                shown.advance(task, total)
-            else:
-                study = LayerStudy(
-                    f"{settings.name}/{layer.name}",
-                    Spectra(_weight(model, layer), layer.calls),
-                    spaces[layer.name],
-                    sampler=settings.sampler,
-                    seed=settings.seed,
-                    storage=storage,
-                )
-                study.run(settings.n_trials, on_trial=lambda: shown.advance(task))
-                done[key] = study.table
-            tables[layer.name] = done[key]
-    result = SearchResult(measured, tables, budget, timetable)
+
+    def study(layer: LayerProfile) -> LayerStudy:
+        return LayerStudy(
+            f"{settings.name}/{layer.name}",
+            Spectra(weight_of(model, layer.name), layer.calls, metrics.get(layer.name)),
+            spaces[layer.name],
+            sampler=settings.sampler,
+            seed=settings.seed,
+            storage=storage,
+        )
+
+    keys = {x.name: identity(x, digests, settings.calibrated) for x in measured.searched}
+    with _quiet_optuna():
+        tables = _search_layers(measured.searched, keys, study, settings.n_trials, progress)
+    result = SearchResult(measured, tables, budget, timetable, metrics)
     if stopwatch is not None:
         with (
             _quiet_optuna(),
@@ -194,6 +196,29 @@ def search(
     return result
 
 
+def _search_layers(
+    layers: Sequence[LayerProfile],
+    keys: dict[str, tuple[object, ...]],
+    study: Callable[[LayerProfile], LayerStudy],
+    n_trials: int,
+    progress: bool,
+) -> dict[str, CandidateTable]:
+    """Return layer name -> candidates; layers of one key are searched once."""
+    done: dict[tuple[object, ...], CandidateTable] = {}
+    with bar(progress) as shown:
+        task = shown.add_task("search", total=len(layers))
+        for layer in layers:
+            shown.update(task, description=layer.name)
+            if keys[layer.name] not in done:
+                own = study(layer)
+                steps = len(own.space.templates()) + n_trials
+                own.run(n_trials, on_trial=partial(shown.advance, task, 1 / steps))
+                done[keys[layer.name]] = own.table
+            else:
+                shown.advance(task)
+    return {layer.name: done[keys[layer.name]] for layer in layers}
+
+
 def load(run: str | Path) -> SearchResult:
     """Return the result of a run folder, without the model and without searching.
 
@@ -205,15 +230,19 @@ def load(run: str | Path) -> SearchResult:
     settings, measured, digests = folder.read()
     storage = folder.storage() if settings.storage is None else open_storage(settings.storage)
     spaces = _spaces(measured, settings)
+    metrics = {}
+    if settings.calibrated:
+        metrics = read_metrics([layer.name for layer in measured.searched], folder.path)
     tables: dict[str, CandidateTable] = {}
     done: dict[tuple[object, ...], CandidateTable] = {}
     with _quiet_optuna():
         studies = set(optuna.get_all_study_names(storage))
         for layer in measured.searched:
-            key = (digests[layer.name], layer.calls)
+            key = identity(layer, digests, settings.calibrated)
             if key not in done:
                 study_name = f"{settings.name}/{layer.name}"
-                done[key] = CandidateTable(layer.flops, layer.params)
+                sensitivity = metrics[layer.name].sensitivity if metrics else 1.0
+                done[key] = CandidateTable(layer.flops, layer.params, sensitivity)
                 n_proposed = -1
                 if study_name in studies:
                     study = optuna.load_study(study_name=study_name, storage=storage)
@@ -225,7 +254,7 @@ def load(run: str | Path) -> SearchResult:
                         "run the same search again, it goes on."
                     )
             tables[layer.name] = done[key]
-    result = SearchResult(measured, tables, settings.budget, folder.timetable())
+    result = SearchResult(measured, tables, settings.budget, folder.timetable(), metrics)
     if result.timetable is None or result.key in result.timetable.winners:
         return result
     if settings.budget.is_clocked:
@@ -234,25 +263,6 @@ def load(run: str | Path) -> SearchResult:
             "run the same search again, it goes on."
         )
     return replace(result, timetable=None)  # the last search did not look at the clock
-
-
-def digest(weight: Tensor) -> str:
-    """Return a digest of a weight's shape, type and numbers."""
-    data = weight.detach().cpu().contiguous()
-    head = f"{tuple(data.shape)} {data.dtype}".encode()
-    numbers = data.flatten().view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(head + numbers).hexdigest()
-
-
-def weight_digests(model: nn.Module, measured: NetworkProfile) -> dict[str, str]:
-    """Return layer name -> digest of its weight, for the searched layers."""
-    return {layer.name: digest(_weight(model, layer)) for layer in measured.searched}
-
-
-def _weight(model: nn.Module, layer: LayerProfile) -> Tensor:
-    weight = model.get_submodule(layer.name).weight
-    assert isinstance(weight, Tensor)
-    return weight
 
 
 def _spaces(measured: NetworkProfile, settings: Settings) -> dict[str, Space]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from sekron.cp import fit_cp
 from sekron.digits import from_digits, to_digits
 from sekron.least_squares import contract, refine_digits
+from sekron.metric import Metric, whole_channels
 from sekron.structure import Structure
 
 SWEEPS = 30
@@ -21,7 +22,9 @@ MAX_TERM_NORM = 100.0
 """A CP is refused when its rank-one terms are, together, this much larger than the weight."""
 
 
-def decompose(weight: Tensor, structure: Structure, *, seed: int = 0) -> tuple[Tensor, ...]:
+def decompose(
+    weight: Tensor, structure: Structure, *, metric: Metric | None = None, seed: int = 0
+) -> tuple[Tensor, ...]:
     """Compute the factors of a weight.
 
     `sekron` and `chain` are truncated one factor at a time by SVD, which is optimal for two
@@ -32,6 +35,8 @@ def decompose(weight: Tensor, structure: Structure, *, seed: int = 0) -> tuple[T
     Args:
         weight: Shape `structure.weight_shape`, any floating dtype.
         structure: The factorization.
+        metric: In which the error is made small; along a channel mode that the structure splits
+            it does not count.
         seed: For the random directions that `ring` and `cp` may start from.
 
     Returns:
@@ -50,12 +55,19 @@ def decompose(weight: Tensor, structure: Structure, *, seed: int = 0) -> tuple[T
         Hameed et al., SeKron, arXiv 2210.06299, algorithm 1; Oseledets, Tensor-train
         decomposition, 2011, algorithm 1, for `chain`.
     """
-    digits = checked_digits(weight, structure)
+    if metric is not None:
+        digits = checked_digits(metric.whiten(weight, whole_channels(structure)), structure)
+    else:
+        digits = checked_digits(weight, structure)
     factors = _START[structure.family](digits, structure.ranks, torch.Generator().manual_seed(seed))
     if structure.family in REFINED:
         factors = refine_digits(digits, factors, structure.bonds, SWEEPS)
     if structure.family == "cp":
         _refuse_degenerate(digits, factors, structure)
+    if metric is not None:
+        shapes = structure.factor_shapes
+        shaped = [a.reshape(s) for a, s in zip(factors, shapes, strict=True)]
+        factors = list(metric.undo(shaped, structure))
     return _shaped(factors, structure, weight)
 
 
@@ -90,15 +102,27 @@ def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:
     return from_digits(contract(flat, structure.bonds), structure.shapes)
 
 
-def relative_error(weight: Tensor, structure: Structure) -> float:
+def relative_error(weight: Tensor, structure: Structure, metric: Metric | None = None) -> float:
     """Return `‖W − Ŵ‖ / ‖W‖` for the factors that `decompose` gives, in the Frobenius norm.
 
     For `sekron` and `chain` nothing is rebuilt: all factors but the last are orthonormal, so the
     last one holds exactly the energy that was kept.
 
+    Args:
+        weight: Shape `structure.weight_shape`.
+        structure: The factorization.
+        metric: In which both norms are taken.
+
     Raises:
         ValueError: If the shape does not fit or the weight is not finite.
     """
+    if metric is not None:
+        whitened = metric.whiten(weight)
+        if all(whole_channels(structure)):
+            return relative_error(whitened, structure)
+        rebuilt = reconstruct(decompose(weight.double(), structure, metric=metric), structure)
+        lost = metric.whiten(weight.double() - rebuilt)
+        return float(lost.norm()) / max(float(whitened.norm()), 1e-300)
     digits = checked_digits(weight, structure)
     total = float(digits.square().sum())
     if total == 0.0:

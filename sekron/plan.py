@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from sekron.emission import DEFAULT, Form
+from sekron.metric import Metric
 from sekron.structure import Structure
 from sekron.surgery import replace
 
@@ -23,6 +24,8 @@ class Plan(Mapping[str, Structure]):
     Args:
         layers: Structures by layer name.
         forms: How to run some of them, by layer name; the others run in the default form.
+        metrics: In which some weights are decomposed, by layer name. They are data of a network
+            and not part of the JSON; a run folder keeps those of its search.
 
     Example:
         >>> plan = Plan({"0": Structure.parse("chain:16x1x3x1,1x8x1x3@4")})
@@ -32,9 +35,13 @@ class Plan(Mapping[str, Structure]):
     """
 
     def __init__(
-        self, layers: Mapping[str, Structure], forms: Mapping[str, Form] | None = None
+        self,
+        layers: Mapping[str, Structure],
+        forms: Mapping[str, Form] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         self._layers = dict(layers)
+        self._metrics = dict(metrics or {})
         self._forms = {name: form for name, form in (forms or {}).items() if form != DEFAULT}
 
     def __getitem__(self, name: str) -> Structure:
@@ -66,7 +73,11 @@ class Plan(Mapping[str, Structure]):
         Raises:
             ValueError: If the plan does not fit; the first layer that differs is named.
         """
-        return replace(model, self, self._forms)
+        return replace(model, self, self._forms, metrics=self._metrics)
+
+    def within(self, metrics: Mapping[str, Metric]) -> Plan:
+        """Return the same plan, its weights to be decomposed in other metrics."""
+        return Plan(self._layers, self._forms, metrics)
 
     def to_json(self) -> str:
         """Return the plan as text."""

@@ -18,6 +18,7 @@ from sekron.cp import fit_work
 from sekron.decomposition import leading, relative_error
 from sekron.digits import to_digits
 from sekron.geometry import Geometry
+from sekron.metric import Metric, whole_channels
 from sekron.pareto import mixed_front
 from sekron.structure import FAMILIES, Shape, Structure, n_ranks
 
@@ -69,10 +70,16 @@ class Spectra:
     Args:
         weight: Of a layer, `(out, in, kernel…)`, finite.
         geometries: The convolutions around the weight, one per call of the layer.
+        metric: In which errors are measured; one of a structure that divides channels between
+            factors is then known at a few ranks only, by rebuilding.
     """
 
-    def __init__(self, weight: Tensor, geometries: tuple[Geometry, ...]) -> None:
-        self.weight = weight.detach().double()
+    def __init__(
+        self, weight: Tensor, geometries: tuple[Geometry, ...], metric: Metric | None = None
+    ) -> None:
+        self.plain, self.metric = weight.detach().double(), metric
+        self.weight = self.plain if metric is None else metric.whiten(self.plain)
+        self.sensitivity = 1.0 if metric is None else metric.sensitivity
         self.shape = tuple(weight.shape)
         self.geometries = geometries
         self.energy = float(self.weight.square().sum())
@@ -103,6 +110,12 @@ class Spectra:
         caps = self._caps(family, shapes)
         if min(caps, default=0) == 0:
             return self._worthwhile(family, shapes, np.ones((0, len(caps)), int), np.ones(0))
+        split = self.metric is not None and not all(
+            whole_channels(Structure(family, shapes, (1,) * len(caps)))
+        )
+        if split:
+            ranks = _scaled_ranks(caps)
+            return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
         if family == "sekron" or (len(shapes) == 2 and family == "chain"):
             kept = self._sekron(shapes, caps)
             ranks = 1 + np.indices(kept.shape).reshape(len(caps), -1).T
@@ -119,9 +132,13 @@ class Spectra:
             ranks, kept = table[:, :-1].astype(np.int64), table[:, -1]
             return self._worthwhile(family, shapes, ranks, self._errors(kept))
         ranks = _cp_ranks(caps[0], self.dense_params) if family == "cp" else _scaled_ranks(caps)
+        return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
+
+    def _fitted(
+        self, family: str, shapes: tuple[Shape, ...], ranks: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         structures = [Structure(family, shapes, tuple(map(int, row))) for row in ranks]
-        errors = np.array([relative_error(self.weight, s) for s in structures])
-        return self._worthwhile(family, shapes, ranks, errors)
+        return np.array([relative_error(self.plain, s, self.metric) for s in structures])
 
     def _caps(self, family: str, shapes: tuple[Shape, ...]) -> tuple[int, ...]:
         """Largest rank of each bond that still saves something when all others are 1."""

@@ -14,6 +14,7 @@ from sekron.decomposition import decompose
 from sekron.emission import DEFAULT, Form
 from sekron.factorized import Factorized, with_bias_of
 from sekron.linear import SeKronLinear
+from sekron.metric import Metric
 from sekron.structure import Structure
 
 KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -61,6 +62,7 @@ def replace(
     structures: Mapping[str, Structure],
     forms: Mapping[str, Form] = MappingProxyType({}),
     factors: Mapping[str, Sequence[Tensor]] = MappingProxyType({}),
+    metrics: Mapping[str, Metric] = MappingProxyType({}),
 ) -> nn.Module:
     """Return a copy of a network in which the named layers are decomposed.
 
@@ -72,6 +74,7 @@ def replace(
         forms: Layer name -> how it runs, where that is not the default.
         factors: Layer name -> its factors, as `decompose` returns them; the weights of all other
             layers are decomposed here.
+        metrics: Layer name -> metric that its weight is decomposed in.
 
     Raises:
         ValueError: If a name is no layer, cannot be replaced, or has another weight shape; the
@@ -83,7 +86,8 @@ def replace(
     def fit(name: str, module: nn.Module, structure: Structure, form: Form) -> nn.Module:
         layer, weight = blank_layer(module, structure, form), module.weight
         assert isinstance(weight, Tensor)
-        layer.set_factors(factors.get(name) or decompose(weight, structure))
+        known = factors.get(name)
+        layer.set_factors(known or decompose(weight, structure, metric=metrics.get(name)))
         return with_bias_of(module, layer)
 
     return _swap(network, _made(network, structures, forms, fit))

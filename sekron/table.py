@@ -23,6 +23,7 @@ class CandidateTable:
     Attributes:
         dense_flops: Multiply-adds of the dense layer, all its calls.
         dense_params: Numbers in the dense weight.
+        sensitivity: What a squared relative error of this layer counts in that of a plan.
         points: Structures without ranks, in the order in which they were scored.
         point: Per row, index into `points`.
         ranks: Per row, the ranks.
@@ -33,6 +34,7 @@ class CandidateTable:
 
     dense_flops: int
     dense_params: int
+    sensitivity: float = 1.0
     points: list[Point] = field(default_factory=list)
     ranks: list[tuple[int, ...]] = field(default_factory=list)
     point: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -71,7 +73,11 @@ class CandidateTable:
         """
         dense = {"flops": self.dense_flops, "params": self.dense_params}
         costs = [np.append(getattr(self, name), dense[name]).astype(float) for name in resources]
-        return Options(np.append(self.errors**2, 0.0), np.array(costs).T.reshape(len(self) + 1, -1))
+        return Options(self.losses(), np.array(costs).T.reshape(len(self) + 1, -1))
+
+    def losses(self) -> NDArray[np.float64]:
+        """Return what every row, then the dense layer, adds to the error of a plan."""
+        return np.append(self.sensitivity * self.errors**2, 0.0)
 
     def costs(self, mix: float) -> NDArray[np.float64]:
         """Return a mixed cost per row: that share of FLOPs, the rest parameters, dense = 1."""

@@ -1,0 +1,122 @@
+"""The metric of a layer: which directions of its channels matter, by data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sekron.moments import Moments
+from sekron.structure import Structure
+
+POWER = 0.5
+DAMPING = 0.1
+"""How much of the curvature is used, and what is added to it, relative to its mean eigenvalue."""
+
+SENSITIVITY_POWER = 0.6
+"""How much a layer counts for the norm of its weight in its metric, against its relative error."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Metric:
+    """Two symmetric matrices around a weight, such that what they magnify matters more.
+
+    The error of a factorization is measured on `output · W · input`, along the two channel modes.
+
+    Attributes:
+        output: Shape `(out, out)`, fp64, positive definite.
+        input: Shape `(in, in)`, fp64, positive definite.
+        sensitivity: What the layer's squared relative error counts in that of a plan.
+    """
+
+    output: Tensor
+    input: Tensor
+    sensitivity: float = 1.0
+
+    @classmethod
+    def of(cls, moments: Moments, power: float = POWER, damping: float = DAMPING) -> Metric:
+        """Make the metric of a layer from its second moments.
+
+        Args:
+            moments: Of the layer; the absolute size of both does not matter to its own error.
+            power: 1 for the curvature itself, 0 for the plain norm.
+            damping: Relative to the mean eigenvalue.
+
+        Reference:
+            Martens, Grosse, Optimizing neural networks with Kronecker-factored approximate
+            curvature, arXiv 1503.05671, for the two factors.
+        """
+        inputs = moments.n_positions * moments.inputs
+        return cls(_root(moments.gradients, power, damping), _root(inputs, power, damping))
+
+    def whiten(self, weight: Tensor, modes: Sequence[bool] = (True, True)) -> Tensor:
+        """Return the weight in fp64, its channels magnified by what matters.
+
+        Args:
+            weight: `(out, in, kernel…)`.
+            modes: Whether the output and the input channels are.
+        """
+        result = weight.double()
+        if modes[0]:
+            result = _along(self.output, result, 0)
+        return _along(self.input, result, 1) if modes[1] else result
+
+    def undo(self, factors: Sequence[Tensor], structure: Structure) -> tuple[Tensor, ...]:
+        """Take the magnification out of the factors that hold whole channel modes.
+
+        Args:
+            factors: Of the whitened weight, as `decompose` returns them.
+            structure: The factorization.
+        """
+        results = list(factors)
+        for mode, matrix in enumerate((self.output, self.input)):
+            holders = [k for k, shape in enumerate(structure.shapes) if shape[mode] > 1]
+            if len(holders) <= 1:
+                k = holders[0] if holders else 0
+                axis = results[k].dim() - len(structure.weight_shape) + mode
+                inverse = torch.linalg.inv(matrix)
+                results[k] = _along(inverse, results[k].double(), axis)
+        return tuple(results)
+
+
+def metrics(weights: Mapping[str, Tensor], collected: Mapping[str, Moments]) -> dict[str, Metric]:
+    """Return layer name -> metric, with sensitivities whose mean is 1.
+
+    Args:
+        weights: Layer name -> weight `(out, in, kernel…)`.
+        collected: Layer name -> moments.
+    """
+    own = {name: Metric.of(collected[name]) for name in weights}
+    sizes = {
+        name: float(own[name].whiten(weight.detach()).norm()) ** SENSITIVITY_POWER
+        for name, weight in weights.items()
+    }
+    mean = sum(sizes.values()) / max(len(sizes), 1)
+    return {
+        name: replace(metric, sensitivity=sizes[name] / mean if mean else 1.0)
+        for name, metric in own.items()
+    }
+
+
+def whole_channels(structure: Structure) -> tuple[bool, bool]:
+    """Return whether no two factors divide the output channels, and the input channels."""
+    whole = [sum(shape[mode] > 1 for shape in structure.shapes) <= 1 for mode in (0, 1)]
+    return whole[0], whole[1]
+
+
+def _along(matrix: Tensor, tensor: Tensor, axis: int) -> Tensor:
+    """Multiply one axis of a tensor by a matrix."""
+    product: Tensor = torch.tensordot(matrix.to(tensor.device), tensor, dims=([1], [axis]))
+    return product.movedim(0, axis)
+
+
+def _root(moments: Tensor, power: float, damping: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(moments.double())
+    values = values.clamp_min(0.0)
+    mean = float(values.mean())
+    if mean == 0.0:  # a dead layer: nothing about it matters more than anything else
+        return torch.eye(len(values), dtype=torch.float64)
+    root: Tensor = (vectors * (values + damping * mean) ** (power / 2)) @ vectors.T
+    return root.float().double()  # as it is kept, so that nothing differs later

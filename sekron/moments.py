@@ -1,0 +1,137 @@
+"""Second moments of what goes into every layer, and of the gradients at what comes out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+Batches = Iterable[Tensor | Sequence[Tensor]]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Moments:
+    """Of one layer, over all images and positions.
+
+    Attributes:
+        gradients: Mean of `g gᵀ` over positions and images, `(out, out)`, fp64.
+        inputs: Mean of `x xᵀ` over positions and images, `(in, in)`, fp64.
+        n_positions: Output positions per image, all calls of the layer.
+    """
+
+    gradients: Tensor
+    inputs: Tensor
+    n_positions: float
+
+
+def moments(
+    model: nn.Module, names: Sequence[str], batches: Batches, *, seed: int = 0
+) -> dict[str, Moments]:
+    """Pass unlabelled batches through a network, forwards and back, and collect the moments.
+
+    The gradient is that of the log-likelihood of a label drawn from the network's own
+    prediction, where its output is a matrix of logits; else that of a random projection of all
+    outputs. Averaged over the draws, `g gᵀ` is then the curvature of the network's output.
+
+    Args:
+        model: In evaluation mode while it runs; a copy does, it is not touched.
+        names: Layers to collect for.
+        batches: Inputs of the network, or `(input, …)` tuples whose first entry is taken.
+        seed: Of the draws.
+
+    Returns:
+        Layer name -> moments.
+
+    Raises:
+        ValueError: If there are no batches, one is not finite, or the network does not run.
+    """
+    network = copy.deepcopy(model).eval().requires_grad_(False)
+    sums = {name: _Sums() for name in names}
+    handles = [
+        network.get_submodule(name).register_forward_hook(own.hook, with_kwargs=True)
+        for name, own in sums.items()
+    ]
+    generator = torch.Generator().manual_seed(seed)
+    n_images = 0
+    try:
+        for batch in batches:
+            x = batch if isinstance(batch, Tensor) else batch[0]
+            n_images += len(x)
+            with torch.enable_grad():
+                torch.autograd.backward(_objective(network(x), generator))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if n_images == 0:
+        raise ValueError("`calibration` must hold at least one batch, got none.")
+    return {name: own.moments(name, n_images) for name, own in sums.items()}
+
+
+class _Sums:
+    """The running sums of one layer."""
+
+    def __init__(self) -> None:
+        self._inputs: Tensor | float = 0.0
+        self._gradients: Tensor | float = 0.0
+        self._n_inputs = 0
+        self._n_outputs = 0
+
+    def hook(
+        self,
+        module: nn.Module,
+        inputs: tuple[Tensor, ...],
+        named: dict[str, Tensor],
+        output: Tensor,
+    ) -> Tensor:
+        """Take the input in, and wait for the gradient at the output."""
+        x = _rows(module, (inputs[0] if inputs else named["input"]).detach())
+        self._inputs = self._inputs + (x.T @ x).double()
+        self._n_inputs += len(x)
+        if not output.requires_grad:
+            output = output.detach().requires_grad_()
+
+        def collect(gradient: Tensor) -> None:
+            g = _rows(module, gradient)
+            self._gradients = self._gradients + (g.T @ g).double()
+            self._n_outputs += len(g)
+
+        output.register_hook(collect)  # type: ignore[no-untyped-call]  # torch's has no types
+        return output.clone()  # what comes next may work in place
+
+    def moments(self, name: str, n_images: int) -> Moments:
+        if not isinstance(self._inputs, Tensor) or not isinstance(self._gradients, Tensor):
+            raise ValueError(f"layer {name!r} must run on the calibration batches, but never did.")
+        if not (torch.isfinite(self._inputs).all() and torch.isfinite(self._gradients).all()):
+            raise ValueError(f"the calibration must be finite, got NaN or Inf at layer {name!r}.")
+        return Moments(
+            (self._gradients / self._n_outputs).cpu(),
+            (self._inputs / self._n_inputs).cpu(),
+            self._n_outputs / n_images,
+        )
+
+
+def _rows(module: nn.Module, x: Tensor) -> Tensor:
+    """Return one row per position: channels are the last axis of a linear layer, else axis 1."""
+    rows = x if isinstance(module, nn.Linear) else x.movedim(1, -1)
+    return rows.reshape(-1, rows.shape[-1]).float()
+
+
+def _objective(output: object, generator: torch.Generator) -> Tensor:
+    """Return a scalar whose gradient, squared, is a draw of the output's curvature."""
+    leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+    if not leaves:
+        raise ValueError(
+            "the network's output must depend on the layers to be searched, but does not."
+        )
+    if len(leaves) == 1 and leaves[0].dim() == 2 and leaves[0].shape[1] > 1:
+        (logits,) = leaves
+        odds = logits.detach().float().softmax(dim=1).cpu()
+        labels = torch.multinomial(odds, 1, generator=generator).squeeze(1)
+        return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
+    signs = (torch.randint(0, 2, t.shape, generator=generator) * 2.0 - 1.0 for t in leaves)
+    return torch.stack([(t * s.to(t)).sum() for t, s in zip(leaves, signs, strict=True)]).sum()

@@ -1,0 +1,145 @@
+"""Compare plans with every rival at its best, at equal FLOPs and at equal parameters.
+
+A rival gets its candidates fitted by TensorLy, and its ranks by each of several rules; of these
+the one with the least error counts for the error, the best one for the accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor, nn
+
+import baselines
+import search
+import sekron
+from sekron.decomposition import EXACT
+from studies.digits import Split, digits
+from studies.glyphs import glyphs, trained_resnet20
+from studies.networks import resnet20
+from studies.training import RUNS, accuracy, trained
+
+N_SCORED = 1000
+"""Test images for each accuracy: some four hundred networks are scored, twice."""
+
+SHARES = (0.1, 0.15, 0.25, 0.4, 0.6)
+OURS = "sekron"
+
+
+def main() -> None:
+    """Run the study, print its tables and write all rows beside this file."""
+    options = _options()
+    split, model = _trained(options.data)
+    example = split.test_images[:1]
+    budgets = [search.Budget(flops=s) for s in SHARES] + [search.Budget(params=s) for s in SHARES]
+    run = RUNS / f"compare-{options.data}"
+    start = time.perf_counter()
+    ours = search.run(model, example, budget=budgets[2], run=run, measure_seconds=0)
+    for budget in budgets:
+        ours.plan(budget)
+    seconds = time.perf_counter() - start
+    frame = baselines.compare(
+        model,
+        example,
+        budgets,
+        tables={OURS: ours.tables},
+        score=lambda network: _score(network, split),
+        calibration=split.train_images[:512].split(128),
+        output=run / "comparison.csv",
+    )
+    frame.round(4).to_csv(Path(__file__).with_name(f"{options.data}.csv"), index=False)
+    print(
+        f"{options.data}, dense accuracy {_score(model, split):.4f}; nothing is trained afterwards"
+    )
+    _print_tables(frame)
+    rivals = _tensorly_seconds(model, ours)
+    print(
+        f"the whole search, all ranks and {len(budgets)} budgets: {seconds:.1f} s (from the run "
+        f"folder, if it was there); TensorLy, the network once at one set of ranks: "
+        + ", ".join(f"{name} {spent:.1f} s" for name, spent in rivals.items())
+    )
+    _print_refinement(model, ours, budgets)
+
+
+def _print_tables(frame: pd.DataFrame) -> None:
+    order = list(dict.fromkeys(frame["budget"]))
+    for column, best in (("error", "min"), ("score_recalibrated", "max")):
+        table = frame.pivot_table(index="budget", columns="method", values=column, aggfunc=best)
+        exact = frame[(frame["method"] == OURS) & (frame["ranks_by"] == "exact")]
+        table[OURS] = exact.set_index("budget")[column]  # of ours the plan that a search returns
+        table = table.loc[order]
+        rivals = table.drop(columns=OURS)
+        rival = rivals.min(axis=1) if best == "min" else rivals.max(axis=1)
+        ahead = table[OURS] <= rival if best == "min" else table[OURS] >= rival
+        table.insert(0, "ours", table.pop(OURS))
+        table["holds"] = ahead.map({True: "", False: "lost"})
+        print(f"\n{column}, the best of a rival's allocations; {ahead.sum()} of {len(ahead)} hold")
+        print(table.round(3).to_string())
+
+
+def _tensorly_seconds(model: nn.Module, ours: search.SearchResult) -> dict[str, float]:
+    """Return how long TensorLy takes for all searched layers, at a quarter of each one's FLOPs."""
+    seconds = {}
+    for name in ("tucker", "cp"):
+        seconds[name] = 0.0
+        for layer in ours.profile.searched:
+            weight = model.get_submodule(layer.name).weight.detach()
+            out_channels, in_channels, *kernel = weight.shape
+            start = time.perf_counter()
+            if name == "cp":
+                rank = weight.numel() // 4 // sum(weight.shape)
+                baselines.cp(weight, max(1, rank), max_seconds=float("inf"))
+            else:
+                baselines.tucker(weight, (out_channels // 2, in_channels // 2, *kernel))
+            seconds[name] += time.perf_counter() - start
+    return seconds
+
+
+def _print_refinement(
+    model: nn.Module, ours: search.SearchResult, budgets: list[search.Budget]
+) -> None:
+    """Print what block least squares gain on the sequences of three or more factors."""
+    print("\nrefine, 10 sweeps, on the layers with three or more factors by truncation")
+    rows = []
+    for budget in budgets:
+        before, after, start, layers = 0.0, 0.0, time.perf_counter(), 0
+        for name, structure in ours.plan(budget).items():
+            if structure.length < 3 or structure.family not in EXACT:
+                continue
+            weight = model.get_submodule(name).weight.detach()
+            factors = sekron.decompose(weight, structure)
+            layers += 1
+            before += _loss(weight, factors, structure)
+            after += _loss(weight, sekron.refine(weight, factors, structure), structure)
+        rows.append((str(budget), layers, before, after, time.perf_counter() - start))
+    frame = pd.DataFrame(rows, columns=["budget", "layers", "before", "after", "seconds"])
+    print(frame.round(3).to_string(index=False))
+
+
+def _loss(weight: Tensor, factors: tuple[Tensor, ...], structure: sekron.Structure) -> float:
+    return float((weight - sekron.reconstruct(factors, structure)).norm() / weight.norm()) ** 2
+
+
+def _trained(data: str) -> tuple[Split, nn.Module]:
+    if data == "digits":
+        split = digits()
+        return split, trained("resnet20", resnet20, split.train_images, split.train_labels)
+    split = glyphs()
+    return split, trained_resnet20(split)
+
+
+def _score(model: nn.Module, split: Split) -> float:
+    return accuracy(model, split.test_images[:N_SCORED], split.test_labels[:N_SCORED])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m studies.compare", description=__doc__)
+    parser.add_argument("--data", choices=("digits", "glyphs"), default="glyphs")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

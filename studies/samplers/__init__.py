@@ -1,0 +1,1 @@
+"""Our plans against the best allocation of single hand-made templates, at every budget."""

@@ -1,0 +1,289 @@
+"""The comparison: every row is the network that it describes, within its budget."""
+
+import copy
+import math
+from functools import partial
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import baselines.comparison
+import search
+from baselines import ALLOCATIONS, METHODS, compare
+from baselines.comparison import COLUMNS
+from baselines.pruning import pruned
+from sekron.budget import Budget, InfeasibleBudget
+from sekron.conv import SeKronConv2d
+from sekron.linear import SeKronLinear
+from sekron.profiling import count_flops, profile
+
+HALF = Budget(flops=0.5)
+BUDGETS = [HALF, Budget(flops=0.6, params=0.4), Budget(flops=0.01)]
+brief = partial(compare, methods=["channel_svd"], allocations=["exact"], progress=False)
+
+
+def state(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def same_state(network, before):
+    return all(tensor.equal(before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def everything(small_network, small_input):
+    """All rows at three budgets, the last out of reach, and the networks in the same order."""
+    networks, before = [], state(small_network)
+    frame = compare(
+        small_network,
+        small_input,
+        BUDGETS,
+        score=lambda network: networks.append(network) or float(len(networks)),
+        clock=lambda dense, small: (5.0, 1.0 + (dense is small)),
+        progress=False,
+    )
+    assert same_state(small_network, before)
+    return frame, networks
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """Layer name of every call of `candidates` in a comparison."""
+    original, methods = baselines.comparison.candidates, []
+
+    def recorded(model, measured, method, **settings):
+        methods.append(next(name for name, own in METHODS.items() if own is method))
+        return original(model, measured, method, **settings)
+
+    monkeypatch.setattr("baselines.comparison.candidates", recorded)
+    return methods
+
+
+def test_there_is_a_row_for_every_budget_method_and_rule(everything):
+    frame, _ = everything
+    rules = {name: list(ALLOCATIONS) for name in METHODS}
+    rules["tucker2"] = [*ALLOCATIONS, "vbmf"]
+    rules["pruning"] = ["magnitude"]
+    expected = [(str(b), name, rule) for name, own in rules.items() for b in BUDGETS for rule in own]
+    assert tuple(frame.columns) == COLUMNS
+    keys = frame[["budget", "method", "ranks_by"]]
+    assert [tuple(row) for row in keys.itertuples(index=False)] == expected
+
+
+def test_every_network_is_what_its_row_says_and_within_its_budget(
+    everything, small_network, small_input
+):
+    frame, networks = everything
+    dense = profile(small_network, small_input)
+    limits = {str(budget): budget for budget in BUDGETS}
+    reached = frame[frame.score.notna()]
+    assert list(reached.score) == [float(k) for k in range(1, len(networks) + 1)]
+    for row, network in zip(reached.itertuples(), networks, strict=True):
+        flops = count_flops(network, (small_input[:1],))[0]
+        params = sum(p.numel() for p in network.parameters())
+        assert (row.flops, row.params) == (flops, params)
+        assert row.flops_ratio == pytest.approx(flops / dense.flops)
+        assert row.params_ratio == pytest.approx(params / dense.params)
+        assert (row.latency_ms, row.speedup) == (5.0, 1.0)
+        for name, used in (("flops", flops), ("params", params)):
+            limit = limits[row.budget].limit(name, dense.dense(name))
+            assert limit is None or used <= limit, row
+        assert network(small_input).shape == (2, 5)
+
+
+def test_the_error_is_that_of_the_layers(everything, small_network):
+    frame, networks = everything
+    reached = frame[frame.score.notna()]
+    for row, network in zip(reached.itertuples(), networks, strict=True):
+        error = 0.0
+        for name, layer in network.named_modules():
+            if isinstance(layer, SeKronConv2d | SeKronLinear):
+                exact = small_network.get_submodule(name).weight.detach()
+                rebuilt = layer.dense_weight().detach()
+                error += float((rebuilt - exact).norm() / exact.norm()) ** 2
+        if row.method == "pruning":
+            assert math.isnan(row.error)
+        else:
+            assert row.error == pytest.approx(error, rel=1e-4)
+            assert error > 0.0
+
+
+def test_all_reach_a_half_and_none_a_hundredth(everything):
+    frame, _ = everything
+    assert frame[frame.budget == str(HALF)][["flops", "params", "score"]].notna().all(axis=None)
+    beyond = frame[frame.budget == str(BUDGETS[-1])]
+    assert beyond[list(COLUMNS[3:-1])].isna().all(axis=None)
+    assert beyond.seconds.notna().all()
+
+
+def test_tables_of_a_search_give_its_own_optimum(small_network, small_input, small_run, built):
+    result = search.load(small_run)
+    frame = brief(
+        small_network,
+        small_input,
+        [HALF, Budget(params=0.6)],
+        methods=[],
+        tables={"sekron": result.tables},
+    )
+    assert list(frame.method) == ["sekron"] * 2
+    expected = [result.allocate(budget).loss for budget in (HALF, Budget(params=0.6))]
+    assert list(frame.error) == pytest.approx(expected, rel=1e-4)
+    assert built == []
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_calibration_changes_the_copies_only(small_network, small_input, share):
+    before, scored = state(small_network), []
+    generator = torch.Generator().manual_seed(3)
+    batches = [torch.randn(4, 3, 14, 11, generator=generator) for _ in range(2)]
+
+    def score(network):
+        scored.append(float(network[1].running_mean.sum()))
+        return scored[-1]
+
+    frame = brief(
+        small_network,
+        small_input,
+        Budget(flops=share),
+        methods=["channel_svd", "pruning"],
+        score=score,
+        calibration=batches,
+    )
+    assert same_state(small_network, before)
+    # norm 1 sees the first convolution, which stays dense: its own statistics at first
+    own = float(small_network[1].running_mean.sum())
+    with torch.no_grad():
+        averages = [small_network[0](batch).mean((0, 2, 3)).sum() for batch in batches]
+    assert scored[0] == own
+    assert scored[1] == pytest.approx(float(sum(averages) / 2), abs=1e-5)
+    assert frame[["score", "score_recalibrated"]].to_numpy().ravel().tolist() == scored
+
+
+def test_finished_rows_are_on_disk_and_not_computed_again(
+    tmp_path, small_network, small_input, built
+):
+    path, scored = tmp_path / "rows.csv", []
+    arguments = {
+        "methods": ["channel_svd", "spatial_svd"],
+        "score": lambda _: scored.append(1) or 0.5,
+        "output": path,
+    }
+    first = brief(small_network, small_input, BUDGETS, **arguments)
+    assert (len(built), len(scored)) == (2, 4)
+    pd.testing.assert_frame_equal(pd.read_csv(path), first, check_dtype=False)
+    again = brief(small_network, small_input, BUDGETS, **arguments)
+    assert (len(built), len(scored)) == (2, 4)
+    pd.testing.assert_frame_equal(again, first, check_dtype=False)
+    more = brief(small_network, small_input, [*BUDGETS, Budget(flops=0.7)], **arguments)
+    assert (len(built), len(scored), len(more)) == (4, 6, 8)
+    pd.testing.assert_frame_equal(pd.read_csv(path), more, check_dtype=False)
+
+
+def test_budgets_that_differ_little_have_rows_of_their_own(tmp_path, small_network, small_input):
+    for budget in (HALF, Budget(flops=0.4996)):
+        frame = brief(small_network, small_input, budget, output=tmp_path / "rows.csv")
+    assert frame.budget.nunique() == 2
+
+
+def test_an_interruption_gives_the_rows_that_are_finished(tmp_path, small_network, small_input):
+    scores = iter([1.0, 2.0])
+
+    def score(_):
+        for value in scores:
+            return value
+        raise KeyboardInterrupt
+
+    run = partial(brief, small_network, small_input, HALF, allocations=["exact", "uniform"])
+    arguments = {"methods": ["channel_svd", "gkpd"], "output": tmp_path / "rows.csv"}
+    with pytest.warns(UserWarning, match="was interrupted; 2 rows are finished"):
+        frame = run(score=score, **arguments)
+    assert list(frame.score) == [1.0, 2.0]
+    assert list(frame.method) == ["channel_svd"] * 2
+    resumed = run(score=lambda _: 3.0, **arguments)
+    assert list(resumed.score) == [1.0, 2.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"methods": ["pca"]}, r"`methods` must be some of tensor_train, .*pruning, got 'pca'"),
+        ({"allocations": ["best"]}, r"`allocations` must be some of exact, .*, got 'best'"),
+        ({"budget": Budget(flops=0.5, latency=0.5)}, "needs budgets of flops or params alone"),
+        ({"budget": [HALF, Budget()]}, "needs budgets of flops or params alone"),
+        ({"tables": {"ours": {"3": None}}}, "tables of 'ours' must be of the layers that are"),
+        ({"include": ["nothing"]}, "pattern 'nothing' must match a layer"),
+    ],
+    ids=["method", "allocation", "latency", "empty", "tables", "pattern"],
+)
+def test_bad_input_is_one_line(small_network, small_input, settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        brief(small_network, small_input, **{"budget": HALF, **settings})
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_with_other_columns_is_refused_and_kept(tmp_path, small_network, small_input):
+    path = tmp_path / "other.csv"
+    path.write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"other.csv must be a comparison .* got a, b"):
+        brief(small_network, small_input, HALF, output=path)
+    assert path.read_text(encoding="utf-8") == "a,b\n1,2\n"
+
+
+def prune(network, x, budget):
+    return pruned(network, x, profile(network, x), budget)
+
+
+@pytest.mark.parametrize("budget", [HALF, Budget(params=0.3), Budget(flops=0.4, params=0.2)])
+def test_a_pruned_network_meets_its_budget_narrowly(small_network, small_input, budget):
+    before, dense = state(small_network), profile(small_network, small_input)
+    network = prune(small_network, small_input, budget)
+    used = {
+        "flops": count_flops(network, (small_input[:1],))[0],
+        "params": sum(p.numel() for p in network.parameters()),
+    }
+    shares = {
+        name: used[name] / budget.limit(name, dense.dense(name))
+        for name in used
+        if budget.limit(name, dense.dense(name)) is not None
+    }
+    assert 0.7 < max(shares.values()) <= 1.0
+    assert network(small_input).shape == small_network(small_input).shape
+    assert same_state(small_network, before)
+
+
+def test_pruning_says_what_is_out_of_reach(small_network, small_input):
+    with pytest.raises(InfeasibleBudget, match="reachable by pruning, got flops ≤ 0.1%"):
+        prune(small_network, small_input, Budget(flops=0.001))
+
+
+class HeadFirst(nn.Module):
+    """Its last linear layer in the order of modules is not the last that runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(16, 7)
+        self.conv = nn.Conv2d(3, 16, 3)
+        self.hidden = nn.Linear(16, 16)
+
+    def forward(self, x):
+        return self.head(self.hidden(self.conv(x).mean((2, 3))).relu())
+
+
+CONVOLUTIONAL = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 6, 1))
+
+
+@pytest.mark.parametrize("network", [CONVOLUTIONAL, HeadFirst()], ids=["convolutional", "head"])
+def test_pruning_keeps_the_outputs_of_any_network(network, small_input):
+    pruned_network = prune(network.eval(), small_input, HALF)
+    assert pruned_network(small_input).shape == network(small_input).shape
+
+
+@pytest.mark.parametrize(("trainable", "grad"), [(False, True), (True, False)])
+def test_pruning_does_not_depend_on_gradients(small_network, small_input, trainable, grad):
+    expected = prune(small_network, small_input, HALF)
+    with torch.set_grad_enabled(grad):
+        same = copy.deepcopy(small_network).requires_grad_(trainable)
+        network = prune(same, small_input, HALF)
+    assert [p.shape for p in network.parameters()] == [p.shape for p in expected.parameters()]
