@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 
 from baselines.allocations import ALLOCATIONS
 from baselines.candidates import candidates
-from baselines.contenders import VBMF, Contender, Entry, Factorized, Pruned
-from baselines.methods import METHODS, truncate
+from baselines.contenders import VBMF, Contender, Decomposed, Entry, Planned, Pruned
+from baselines.methods import METHODS, Method, truncate
 from sekron.budget import RESOURCES, Budget
 from sekron.calibration import recalibrate
+from sekron.plan import Plan
 from sekron.profiling import Inputs, NetworkProfile, profile
 from sekron.progress import bar
 from sekron.surgery import check_finite
@@ -45,6 +47,7 @@ def compare(
     methods: Sequence[str] | None = None,
     allocations: Sequence[str] = tuple(ALLOCATIONS),
     tables: Mapping[str, Mapping[str, CandidateTable]] | None = None,
+    plans: Mapping[str, Callable[[Budget], Plan]] | None = None,
     score: Score | None = None,
     calibration: Sequence[Tensor] | None = None,
     clock: Clock | None = None,
@@ -69,6 +72,7 @@ def compare(
         allocations: Names from `ALLOCATIONS`.
         tables: Name -> candidates of every layer, such as `{"sekron": result.tables}`, which
             take part like those of the methods.
+        plans: Name -> what makes a plan for a budget, such as `{"sekron": result.plan}`.
         score: Of a network, higher is better.
         calibration: Unlabelled batches for `recalibrate`; the score is then taken again.
         clock: From the dense and another network to the other's milliseconds and its speed-up.
@@ -99,48 +103,68 @@ def compare(
     check_finite(model, [layer.name for layer in measured.searched])
     judge = _Judge(model, measured, score, calibration, clock)
     rows = _Rows(None if output is None else Path(output))
-    given = dict(tables or {})
-    for name, layers in given.items():
-        if list(layers) != [layer.name for layer in measured.searched]:
+    layers = [layer.name for layer in measured.searched]
+    makers: dict[str, Callable[[], Contender]] = {}
+    for name, plan in (plans or {}).items():
+        makers[name] = partial(Planned, model, measured, plan)
+    for name, given in (tables or {}).items():
+        if list(given) != layers:
             raise ValueError(
                 f"the tables of {name!r} must be of the layers that are compared, "
-                f"{', '.join(layer.name for layer in measured.searched)}, got {', '.join(layers)}; "
-                "give the `include` and `exclude` of their search."
+                f"{', '.join(layers)}, got {', '.join(given)}; give the `include` and `exclude` "
+                "of their search."
             )
+        makers[name] = partial(Decomposed, model, measured, given, truncate)
+    for name in methods:
+        if name == PRUNING:
+            makers[name] = partial(Pruned, model, example_input, measured)
+        else:
+            makers[name] = partial(_fitted, model, measured, METHODS[name], max_seconds)
     wanted = {
-        name: [(b, rule) for b in budgets for rule in _rules(name, allocations)]
-        for name in (*given, *methods)
+        name: [(b, rule) for b in budgets for rule in _rules(name, plans or {}, allocations)]
+        for name in makers
     }
+    try:
+        _run(makers, wanted, rows, judge, progress)
+    except KeyboardInterrupt:
+        warnings.warn(
+            f"the comparison was interrupted; {len(rows.frame())} rows are finished.", stacklevel=2
+        )
+    return rows.frame()
+
+
+def _run(
+    makers: Mapping[str, Callable[[], Contender]],
+    wanted: Mapping[str, list[tuple[Budget, str]]],
+    rows: _Rows,
+    judge: _Judge,
+    progress: bool,
+) -> None:
+    """Add the rows that are not there yet."""
     with bar(progress) as shown:
         task = shown.add_task("", total=sum(map(len, wanted.values())))
-        try:
-            for name, pairs in wanted.items():
-                todo = [pair for pair in pairs if (str(pair[0]), name, pair[1]) not in rows]
-                shown.update(task, description=name, advance=len(pairs) - len(todo))
-                if not todo:
-                    continue
+        for name, pairs in wanted.items():
+            todo = [pair for pair in pairs if (str(pair[0]), name, pair[1]) not in rows]
+            shown.update(task, description=name, advance=len(pairs) - len(todo))
+            if not todo:
+                continue
+            start = time.perf_counter()
+            contender = makers[name]()
+            prepared = time.perf_counter() - start
+            for budget, rule in todo:
                 start = time.perf_counter()
-                if name in given:
-                    contender: Contender = Factorized(model, measured, given[name], truncate)
-                elif name == PRUNING:
-                    contender = Pruned(model, example_input, measured)
-                else:
-                    found = candidates(model, measured, METHODS[name], max_seconds=max_seconds)
-                    contender = Factorized(model, measured, found, METHODS[name].factorize)
-                prepared = time.perf_counter() - start
-                for b, rule in todo:
-                    start = time.perf_counter()
-                    entry = contender.enter(b, rule)
-                    seconds = prepared + time.perf_counter() - start
-                    head = {"budget": str(b), "method": name, "ranks_by": rule}
-                    rows.add({**head, **judge.row(entry), "seconds": seconds})
-                    shown.advance(task)
-        except KeyboardInterrupt:
-            warnings.warn(
-                f"the comparison was interrupted; {len(rows.frame())} rows are finished.",
-                stacklevel=2,
-            )
-    return rows.frame()
+                entry = contender.enter(budget, rule)
+                seconds = prepared + time.perf_counter() - start
+                head = {"budget": str(budget), "method": name, "ranks_by": rule}
+                rows.add({**head, **judge.row(entry), "seconds": seconds})
+                shown.advance(task)
+
+
+def _fitted(
+    model: nn.Module, measured: NetworkProfile, method: Method, max_seconds: float
+) -> Contender:
+    found = candidates(model, measured, method, max_seconds=max_seconds)
+    return Decomposed(model, measured, found, method.factorize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +230,9 @@ class _Rows:
         return pd.DataFrame(self._rows, columns=list(COLUMNS))
 
 
-def _rules(method: str, allocations: Sequence[str]) -> tuple[str, ...]:
+def _rules(method: str, plans: Container[str], allocations: Sequence[str]) -> tuple[str, ...]:
+    if method in plans:
+        return ("plan",)
     if method == PRUNING:
         return ("magnitude",)
     return (*allocations, VBMF) if method == "tucker2" else tuple(allocations)

@@ -15,6 +15,7 @@ from baselines.pruning import pruned
 from baselines.vbmf import vbmf_plan
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.decomposition import reconstruct
+from sekron.factorized import Factorized
 from sekron.plan import Plan
 from sekron.profiling import Inputs, NetworkProfile, count_flops
 from sekron.structure import Structure
@@ -58,7 +59,7 @@ class Contender(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Factorized:
+class Decomposed:
     """Candidates of every layer, and how their factors are computed.
 
     Attributes:
@@ -118,6 +119,36 @@ class Factorized:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """Plans that are made elsewhere, such as by a search.
+
+    Attributes:
+        model: The dense network.
+        profile: Of the network.
+        plan: From a budget to a plan.
+    """
+
+    model: nn.Module
+    profile: NetworkProfile
+    plan: Callable[[Budget], Plan]
+
+    def enter(self, budget: Budget, rule: str) -> Entry | None:  # noqa: ARG002  it has one rule
+        """Compress within a budget; None where it is out of reach."""
+        try:
+            plan = self.plan(budget)
+        except InfeasibleBudget:
+            return None
+        network = plan.apply(self.model)
+        error = 0.0
+        for name in plan:
+            layer, weight = network.get_submodule(name), self.model.get_submodule(name).weight
+            assert isinstance(layer, Factorized)
+            assert isinstance(weight, Tensor)
+            error += _loss(weight, layer.factors(), layer.structure)
+        return Entry(network, error, self.profile.totals(plan))
+
+
+@dataclass(frozen=True, slots=True)
 class Pruned:
     """Structured pruning of the dense network.
 
@@ -141,3 +172,11 @@ class Pruned:
         flops, _ = count_flops(network, one if isinstance(one, tuple) else (one[:1],))
         params = sum(p.numel() for p in network.parameters())
         return Entry(network, np.nan, {"flops": flops, "params": params})
+
+
+def _loss(weight: Tensor, factors: tuple[Tensor, ...], structure: Structure) -> float:
+    """Return the squared relative error of factors; a weight may be all zeros, and is then kept."""
+    exact = weight.detach().double()
+    rebuilt = reconstruct([factor.detach().double() for factor in factors], structure)
+    lost = float((exact - rebuilt).square().sum())
+    return lost and lost / float(exact.square().sum())

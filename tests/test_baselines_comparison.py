@@ -66,7 +66,9 @@ def test_there_is_a_row_for_every_budget_method_and_rule(everything):
     rules = {name: list(ALLOCATIONS) for name in METHODS}
     rules["tucker2"] = [*ALLOCATIONS, "vbmf"]
     rules["pruning"] = ["magnitude"]
-    expected = [(str(b), name, rule) for name, own in rules.items() for b in BUDGETS for rule in own]
+    expected = [
+        (str(b), name, rule) for name, own in rules.items() for b in BUDGETS for rule in own
+    ]
     assert tuple(frame.columns) == COLUMNS
     keys = frame[["budget", "method", "ranks_by"]]
     assert [tuple(row) for row in keys.itertuples(index=False)] == expected
@@ -254,7 +256,7 @@ def test_a_pruned_network_meets_its_budget_narrowly(small_network, small_input, 
 
 
 def test_pruning_says_what_is_out_of_reach(small_network, small_input):
-    with pytest.raises(InfeasibleBudget, match="reachable by pruning, got flops ≤ 0.1%"):
+    with pytest.raises(InfeasibleBudget, match="must be reachable by pruning"):
         prune(small_network, small_input, Budget(flops=0.001))
 
 

@@ -10,6 +10,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ STEPS = 24
 
 LADDER = 16
 """Candidates per layer that a trial picks from: spread over the layer's front, dense included."""
+
+GP_TRIALS = 100
+"""Most trials of GP, which takes seconds for each."""
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "TPE": lambda seed: TPESampler(seed=seed, multivariate=True),
@@ -57,17 +61,16 @@ def main() -> None:
     rows: list[tuple[object, ...]] = [
         ("exact sweep", "", len(sweep), _volume(layers, sweep), time.perf_counter() - start)
     ]
-    for name, make in SAMPLERS.items():
-        n_trials = options.gp_trials if name == "GP" else options.trials
-        for seeded in (False, True):
-            start = time.perf_counter()
-            volumes = [
-                _volume(layers, _tried(layers, make(seed), n_trials, sweep if seeded else []))
-                for seed in range(options.seeds)
-            ]
-            spent = (time.perf_counter() - start) / options.seeds
-            rows.append((name, "yes" if seeded else "no", n_trials, np.mean(volumes), spent))
-            print(*rows[-1])
+    for n_trials, (name, make), seeded in product(options.trials, SAMPLERS.items(), (False, True)):
+        if name == "GP" and n_trials > GP_TRIALS:
+            continue
+        start = time.perf_counter()
+        volumes = [
+            _volume(layers, _tried(layers, make(seed), n_trials, sweep if seeded else []))
+            for seed in range(options.seeds)
+        ]
+        spent = (time.perf_counter() - start) / options.seeds
+        rows.append((name, "yes" if seeded else "no", n_trials, np.mean(volumes), spent))
     columns = ["sampler", "seeded", "trials", "hypervolume", "seconds"]
     frame = pd.DataFrame(rows, columns=columns)
     frame.round(4).to_csv(Path(__file__).with_name("glyphs.csv"), index=False)
@@ -123,8 +126,7 @@ def _volume(layers: list[Options], choices: list[tuple[int, ...]]) -> float:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m studies.samplers", description=__doc__)
-    parser.add_argument("--trials", type=int, default=500)
-    parser.add_argument("--gp-trials", type=int, default=150, help="a trial of GP takes seconds")
+    parser.add_argument("--trials", type=int, nargs="+", default=(100, 500))
     parser.add_argument("--seeds", type=int, default=2)
     return parser.parse_args()
 
