@@ -25,32 +25,41 @@ def exact(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | No
 
 
 def uniform(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | None:
-    """Give every layer the same share of its own cost, found by bisection."""
-
-    def choose(share: float) -> Choice | None:
-        chosen = []
-        for layer in layers:
-            fits = np.flatnonzero((layer.costs <= share * layer.costs[-1]).all(axis=1))
-            if len(fits) == 0:
-                return None
-            chosen.append(int(fits[np.argmin(layer.losses[fits])]))
-        return tuple(chosen)
-
-    return _largest(choose, layers, capacities)
+    """Give every layer the same share of its own cost: of all shares that fit, the best one."""
+    if not layers:
+        return () if min(capacities, default=0.0) >= 0 else None
+    events = sorted(
+        (float((cost / layer.costs[-1]).max()), index, row)
+        for index, layer in enumerate(layers)
+        for row, cost in enumerate(layer.costs)
+    )
+    chosen: dict[int, int] = {}
+    best, least = None, np.inf
+    for place, (share, index, row) in enumerate(events):
+        losses = layers[index].losses
+        if index not in chosen or losses[row] < losses[chosen[index]]:
+            chosen[index] = row
+        is_last = place + 1 == len(events) or events[place + 1][0] > share
+        if is_last and len(chosen) == len(layers):
+            choice = tuple(chosen[k] for k in range(len(layers)))
+            loss = sum(float(layer.losses[c]) for layer, c in zip(layers, choice, strict=True))
+            if loss < least and _fits(layers, choice, capacities):
+                best, least = choice, loss
+    return best
 
 
 def minimax(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | None:
     """Give every layer the same bound on its relative error, found by bisection.
 
-    The largest relative error of a layer is then the least possible. Keeping the same share of
-    energy in every layer, brought to a budget, is the same rule.
+    Under one budget the largest relative error of a layer is then the least possible. Keeping the
+    same share of energy in every layer, brought to a budget, is the same rule.
 
     Reference:
         Liebenwein et al., Compressing neural networks: ALDS, arXiv 2107.11442, section 3.
     """
 
     def choose(share: float) -> Choice:
-        bound = (1.0 - share) * max(float(layer.losses.max()) for layer in layers)
+        bound = (1.0 - share) * max((float(layer.losses.max()) for layer in layers), default=0.0)
         return tuple(_cheapest(layer, capacities, bound) for layer in layers)
 
     return _largest(choose, layers, capacities)
@@ -76,28 +85,20 @@ def greedy(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | N
 
 
 def _largest(
-    choose: Callable[[float], Choice | None],
-    layers: Sequence[Options],
-    capacities: Sequence[float],
+    choose: Callable[[float], Choice], layers: Sequence[Options], capacities: Sequence[float]
 ) -> Choice | None:
     """Return the choice for the largest share in [0, 1] whose costs fit."""
-    best, low, high = None, 0.0, 1.0
-    for share in (1.0, 0.0):
-        found = choose(share)
-        if found is not None and _fits(layers, found, capacities):
-            if share == 1.0:
-                return found
-            best = found
+    if _fits(layers, choose(1.0), capacities):
+        return choose(1.0)
+    best, low, high = choose(0.0), 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         found = choose(middle)
-        if found is None:
-            low = middle
-        elif _fits(layers, found, capacities):
+        if _fits(layers, found, capacities):
             best, low = found, middle
         else:
             high = middle
-    return best
+    return best if _fits(layers, best, capacities) else None
 
 
 def _cheapest(layer: Options, capacities: Sequence[float], bound: float) -> int:

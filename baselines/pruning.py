@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import torch
 from torch import nn
 
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
@@ -64,14 +66,39 @@ def _pruner(model: nn.Module, example_input: Inputs) -> Callable[[float], nn.Mod
 
     def prune(ratio: float) -> nn.Module:
         network = copy.deepcopy(model)
-        linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
-        tp.pruner.MagnitudePruner(
-            network,
-            example_input,
-            importance=tp.importance.MagnitudeImportance(p=1),
-            pruning_ratio=ratio,
-            ignored_layers=linears[-1:],
-        ).step()
-        return network
+        trainable = {name: p.requires_grad for name, p in network.named_parameters()}
+        network.requires_grad_(True)  # Torch-Pruning finds what depends on what by autograd
+        with torch.enable_grad():
+            graph = tp.DependencyGraph().build_dependency(network, example_input)
+            tp.pruner.MagnitudePruner(
+                network,
+                example_input,
+                importance=tp.importance.MagnitudeImportance(p=1),
+                pruning_ratio=ratio,
+                ignored_layers=_last_layers(graph.module2node.values()),
+            ).step()
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(trainable[name])
+        return network.train(model.training)
 
     return prune
+
+
+def _last_layers(nodes: Iterable[Any]) -> list[nn.Module]:
+    """Return the layers whose channels are those of the network's outputs.
+
+    Args:
+        nodes: Of Torch-Pruning's graph, each with `module`, `inputs` and `outputs`.
+    """
+    pending = [node for node in nodes if not node.outputs]
+    found: list[nn.Module] = []
+    seen: set[int] = set()
+    while pending:
+        node = pending.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            if isinstance(node.module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                found.append(node.module)
+            else:
+                pending += node.inputs
+    return found

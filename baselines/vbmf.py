@@ -41,9 +41,10 @@ def vbmf_rank(matrix: Tensor) -> int:
     """
     rows, columns = sorted(matrix.shape)
     values = np.linalg.svd(matrix.detach().double().cpu().numpy(), compute_uv=False)
-    squares: Floats = values**2 / columns
-    if squares.max() == 0.0:
+    if values.max() == 0.0:
         return 0
+    squares: Floats = (values / values.max()) ** 2
+    squares /= squares.mean()
     ratio = rows / columns
     tau = TAU * np.sqrt(ratio)
     edge = (1.0 + tau) * (1.0 + ratio / tau)  # least signal, squared, over the variance
@@ -114,7 +115,7 @@ def _structure(layer: LayerProfile, ranks: tuple[int, ...], scale: float) -> Str
     family, shapes = tucker2(layer.weight_shape)
     real = tuple(shape for shape in shapes if max(shape) > 1)
     wanted = [max(1, round(scale * rank)) for rank in ranks]
-    sizes = layer.weight_shape[:2]
+    sizes = layer.weight_shape[:2] if len(ranks) > 1 else (min(layer.weight_shape[:2]),)
     if len(real) != len(wanted) + 1 or any(w >= n for w, n in zip(wanted, sizes, strict=False)):
         return None
     structure = Structure(family, real, tuple(_clipped(wanted, layer.weight_shape)))

@@ -51,7 +51,9 @@ class LayerStudy:
     ) -> None:
         self.spectra = spectra
         self.space = space
-        self.table = CandidateTable(spectra.dense_flops, spectra.dense_params, spectra.sensitivity)
+        self.table = CandidateTable.within(
+            spectra.metric, spectra.dense_flops, spectra.dense_params
+        )
         self._values: dict[Point, tuple[float, ...]] = {}
         self.study = optuna.create_study(
             storage=storage,

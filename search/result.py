@@ -45,7 +45,7 @@ class SearchResult:
         Returns:
             Columns layer, kind, weight_shape, calls, flops, params (of the dense layer),
             flops_share, params_share (of the network), status (`searched` or `dense`), reason;
-            with a calibration also sensitivity, which weighs the layer's squared error.
+            with a calibration also sensitivity, which weighs the layer's error.
         """
         frame = layers_frame(self.profile)
         if self.metrics:
@@ -75,7 +75,8 @@ class SearchResult:
         where it was measured, over latency, or for the budget of the search.
 
         Returns:
-            Columns plan (a `Plan`), error (sum of the squared relative errors of the layers),
+            Columns plan (a `Plan`), error (sum of the squared relative errors of the layers;
+            with a calibration, of their fourth powers in the metric times the sensitivities),
             flops, flops_ratio, params, params_ratio (of the dense network), by FLOPs. With a
             timetable also predicted_ms; latency_ms and speedup, measured on the whole network
             in turn with the dense one; activations, peak memory relative to the dense network's:
@@ -145,7 +146,7 @@ class SearchResult:
             layer.columns(rows, list(available))
             for layer, rows in zip(layers, allowed, strict=True)
         ]
-        found = allocate(columns, list(available.values())) if columns else None
+        found = allocate(columns, list(available.values()))
         if found is None:
             return None
         chosen = zip(allowed, found.choice, strict=True)

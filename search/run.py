@@ -241,8 +241,8 @@ def load(run: str | Path) -> SearchResult:
             key = identity(layer, digests, settings.calibrated)
             if key not in done:
                 study_name = f"{settings.name}/{layer.name}"
-                sensitivity = metrics[layer.name].sensitivity if metrics else 1.0
-                done[key] = CandidateTable(layer.flops, layer.params, sensitivity)
+                metric = metrics.get(layer.name)
+                done[key] = CandidateTable.within(metric, layer.flops, layer.params)
                 n_proposed = -1
                 if study_name in studies:
                     study = optuna.load_study(study_name=study_name, storage=storage)

@@ -49,6 +49,8 @@ def allocate(layers: Sequence[Options], capacities: Sequence[float]) -> Allocati
     Returns:
         The best choice, or None when nothing fits.
     """
+    if not layers:
+        return Allocation((), 0.0, 0.0) if min(capacities, default=0.0) >= 0 else None
     program = Program.of(layers, np.asarray(capacities, dtype=float))
     if not capacities:
         return _allocation(program, Found(program.cheapest(np.zeros(0)), 0.0))

@@ -89,16 +89,21 @@ class Budget:
         for name in RESOURCES:
             value = getattr(self, name)
             if value is not None:
-                limits.append(
-                    f"{name} ≤ {value:.1%}" if isinstance(value, float) else f"{name} ≤ {value:,}"
-                )
+                text = _percent(value) if isinstance(value, float) else f"{value:,}"
+                limits.append(f"{name} ≤ {text}")
         if self.latency is not None:
-            limits.append(f"latency ≤ {self.latency:.1%}")
+            limits.append(f"latency ≤ {_percent(self.latency)}")
         if self.latency_ms is not None:
             limits.append(f"latency ≤ {self.latency_ms:g} ms")
         if self.speedup is not None:
             limits.append(f"speedup ≥ {self.speedup:g}")
         return ", ".join(limits) or "no limit"
+
+
+def _percent(share: float) -> str:
+    """Return a share to one decimal, or to as many as tell it from another."""
+    short = f"{share:.1%}"
+    return short if abs(float(short[:-1]) - 100 * share) < 1e-9 else f"{100 * share:.12g}%"
 
 
 def _check_static(name: str, value: float | int) -> None:

@@ -38,7 +38,7 @@ def fit_cp(digits: Tensor, rank: int, generator: torch.Generator) -> list[Tensor
     Args:
         digits: Shape `(n_1, …, n_S)`, `S ≥ 2`.
         rank: Number of terms.
-        generator: Of the directions beyond the leading singular vectors of a mode.
+        generator: Of the noise in the start.
 
     Returns:
         Factor k of shape `(rank, n_k)`, the terms' norms shared evenly.
@@ -50,13 +50,14 @@ def fit_cp(digits: Tensor, rank: int, generator: torch.Generator) -> list[Tensor
     """
     # The largest mode first: the others then work on what is smallest.
     order = sorted(range(digits.dim()), key=lambda mode: -digits.shape[mode])
-    tensor = digits.float().permute(order).contiguous()
-    total = float(tensor.square().sum())
-    best = _start(tensor, rank, generator)
-    if total > 0.0:
-        best = _descend(tensor, best, total)
+    norm = float(digits.double().norm())
+    if norm == 0.0:
+        return [digits.new_zeros(rank, size) for size in digits.shape]
+    tensor = (digits.double() / norm).float().permute(order).contiguous()
+    best = _descend(tensor, _start(tensor, rank, generator))
+    scale = norm ** (1.0 / digits.dim())
     inverse = sorted(range(len(order)), key=order.__getitem__)
-    return [best[place].to(digits) for place in inverse]
+    return [scale * best[place].to(digits) for place in inverse]
 
 
 def fit_work(size: int, rank: int) -> float:
@@ -73,14 +74,16 @@ def _n_sweeps(size: int, rank: int) -> int:
     return int(min(max(WORK / (2 * size * rank), FEWEST_SWEEPS), SWEEPS))
 
 
-def _descend(tensor: Tensor, start: list[Tensor], total: float) -> list[Tensor]:
+def _descend(tensor: Tensor, start: list[Tensor]) -> list[Tensor]:
     rank = len(start[0])
     n_sweeps = _n_sweeps(tensor.numel(), rank)
     best, error, step, longest = start, float("inf"), STEP, 1.0
     begin = start
     for _ in range(n_sweeps):
-        found, new_error = _sweep(tensor, begin, total, RIDGE)
+        found, new_error = _sweep(tensor, begin, RIDGE)
         if new_error > error:
+            if begin is best:
+                break  # it would be done again
             begin, longest, step = best, step, step / STEP_DOWN
             continue
         gain, previous = error - new_error, best
@@ -91,16 +94,14 @@ def _descend(tensor: Tensor, start: list[Tensor], total: float) -> list[Tensor]:
         begin = [b + step * (b - p) for b, p in zip(best, previous, strict=True)]
     for _ in range(POLISH):
         try:
-            best, _ = _sweep(tensor, best, total, POLISH_RIDGE)
+            best, _ = _sweep(tensor, best, POLISH_RIDGE)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # not in its `__all__`
             break  # more terms than directions: what there is cannot be told apart any better
     return best
 
 
-def _sweep(
-    tensor: Tensor, factors: list[Tensor], total: float, ridge: float
-) -> tuple[list[Tensor], float]:
-    """Solve for every factor once; return them and their squared relative error."""
+def _sweep(tensor: Tensor, factors: list[Tensor], ridge: float) -> tuple[list[Tensor], float]:
+    """Solve for every factor of a tensor of norm 1; return them and their squared error."""
     new = list(factors)
     grams = [a @ a.T for a in new]
     rank, n_modes = len(new[0]), tensor.dim()
@@ -115,7 +116,7 @@ def _sweep(
         gram = _hadamard([g for i, g in enumerate(grams) if i != k])
         new[k] = _solve(gram, right, ridge)
         grams[k] = new[k] @ new[k].T
-    error = (_hadamard(grams).sum() - 2.0 * (right * new[-1]).sum()) / total
+    error = _hadamard(grams).sum() - 2.0 * (right * new[-1]).sum()
     return _balanced(new), 1.0 + float(error)
 
 
@@ -155,14 +156,14 @@ def _balanced(factors: list[Tensor]) -> list[Tensor]:
 
 
 def _start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
-    """Leading singular vectors of every mode, and random ones beyond."""
+    """Leading singular vectors of every mode plus as much noise: without it, terms may die."""
     factors = []
     for mode, size in enumerate(tensor.shape):
         unfolding = tensor.movedim(mode, 0).flatten(1).double()
         vectors = torch.linalg.eigh(unfolding @ unfolding.T).eigenvectors.flip(-1).T.float()
         factor = torch.randn(rank, size, generator=generator).to(tensor.device) / size**0.5
-        factor[:size] = vectors[:rank]
+        factor[:size] += vectors[:rank]
         factors.append(factor)
-    scale = float(tensor.norm()) / (rank * prod(float(a.norm()) / rank**0.5 for a in factors))
+    scale = 1.0 / (rank * prod(float(a.norm()) / rank**0.5 for a in factors))
     factors[0] = factors[0] * scale
     return _balanced(factors)

@@ -12,11 +12,17 @@ from sekron.moments import Moments
 from sekron.structure import Structure
 
 POWER = 0.5
-DAMPING = 0.1
+DAMPING = 0.05
 """How much of the curvature is used, and what is added to it, relative to its mean eigenvalue."""
 
-SENSITIVITY_POWER = 0.6
+SENSITIVITY_POWER = 2.0
 """How much a layer counts for the norm of its weight in its metric, against its relative error."""
+
+ERROR_POWER = 4
+"""With which the relative error of a layer in its metric counts in that of a plan.
+
+The divergence of a network's output grows about so, rather than with the square: small errors of
+a layer are made up for by what comes after it, large ones are not."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -28,7 +34,7 @@ class Metric:
     Attributes:
         output: Shape `(out, out)`, fp64, positive definite.
         input: Shape `(in, in)`, fp64, positive definite.
-        sensitivity: What the layer's squared relative error counts in that of a plan.
+        sensitivity: What the layer's error, to the power of `ERROR_POWER`, counts in a plan's.
     """
 
     output: Tensor

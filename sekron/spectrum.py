@@ -79,7 +79,6 @@ class Spectra:
     ) -> None:
         self.plain, self.metric = weight.detach().double(), metric
         self.weight = self.plain if metric is None else metric.whiten(self.plain)
-        self.sensitivity = 1.0 if metric is None else metric.sensitivity
         self.shape = tuple(weight.shape)
         self.geometries = geometries
         self.energy = float(self.weight.square().sum())

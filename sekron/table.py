@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sekron.metric import ERROR_POWER, Metric
 from sekron.pareto import MIXES, front, mixed_front
 from sekron.relaxation import Options
 from sekron.spectrum import RankCurve
@@ -23,7 +24,8 @@ class CandidateTable:
     Attributes:
         dense_flops: Multiply-adds of the dense layer, all its calls.
         dense_params: Numbers in the dense weight.
-        sensitivity: What a squared relative error of this layer counts in that of a plan.
+        sensitivity: What an error of this layer counts in that of a plan.
+        power: To which a relative error is taken before.
         points: Structures without ranks, in the order in which they were scored.
         point: Per row, index into `points`.
         ranks: Per row, the ranks.
@@ -35,12 +37,20 @@ class CandidateTable:
     dense_flops: int
     dense_params: int
     sensitivity: float = 1.0
+    power: int = 2
     points: list[Point] = field(default_factory=list)
     ranks: list[tuple[int, ...]] = field(default_factory=list)
     point: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     errors: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     flops: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     params: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @classmethod
+    def within(cls, metric: Metric | None, dense_flops: int, dense_params: int) -> CandidateTable:
+        """Return an empty table whose errors will be in a metric, or in the plain norm."""
+        if metric is None:
+            return cls(dense_flops, dense_params)
+        return cls(dense_flops, dense_params, metric.sensitivity, ERROR_POWER)
 
     def __len__(self) -> int:
         return len(self.ranks)
@@ -77,7 +87,7 @@ class CandidateTable:
 
     def losses(self) -> NDArray[np.float64]:
         """Return what every row, then the dense layer, adds to the error of a plan."""
-        return np.append(self.sensitivity * self.errors**2, 0.0)
+        return np.append(self.sensitivity * self.errors**self.power, 0.0)
 
     def costs(self, mix: float) -> NDArray[np.float64]:
         """Return a mixed cost per row: that share of FLOPs, the rest parameters, dense = 1."""

@@ -1,1 +1,1 @@
-"""Our plans against the best allocation of single hand-made templates, at every budget."""
+"""Our plans against every rival at its best ranks, at equal budgets."""

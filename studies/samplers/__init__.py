@@ -1,1 +1,1 @@
-"""Our plans against the best allocation of single hand-made templates, at every budget."""
+"""Optuna's samplers over whole plans against the exact sweep."""
