@@ -21,7 +21,7 @@ from search.latency import compare as race_networks
 from search.result import SearchResult
 from search.run import load
 from search.run import run as run_search
-from search.sources import load_model, parse_limit, parse_shape
+from search.sources import load_images, load_model, parse_limit, parse_shape
 from sekron.budget import RESOURCES, Budget
 from sekron.checkpoint import save
 from sekron.profiling import count_flops, profile
@@ -79,6 +79,9 @@ def search(
     sampler: Annotated[str, typer.Option(help="neighbour, tpe, nsga2 or random.")] = "neighbour",
     storage: Annotated[str | None, typer.Option(help="Optuna storage URL.")] = None,
     seed: int = 0,
+    calibration: Annotated[
+        str, typer.Option(help="Unlabelled images: a file with one tensor.")
+    ] = "",
     measure_seconds: Annotated[
         float, typer.Option(help="Limit for measuring layers, and again for networks; 0: none.")
     ] = 60.0,
@@ -104,6 +107,7 @@ def search(
         seed=seed,
         measure_seconds=measure_seconds,
         keep_latency=keep_latency,
+        calibration=load_images(calibration) if calibration else None,
         source=(model, weights, shape),
     )
     _warn_unsupported(result.profile.unsupported)

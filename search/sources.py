@@ -1,4 +1,4 @@
-"""What the command line names: a model, its weights, an input shape, a budget."""
+"""What the command line names: a model, its weights, images, an input shape, a budget."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sekron.checkpoint import load_weights
+
+BATCH = 64
+"""Images that are passed through a network at once."""
 
 
 def load_model(spec: str, weights: str = "") -> nn.Module:
@@ -57,7 +60,7 @@ def load_state_dict(path: str) -> dict[str, Tensor]:
         FileNotFoundError: If there is no such file.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"the weights {path} must be a file, but there is none.")
+        raise FileNotFoundError(f"{path} must be a file, but there is none.")
     if path.endswith(".safetensors"):
         try:
             return load_file(path)
@@ -75,6 +78,22 @@ def load_state_dict(path: str) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise ValueError(f"{path} must be a state dict, a mapping of names to tensors.")
     return loaded
+
+
+def load_images(path: str) -> tuple[Tensor, ...]:
+    """Read unlabelled images in batches, from a file that holds one tensor `(N, …)`.
+
+    Raises:
+        ValueError: If it holds something else.
+        FileNotFoundError: If there is no such file.
+    """
+    tensors = list(load_state_dict(path).values())
+    if len(tensors) != 1 or tensors[0].dim() < 2 or not tensors[0].is_floating_point():
+        raise ValueError(
+            f"{path} must hold one tensor of images (N, …), got "
+            f"{', '.join(f'{tuple(t.shape)} {t.dtype}' for t in tensors) or 'nothing'}."
+        )
+    return torch.split(tensors[0], BATCH)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -62,8 +62,10 @@ def moments(
         for batch in batches:
             x = batch if isinstance(batch, Tensor) else batch[0]
             n_images += len(x)
+            if not torch.isfinite(x).all():
+                raise ValueError("the calibration must be finite, got NaN or Inf in a batch.")
             with torch.enable_grad():
-                torch.autograd.backward(_objective(network(x), generator))
+                torch.autograd.backward(_objective(_output(network, x), generator))
     finally:
         for handle in handles:
             handle.remove()
@@ -107,7 +109,7 @@ class _Sums:
         if not isinstance(self._inputs, Tensor) or not isinstance(self._gradients, Tensor):
             raise ValueError(f"layer {name!r} must run on the calibration batches, but never did.")
         if not (torch.isfinite(self._inputs).all() and torch.isfinite(self._gradients).all()):
-            raise ValueError(f"the calibration must be finite, got NaN or Inf at layer {name!r}.")
+            raise ValueError(f"the moments must be finite, got NaN or Inf at layer {name!r}.")
         return Moments(
             (self._gradients / self._n_outputs).cpu(),
             (self._inputs / self._n_inputs).cpu(),
@@ -121,6 +123,16 @@ def _rows(module: nn.Module, x: Tensor) -> Tensor:
     return rows.reshape(-1, rows.shape[-1]).float()
 
 
+def _output(network: nn.Module, x: Tensor) -> object:
+    try:
+        return network(x)
+    except Exception as error:  # whatever the network raises
+        raise ValueError(
+            f"the network must run on the calibration batches, but on {tuple(x.shape)} it raised "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+
+
 def _objective(output: object, generator: torch.Generator) -> Tensor:
     """Return a scalar whose gradient, squared, is a draw of the output's curvature."""
     leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
@@ -128,6 +140,8 @@ def _objective(output: object, generator: torch.Generator) -> Tensor:
         raise ValueError(
             "the network's output must depend on the layers to be searched, but does not."
         )
+    if not all(torch.isfinite(leaf).all() for leaf in leaves):
+        raise ValueError("the network's output must be finite, got NaN or Inf on a batch.")
     if len(leaves) == 1 and leaves[0].dim() == 2 and leaves[0].shape[1] > 1:
         (logits,) = leaves
         odds = logits.detach().float().softmax(dim=1).cpu()

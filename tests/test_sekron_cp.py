@@ -1,6 +1,6 @@
 """The fit of a CP against independent oracles: TensorLy, a full SVD, tensors of known rank."""
 
-from itertools import pairwise, permutations
+from itertools import combinations, pairwise, permutations
 
 import pytest
 import tensorly
@@ -8,7 +8,6 @@ import torch
 from tensorly.decomposition import parafac
 
 from sekron import Structure, cp, decompose, reconstruct, relative_error
-from sekron.cp import fit_cp, fit_work
 from tests.conftest import decayed
 
 SHAPES = [(9, 4), (4, 9), (9, 5, 4), (4, 9, 5), (4, 5, 9), (5, 5, 5), (3, 4, 6, 2), (2, 3, 2, 5, 2)]
@@ -20,7 +19,7 @@ every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 def fit(tensor, rank, seed=0):
-    return fit_cp(tensor, rank, torch.Generator().manual_seed(seed))
+    return cp.fit_cp(tensor, rank, torch.Generator().manual_seed(seed))
 
 
 def made(*shape, seed=0):
@@ -113,11 +112,11 @@ def test_the_error_is_on_average_that_of_parafac_or_less(shape, rank):
 
 
 @every_shape
-def test_the_seed_alone_decides_and_only_beyond_the_directions_of_a_mode(shape):
-    few, many, tensor = min(shape), min(shape) + 1, made(*shape)
-    assert same(fit(tensor, few, seed=0), fit(tensor, few, seed=1))
-    assert same(fit(tensor, many, seed=1), fit(made(*shape), many, seed=1))
-    assert not same(fit(tensor, many, seed=0), fit(tensor, many, seed=1))
+@pytest.mark.parametrize("rank", [2, 6])
+def test_the_seed_and_nothing_else_decides_the_bits(shape, rank):
+    first = fit(made(*shape), rank, seed=1)
+    assert same(first, fit(made(*shape), rank, seed=1))
+    assert not same(first, fit(made(*shape), rank, seed=2))
 
 
 @pytest.mark.parametrize("rank", [1, 4, 8, 30])
@@ -140,9 +139,8 @@ def test_terms_stay_small_where_the_best_fit_does_not_exist(size):
 
 
 @every_shape
-@pytest.mark.parametrize("rank", [1, 4, 12])
-def test_zeros_are_fitted_by_zeros(shape, rank):
-    factors = fit(torch.zeros(shape), rank)
+def test_zeros_are_fitted_by_zeros(shape):
+    factors = fit(torch.zeros(shape), 6)
     assert all(torch.isfinite(a).all() for a in factors)
     assert not summed(factors).any()
 
@@ -172,32 +170,24 @@ def test_no_sweep_is_done_twice(rank, monkeypatch):
     for seed in range(5):
         torch.manual_seed(seed)
         fit(summed([torch.randn(rank, size) for size in (8, 8, 3, 3)]), rank)
-        fitted = seen[: -cp.POLISH]
-        assert not any(same(a, b) for k, a in enumerate(fitted) for b in fitted[:k])
+        assert not any(same(a, b) for a, b in combinations(seen[: -cp.POLISH], 2))
         seen.clear()
 
 
-@pytest.mark.parametrize(("most", "n_sweeps"), [(1e9, 29), (2e4, 27), (1e3, 15)])
+@pytest.mark.parametrize(("most", "n_sweeps"), [(1e9, 100), (2e4, 27), (1e3, 15)])
 def test_work_is_that_of_a_fit_that_does_not_end_early(most, n_sweeps, monkeypatch):
-    sweep, seen = cp._sweep, []
-    monkeypatch.setattr(cp, "_sweep", lambda *given: seen.append(given[1]) or sweep(*given))
-    for name, value in (("WORK", most), ("SWEEPS", 29), ("STANDSTILL", -1.0), ("POLISH", 0)):
+    seen = []
+    falling = lambda _, factors, *ridge: (seen.append(ridge) or factors, -len(seen))  # noqa: E731
+    for name, value in (("WORK", most), ("POLISH", 0), ("_sweep", falling)):
         monkeypatch.setattr(cp, name, value)
     fit(made(6, 5, 4), 3)
-    assert len(seen) == n_sweeps
-    assert fit_work(120, 3) == 2 * 120 * 3 * n_sweeps
+    assert cp.fit_work(120, 3) == 2 * 120 * 3 * len(seen) == 2 * 120 * 3 * n_sweeps
 
 
-def test_work_is_at_most_a_hundred_sweeps_and_at_least_fifteen():
-    assert fit_work(1000, 5) == 2 * 1000 * 5 * 100
-    assert fit_work(10**9, 5) == 2 * 10**9 * 5 * 15
-
-
-@pytest.mark.parametrize("fixed", [1, 7, 64])
-def test_work_grows_with_size_and_rank(fixed):
+def test_work_grows_with_size_and_rank():
     steps = [10**k for k in range(10)]
-    assert all(fit_work(a, fixed) < fit_work(b, fixed) for a, b in pairwise(steps))
-    assert all(fit_work(fixed, a) < fit_work(fixed, b) for a, b in pairwise(steps))
+    assert all(cp.fit_work(a, 7) < cp.fit_work(b, 7) for a, b in pairwise(steps))
+    assert all(cp.fit_work(7, a) < cp.fit_work(7, b) for a, b in pairwise(steps))
 
 
 @pytest.mark.parametrize("rank", [1, 3, 12])
