@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 RIDGE = 1e-3
-"""Penalty on the factors, relative to the mean of the normal equations' diagonal.
+"""Penalty on the factors, relative to the diagonal of the normal equations.
 
 It keeps terms from growing and cancelling each other, and lets the fit come further in the same
 number of sweeps."""
@@ -38,7 +38,7 @@ def fit_cp(digits: Tensor, rank: int, generator: torch.Generator) -> list[Tensor
     Args:
         digits: Shape `(n_1, …, n_S)`, `S ≥ 2`.
         rank: Number of terms.
-        generator: Of the noise in the start.
+        generator: Of the directions beyond the leading singular vectors of a mode.
 
     Returns:
         Factor k of shape `(rank, n_k)`, the terms' norms shared evenly.
@@ -140,7 +140,9 @@ def _others(left: Tensor, factors: list[Tensor], kept: int) -> Tensor:
 
 
 def _solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
-    damped = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+    # Relative to each term's own size: a penalty of the mean would kill the ones that start weak.
+    own = gram.diagonal()
+    damped = gram + ridge * torch.diag(own.clamp_min(1e-12 * float(own.max())))
     return torch.cholesky_solve(right, torch.linalg.cholesky(damped))
 
 
@@ -156,13 +158,13 @@ def _balanced(factors: list[Tensor]) -> list[Tensor]:
 
 
 def _start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
-    """Leading singular vectors of every mode plus as much noise: without it, terms may die."""
+    """Leading singular vectors of every mode, and random ones beyond."""
     factors = []
     for mode, size in enumerate(tensor.shape):
         unfolding = tensor.movedim(mode, 0).flatten(1).double()
         vectors = torch.linalg.eigh(unfolding @ unfolding.T).eigenvectors.flip(-1).T.float()
         factor = torch.randn(rank, size, generator=generator).to(tensor.device) / size**0.5
-        factor[:size] += vectors[:rank]
+        factor[:size] = vectors[:rank]
         factors.append(factor)
     scale = 1.0 / (rank * prod(float(a.norm()) / rank**0.5 for a in factors))
     factors[0] = factors[0] * scale

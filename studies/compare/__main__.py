@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ import baselines
 import search
 import sekron
 from sekron.decomposition import EXACT
+from studies.cifar import cifar10, cifar100
 from studies.digits import Split, digits
 from studies.glyphs import glyphs, trained_resnet20
 from studies.networks import resnet20
@@ -33,7 +35,7 @@ OURS, CALIBRATED = "sekron", "sekron calibrated"
 def main() -> None:
     """Run the study, print its tables and write all rows beside this file."""
     options = _options()
-    split, model = _trained(options.data)
+    split, model = _trained(options.data, options.path)
     example = split.test_images[:1]
     budgets = [search.Budget(flops=s) for s in SHARES] + [search.Budget(params=s) for s in SHARES]
     run = RUNS / f"compare-{options.data}"
@@ -134,12 +136,15 @@ def _loss(weight: Tensor, factors: tuple[Tensor, ...], structure: sekron.Structu
     return float((weight - sekron.reconstruct(factors, structure)).norm() / weight.norm()) ** 2
 
 
-def _trained(data: str) -> tuple[Split, nn.Module]:
-    if data == "digits":
-        split = digits()
-        return split, trained("resnet20", resnet20, split.train_images, split.train_labels)
-    split = glyphs()
-    return split, trained_resnet20(split)
+def _trained(data: str, path: str) -> tuple[Split, nn.Module]:
+    if data == "glyphs":
+        split = glyphs()
+        return split, trained_resnet20(split)
+    split = digits() if data == "digits" else {"cifar10": cifar10, "cifar100": cifar100}[data](path)
+    n_channels, n_classes = split.train_images.shape[1], int(split.train_labels.max()) + 1
+    name = "resnet20" if data == "digits" else f"resnet20-{data}"
+    make = partial(resnet20, n_classes, n_channels)
+    return split, trained(name, make, split.train_images, split.train_labels)
 
 
 def _score(model: nn.Module, split: Split) -> float:
@@ -148,7 +153,10 @@ def _score(model: nn.Module, split: Split) -> float:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m studies.compare", description=__doc__)
-    parser.add_argument("--data", choices=("digits", "glyphs"), default="glyphs")
+    parser.add_argument(
+        "--data", choices=("digits", "glyphs", "cifar10", "cifar100"), default="glyphs"
+    )
+    parser.add_argument("--path", default="", help="folder of CIFAR in its binary format")
     return parser.parse_args()
 
 
