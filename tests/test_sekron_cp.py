@@ -113,10 +113,10 @@ def test_the_error_is_on_average_that_of_parafac_or_less(shape, rank):
 
 @every_shape
 @pytest.mark.parametrize("rank", [2, 6])
-def test_the_seed_and_nothing_else_decides_the_bits(shape, rank):
+def test_the_seed_decides_the_bits_and_only_beyond_the_directions_of_a_mode(shape, rank):
     first = fit(made(*shape), rank, seed=1)
     assert same(first, fit(made(*shape), rank, seed=1))
-    assert not same(first, fit(made(*shape), rank, seed=2))
+    assert same(first, fit(made(*shape), rank, seed=2)) == (rank <= min(shape))
 
 
 @pytest.mark.parametrize("rank", [1, 4, 8, 30])
