@@ -11,6 +11,7 @@ from sekron.decomposition import decompose, reconstruct, refine, relative_error
 from sekron.linear import SeKronLinear
 from sekron.plan import Plan
 from sekron.structure import Structure
+from sekron.tuning import tune
 
 __all__ = [
     "Plan",
@@ -24,4 +25,5 @@ __all__ = [
     "refine",
     "relative_error",
     "save",
+    "tune",
 ]

@@ -25,8 +25,6 @@ class Twice(nn.Module):
 
 
 class TwoOutputs(nn.Module):
-    """A feature map and a vector, in a dict, with nothing to differentiate beside them."""
-
     def __init__(self):
         super().__init__()
         self.map, self.vector = nn.Conv2d(3, 4, 1), nn.Linear(3, 2)
@@ -110,10 +108,9 @@ def test_all_outputs_of_a_network_count():
         assert torch.equal(own.gradients.diagonal(), torch.ones(len(own.gradients)).double())
 
 
-@pytest.mark.parametrize("shape", [(7, 4), (7, 5, 4)], ids=str)
-def test_a_regressor_of_one_output_has_gradients(shape):
+def test_a_regressor_of_one_output_has_gradients():
     # Its gradient is a sign, which the product of two takes out.
-    found = moments(seeded(lambda: nn.Linear(4, 1)), [""], [torch.randn(shape)])[""]
+    found = moments(seeded(lambda: nn.Linear(4, 1)), [""], [torch.randn(7, 4)])[""]
     assert torch.equal(found.gradients, torch.ones(1, 1).double())
 
 
@@ -132,14 +129,6 @@ def test_a_layer_called_twice_is_averaged_over_both_calls():
     torch.testing.assert_close(found.inputs, outer_mean(x.reshape(-1, 4)), rtol=1e-5, atol=1e-6)
     gradient = (network.layer(x) > 0).reshape(-1, 3)
     torch.testing.assert_close(found.gradients, outer_mean(gradient), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("size", [(14, 11), (8, 9)], ids=str)
-def test_positions_are_those_of_the_output(small_network, size):
-    found = moments(small_network, ["0", "3", "8", "11"], [torch.randn(2, 3, *size)])
-    half = -(-size[0] // 2) * -(-size[1] // 2)
-    expected = [size[0] * size[1], half, half, 1]
-    assert [own.n_positions for own in found.values()] == expected
 
 
 def test_only_the_draws_depend_on_the_seed(small_network, small_input):
@@ -202,9 +191,9 @@ def test_batches_that_are_refused(batches, message):
 @pytest.mark.parametrize("n_outputs", [1, 3])
 def test_an_output_that_is_not_finite_is_refused(n_outputs):
     network = nn.Linear(4, n_outputs)
-    nn.init.constant_(network.weight, 1e38)
+    nn.init.constant_(network.bias, float("inf"))
     with pytest.raises(ValueError, match="output must be finite, got NaN or Inf on a batch"):
-        moments(network, [""], [torch.full((2, 4), 1e6)])
+        moments(network, [""], [ONES])
 
 
 def test_layers_that_do_not_take_part_are_refused():

@@ -1,0 +1,190 @@
+"""Fit the factors of a compressed network to what the dense one computes, without labels."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
+
+from sekron.calibration import recalibrate
+from sekron.progress import bar
+from sekron.surgery import structures_of
+
+LEARNING_RATE = 2e-3
+CLIP = 1.0
+"""Norm to which a gradient is cut."""
+
+TEMPERATURE = 2.0
+"""At which the class probabilities of both networks are compared."""
+
+
+def tune(
+    model: nn.Module,
+    dense: nn.Module,
+    batches: Sequence[Tensor | Sequence[Tensor]],
+    *,
+    steps: int = 600,
+    learning_rate: float = LEARNING_RATE,
+    progress: bool = True,
+) -> float:
+    """Fit a compressed network, in place, to the activations of the dense one.
+
+    Every factorized layer is to put out what the dense layer does, its input coming from the
+    compressed layers before it, and so is the network. Batch norm uses the batch while it is
+    fitted and is re-estimated at the end. What was there before comes back if the fit did not
+    get better.
+
+    Args:
+        model: From `Plan.apply` on `dense`; its parameters and batch-norm buffers are changed.
+        dense: Not modified.
+        batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; gone
+            through again and again.
+        steps: Of the optimizer, a batch each.
+        learning_rate: The first; it falls to zero along a cosine.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        The misfit afterwards over the one before, at most 1: relative squared errors of all
+        layers and the divergence of the outputs, summed.
+
+    Raises:
+        ValueError: If nothing is factorized, there are no batches, an argument is out of range,
+            or the loss is not finite; the network is then as it was.
+
+    Reference:
+        Romero et al., FitNets, arXiv 1412.6550; Hinton et al., Distilling the knowledge in a
+        neural network, arXiv 1503.02531, for the output.
+    """
+    names = list(structures_of(model))
+    inputs = [batch if isinstance(batch, Tensor) else batch[0] for batch in batches]
+    _check(names, inputs, steps, learning_rate)
+    before = copy.deepcopy(model.state_dict())
+    norms = any(isinstance(module, _BatchNorm) for module in model.modules())
+    if norms:
+        recalibrate(model, inputs)
+    start = _misfit(model, dense, names, inputs)
+    kept = copy.deepcopy(model.state_dict())
+    try:
+        _descend(model, dense, names, inputs, steps, learning_rate, progress)
+        if norms:
+            recalibrate(model, inputs)
+        end = _misfit(model, dense, names, inputs)
+    except BaseException:
+        model.load_state_dict(before)
+        raise
+    if not end < start:
+        model.load_state_dict(kept)
+        return 1.0
+    return end / start
+
+
+def _descend(
+    model: nn.Module,
+    dense: nn.Module,
+    names: list[str],
+    inputs: list[Tensor],
+    steps: int,
+    learning_rate: float,
+    progress: bool,
+) -> None:
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(wanted, lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    with (
+        _evaluating(model, with_batch=True),
+        _evaluating(dense),
+        torch.enable_grad(),
+        bar(progress) as shown,
+    ):
+        for step in shown.track(range(steps), description="tune"):
+            loss = _loss(model, dense, names, inputs[step % len(inputs)])
+            if not math.isfinite(float(loss)):
+                raise ValueError(
+                    f"the loss must be finite, got {float(loss)} at step {step + 1}; take a "
+                    "smaller `learning_rate`. The network is as it was."
+                )
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(wanted, CLIP)
+            optimizer.step()
+            schedule.step()
+
+
+def _misfit(model: nn.Module, dense: nn.Module, names: list[str], inputs: list[Tensor]) -> float:
+    with _evaluating(model), _evaluating(dense), torch.no_grad():
+        losses = [float(_loss(model, dense, names, x)) * len(x) for x in inputs]
+    return sum(losses) / sum(map(len, inputs))
+
+
+def _loss(model: nn.Module, dense: nn.Module, names: list[str], x: Tensor) -> Tensor:
+    """Return the relative squared errors of all layers, and the divergence of the outputs."""
+    with torch.no_grad(), _outputs(dense, names) as targets:
+        wanted = dense(x)
+    with _outputs(model, names) as own:
+        output = model(x)
+    terms = [
+        (a - b).square().sum() / b.square().sum().clamp_min(1e-12)
+        for name in names
+        for a, b in zip(own[name], targets[name], strict=True)
+    ]
+    pairs = zip(tree_leaves(output), tree_leaves(wanted), strict=True)
+    terms += [_divergence(a, b) for a, b in pairs if isinstance(a, Tensor)]
+    return torch.stack(terms).sum()
+
+
+def _divergence(output: Tensor, wanted: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence of logits; the relative error of anything else."""
+    if output.dim() == 2 and output.shape[1] > 1:
+        own, theirs = ((t / TEMPERATURE).log_softmax(dim=1) for t in (output, wanted))
+        return TEMPERATURE**2 * F.kl_div(own, theirs, log_target=True, reduction="batchmean")
+    return (output - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
+
+
+@contextmanager
+def _outputs(network: nn.Module, names: list[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect layer name -> the outputs of its calls."""
+    outputs: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def keeper(name: str) -> Callable[..., None]:
+        return lambda _, __, output: outputs[name].append(output)
+
+    handles = [network.get_submodule(n).register_forward_hook(keeper(n)) for n in names]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _evaluating(network: nn.Module, *, with_batch: bool = False) -> Iterator[None]:
+    """Switch to evaluation and back module by module; batch norm may use the batch."""
+    training = [(module, module.training) for module in network.modules()]
+    network.eval()
+    for module in network.modules() if with_batch else ():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    try:
+        yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+
+
+def _check(names: list[str], inputs: list[Tensor], steps: int, learning_rate: float) -> None:
+    if not names:
+        raise ValueError("the network must have factorized layers to tune, but has none.")
+    if not inputs:
+        raise ValueError("`batches` must hold at least one batch, got none.")
+    if steps < 1 or not learning_rate > 0:
+        raise ValueError(
+            f"`steps` must be at least 1 and `learning_rate` positive, got {steps} and "
+            f"{learning_rate}."
+        )
