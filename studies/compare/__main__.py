@@ -88,14 +88,8 @@ def _print_tables(frame: pd.DataFrame) -> None:
         table = frame.pivot_table(index="budget", columns="method", values=column, aggfunc=best)
         table[OURS] = ours_exact.set_index("budget")[column]  # the plan that a search returns
         table = table.loc[list(dict.fromkeys(frame["budget"]))]
-        rivals = table.drop(columns=[RULES = ("exact", "minimax")
-"""For ranks across layers; `uniform` was never and `greedy` hardly ever the best of a rival's."""
-
-OURS, CALIBRATED], errors="ignore")
-        table = table[[name for name in (RULES = ("exact", "minimax")
-"""For ranks across layers; `uniform` was never and `greedy` hardly ever the best of a rival's."""
-
-OURS, CALIBRATED) if name in table]].join(rivals)
+        rivals = table.drop(columns=[OURS, CALIBRATED], errors="ignore")
+        table = table[[name for name in (OURS, CALIBRATED) if name in table]].join(rivals)
         sign = 1 if best == "min" else -1
         holds = sign * table[judged_by] <= (sign * rivals).min(axis=1)
         table["holds"] = holds.map({True: "", False: "lost"})
