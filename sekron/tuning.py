@@ -105,9 +105,10 @@ def _descend(
     ):
         for step in shown.track(range(steps), description="tune"):
             loss = _loss(model, dense, names, inputs[step % len(inputs)])
-            if not math.isfinite(float(loss)):
+            value = float(loss.detach())
+            if not math.isfinite(value):
                 raise ValueError(
-                    f"the loss must be finite, got {float(loss)} at step {step + 1}; take a "
+                    f"the loss must be finite, got {value} at step {step + 1}; take a "
                     "smaller `learning_rate`. The network is as it was."
                 )
             optimizer.zero_grad()
@@ -115,6 +116,7 @@ def _descend(
             nn.utils.clip_grad_norm_(wanted, CLIP)
             optimizer.step()
             schedule.step()
+        optimizer.zero_grad()
 
 
 def _misfit(model: nn.Module, dense: nn.Module, names: list[str], inputs: list[Tensor]) -> float:

@@ -61,8 +61,6 @@ def test_inputs_of_a_convolution_are_averaged_over_images_and_positions(sizes):
     found = moments(network, ["0"], x.split(sizes))["0"]
     by_hand = torch.einsum("nchw,ndhw->cd", x.double(), x.double()) / (5 * 7 * 6)
     torch.testing.assert_close(found.inputs, by_hand, rtol=1e-5, atol=1e-6)
-    assert found.inputs.shape == (3, 3)
-    assert found.gradients.shape == (6, 6)
 
 
 @pytest.mark.parametrize("sizes", [[5], [1, 1, 1, 1, 1], [3, 2]], ids=str)
@@ -83,9 +81,6 @@ def test_gradients_at_logits_are_the_covariance_of_a_drawn_label():
     by_hand = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]).mean(dim=0)
     # An entry is a mean of numbers of at most 1 in size and, drawn by chance, 1/2 in deviation.
     torch.testing.assert_close(found.gradients, by_hand, rtol=0, atol=2.5 / N_DRAWS**0.5)
-    torch.testing.assert_close(
-        found.gradients.sum(dim=0), torch.zeros(3).double(), rtol=0, atol=1e-5
-    )
 
 
 def test_gradients_at_a_feature_map_are_those_of_random_signs():
