@@ -15,9 +15,9 @@ STRUCTURES = {"0": "cp:8x1x1x1,1x3x1x1,1x1x3x3@4", "3": "chain:12x1x3x1,1x8x1x3@
 
 
 @pytest.fixture
-def dense():
+def dense(batches):
     torch.manual_seed(0)
-    return decayed(
+    network = decayed(
         nn.Sequential(
             nn.Conv2d(3, 8, 3),
             nn.BatchNorm2d(8),
@@ -29,6 +29,8 @@ def dense():
             nn.Linear(12, 5),
         )
     ).eval()
+    sekron.recalibrate(network, batches)  # as training leaves it
+    return network
 
 
 @pytest.fixture
