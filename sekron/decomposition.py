@@ -55,10 +55,10 @@ def decompose(
         Hameed et al., SeKron, arXiv 2210.06299, algorithm 1; Oseledets, Tensor-train
         decomposition, 2011, algorithm 1, for `chain`.
     """
+    digits = checked_digits(weight, structure)
     if metric is not None:
-        digits = checked_digits(metric.whiten(weight, whole_channels(structure)), structure)
-    else:
-        digits = checked_digits(weight, structure)
+        whitened = metric.whiten(weight.detach(), whole_channels(structure))
+        digits = to_digits(whitened, structure.shapes)
     factors = _START[structure.family](digits, structure.ranks, torch.Generator().manual_seed(seed))
     if structure.family in REFINED:
         factors = refine_digits(digits, factors, structure.bonds, SWEEPS)
@@ -116,14 +116,14 @@ def relative_error(weight: Tensor, structure: Structure, metric: Metric | None =
     Raises:
         ValueError: If the shape does not fit or the weight is not finite.
     """
+    digits = checked_digits(weight, structure)
     if metric is not None:
-        whitened = metric.whiten(weight)
+        whitened = metric.whiten(weight.detach())
         if all(whole_channels(structure)):
             return relative_error(whitened, structure)
         rebuilt = reconstruct(decompose(weight.double(), structure, metric=metric), structure)
         lost = metric.whiten(weight.double() - rebuilt)
         return float(lost.norm()) / max(float(whitened.norm()), 1e-300)
-    digits = checked_digits(weight, structure)
     total = float(digits.square().sum())
     if total == 0.0:
         return 0.0
