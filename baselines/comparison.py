@@ -206,7 +206,7 @@ class _Rows:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._rows: list[Row] = []
-        if path is not None and path.exists():
+        if path is not None and path.exists() and _whole_lines(path):
             frame = pd.read_csv(path)
             if tuple(frame.columns) != COLUMNS:
                 raise ValueError(
@@ -223,11 +223,21 @@ class _Rows:
         self._rows.append({name: row[name] for name in COLUMNS})
         if self._path is not None:
             line = pd.DataFrame(self._rows[-1:])
-            line.to_csv(self._path, mode="a", header=not self._path.exists(), index=False)
+            is_new = not self._path.exists() or self._path.stat().st_size == 0
+            line.to_csv(self._path, mode="a", header=is_new, index=False)
 
     def frame(self) -> pd.DataFrame:
         """Return all rows."""
         return pd.DataFrame(self._rows, columns=list(COLUMNS))
+
+
+def _whole_lines(path: Path) -> str:
+    """Return the text of a file, after what a kill left of its last line was cut off."""
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    return whole
 
 
 def _rules(method: str, plans: Container[str], allocations: Sequence[str]) -> tuple[str, ...]:

@@ -1,20 +1,17 @@
 """The comparison: every row is the network that it describes, within its budget."""
 
-import copy
 import math
 from functools import partial
 
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 import baselines.comparison
 import search
 from baselines import ALLOCATIONS, METHODS, compare
 from baselines.comparison import COLUMNS
-from baselines.pruning import pruned
-from sekron.budget import Budget, InfeasibleBudget
+from sekron.budget import Budget
 from sekron.conv import SeKronConv2d
 from sekron.linear import SeKronLinear
 from sekron.profiling import count_flops, profile
@@ -225,67 +222,32 @@ def test_bad_input_is_one_line(small_network, small_input, settings, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("kept", [0, 5, 60])
+def test_what_a_kill_left_of_a_line_is_cut_off(tmp_path, small_network, small_input, kept):
+    path = tmp_path / "rows.csv"
+    whole = brief(small_network, small_input, [HALF, Budget(flops=0.6)], output=path)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:2]) + lines[2][:kept], encoding="utf-8")
+    again = brief(small_network, small_input, [HALF, Budget(flops=0.6)], output=path)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(path).drop(columns="seconds"), again.drop(columns="seconds")
+    )
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), whole.drop(columns="seconds"))
+
+
+def test_plans_made_elsewhere_take_part(small_network, small_input, small_run):
+    result = search.load(small_run)
+    budgets = [HALF, Budget(flops=0.01)]
+    frame = brief(small_network, small_input, budgets, methods=[], plans={"ours": result.plan})
+    assert frame["ranks_by"].tolist() == ["plan", "plan"]
+    assert frame["error"][0] == pytest.approx(result.allocate(HALF).loss, rel=1e-5)
+    assert frame["flops"][0] == result.profile.totals(result.plan(HALF))["flops"]
+    assert math.isnan(frame["error"][1])
+
+
 def test_a_file_with_other_columns_is_refused_and_kept(tmp_path, small_network, small_input):
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"other.csv must be a comparison .* got a, b"):
         brief(small_network, small_input, HALF, output=path)
     assert path.read_text(encoding="utf-8") == "a,b\n1,2\n"
-
-
-def prune(network, x, budget):
-    return pruned(network, x, profile(network, x), budget)
-
-
-@pytest.mark.parametrize("budget", [HALF, Budget(params=0.3), Budget(flops=0.4, params=0.2)])
-def test_a_pruned_network_meets_its_budget_narrowly(small_network, small_input, budget):
-    before, dense = state(small_network), profile(small_network, small_input)
-    network = prune(small_network, small_input, budget)
-    used = {
-        "flops": count_flops(network, (small_input[:1],))[0],
-        "params": sum(p.numel() for p in network.parameters()),
-    }
-    shares = {
-        name: used[name] / budget.limit(name, dense.dense(name))
-        for name in used
-        if budget.limit(name, dense.dense(name)) is not None
-    }
-    assert 0.7 < max(shares.values()) <= 1.0
-    assert network(small_input).shape == small_network(small_input).shape
-    assert same_state(small_network, before)
-
-
-def test_pruning_says_what_is_out_of_reach(small_network, small_input):
-    with pytest.raises(InfeasibleBudget, match="must be reachable by pruning"):
-        prune(small_network, small_input, Budget(flops=0.001))
-
-
-class HeadFirst(nn.Module):
-    """Its last linear layer in the order of modules is not the last that runs."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(16, 7)
-        self.conv = nn.Conv2d(3, 16, 3)
-        self.hidden = nn.Linear(16, 16)
-
-    def forward(self, x):
-        return self.head(self.hidden(self.conv(x).mean((2, 3))).relu())
-
-
-CONVOLUTIONAL = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 6, 1))
-
-
-@pytest.mark.parametrize("network", [CONVOLUTIONAL, HeadFirst()], ids=["convolutional", "head"])
-def test_pruning_keeps_the_outputs_of_any_network(network, small_input):
-    pruned_network = prune(network.eval(), small_input, HALF)
-    assert pruned_network(small_input).shape == network(small_input).shape
-
-
-@pytest.mark.parametrize(("trainable", "grad"), [(False, True), (True, False)])
-def test_pruning_does_not_depend_on_gradients(small_network, small_input, trainable, grad):
-    expected = prune(small_network, small_input, HALF)
-    with torch.set_grad_enabled(grad):
-        same = copy.deepcopy(small_network).requires_grad_(trainable)
-        network = prune(same, small_input, HALF)
-    assert [p.shape for p in network.parameters()] == [p.shape for p in expected.parameters()]
