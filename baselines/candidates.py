@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
 from baselines.methods import Method
 from sekron.profiling import NetworkProfile
 from sekron.spectrum import Spectra
+from sekron.surgery import weight_of
 from sekron.table import CandidateTable
 
 
@@ -27,19 +29,27 @@ def candidates(
         model: A trained network.
         profile: Of the network; its searched layers are factorized.
         method: Such as one of `METHODS`.
-        max_seconds: For all layers; what one does not need is left to the next.
+        max_seconds: For all layers; what one does not need is left to the next. A warning names
+            the layers that needed more, and so have fewer candidates.
         on_layer: Called with the name of each layer before its turn.
     """
     end = time.perf_counter() + max_seconds
-    tables = {}
+    tables, short = {}, []
     for done, layer in enumerate(profile.searched):
         on_layer(layer.name)
-        weight = model.get_submodule(layer.name).weight
-        assert isinstance(weight, Tensor)
-        spectra = Spectra(weight, layer.calls)
+        spectra = Spectra(weight_of(model, layer.name), layer.calls)
         table = CandidateTable(spectra.dense_flops, spectra.dense_params)
         now = time.perf_counter()
-        for curve in method.curves(spectra, now + (end - now) / (len(profile.searched) - done)):
+        own_end = now + (end - now) / (len(profile.searched) - done)
+        for curve in method.curves(spectra, own_end):
             table.add(curve)
+        if time.perf_counter() > own_end:
+            short.append(layer.name)
         tables[layer.name] = table
+    if short:
+        warnings.warn(
+            f"time was up before all candidates of {', '.join(short)}; raise `max_seconds`, "
+            f"got {max_seconds}.",
+            stacklevel=2,
+        )
     return tables

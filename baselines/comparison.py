@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import time
 import warnings
@@ -12,29 +13,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from baselines.allocations import ALLOCATIONS
 from baselines.candidates import candidates
 from baselines.contenders import VBMF, Contender, Decomposed, Entry, Planned, Pruned
 from baselines.methods import METHODS, Method, truncate
+from baselines.rows import COLUMNS, Row, Rows
 from sekron.budget import RESOURCES, Budget
 from sekron.calibration import recalibrate
 from sekron.plan import Plan
-from sekron.profiling import Inputs, NetworkProfile, profile
+from sekron.profiling import Inputs, NetworkProfile, first_image, profile
 from sekron.progress import bar
 from sekron.surgery import check_finite
 from sekron.table import CandidateTable
 
 PRUNING = "pruning"
-MEASURED = ("latency_ms", "speedup", "score", "score_recalibrated")
-COLUMNS = (
-    *("budget", "method", "ranks_by", "error"),
-    *(name for resource in RESOURCES for name in (resource, f"{resource}_ratio")),
-    *(*MEASURED, "seconds"),
-)
-
-Row = dict[str, object]
 Score = Callable[[nn.Module], float]
 Clock = Callable[[nn.Module, nn.Module], tuple[float, float]]
 
@@ -79,8 +74,8 @@ def compare(
         include: Patterns of the layers to compress, as in a search.
         exclude: Patterns of the layers to leave dense.
         max_seconds: For the candidates of one method.
-        output: CSV file to which every row is added once it is finished. Rows that it has are
-            not computed again, so it belongs to one network.
+        output: CSV file to which every row is added once it is finished. Rows that it has of the
+            same network, measured in the same way, are not computed again.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
@@ -99,20 +94,22 @@ def compare(
     if methods is None:
         methods = [*METHODS, *([PRUNING] if importlib.util.find_spec("torch_pruning") else [])]
     _check(budgets, methods, allocations)
+    _check_names([*(plans or {}), *(tables or {}), *methods], output)
     measured = profile(model, example_input, include, exclude)
     check_finite(model, [layer.name for layer in measured.searched])
     judge = _Judge(model, measured, score, calibration, clock)
-    rows = _Rows(None if output is None else Path(output))
+    fingerprint = _fingerprint(model, example_input, score, calibration, clock, max_seconds)
+    rows = Rows(None if output is None else Path(output), fingerprint)
     layers = [layer.name for layer in measured.searched]
     makers: dict[str, Callable[[], Contender]] = {}
     for name, plan in (plans or {}).items():
         makers[name] = partial(Planned, model, measured, plan)
     for name, given in (tables or {}).items():
-        if list(given) != layers:
+        if list(given) != layers or any(table.power != 2 for table in given.values()):
             raise ValueError(
                 f"the tables of {name!r} must be of the layers that are compared, "
-                f"{', '.join(layers)}, got {', '.join(given)}; give the `include` and `exclude` "
-                "of their search."
+                f"{', '.join(layers)}, and without a calibration, got {', '.join(given)}; give the "
+                "`include` and `exclude` of their search, or its `plans`."
             )
         makers[name] = partial(Decomposed, model, measured, given, truncate)
     for name in methods:
@@ -124,6 +121,7 @@ def compare(
         name: [(b, rule) for b in budgets for rule in _rules(name, plans or {}, allocations)]
         for name in makers
     }
+    rows.forget([*(plans or {}), *(tables or {})])  # another search may have made them
     try:
         _run(makers, wanted, rows, judge, progress)
     except KeyboardInterrupt:
@@ -136,7 +134,7 @@ def compare(
 def _run(
     makers: Mapping[str, Callable[[], Contender]],
     wanted: Mapping[str, list[tuple[Budget, str]]],
-    rows: _Rows,
+    rows: Rows,
     judge: _Judge,
     progress: bool,
 ) -> None:
@@ -196,48 +194,22 @@ class _Judge:
         return row
 
 
-class _Rows:
-    """The rows of a comparison, each on disk as soon as it is finished.
-
-    Args:
-        path: Of a CSV file, perhaps of an earlier comparison; None keeps them in memory.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._rows: list[Row] = []
-        if path is not None and path.exists() and _whole_lines(path):
-            frame = pd.read_csv(path)
-            if tuple(frame.columns) != COLUMNS:
-                raise ValueError(
-                    f"{path} must be a comparison with the columns {', '.join(COLUMNS)}, got "
-                    f"{', '.join(map(str, frame.columns))}; name another file."
-                )
-            self._rows = [dict(zip(COLUMNS, row, strict=True)) for row in frame.itertuples(False)]
-
-    def __contains__(self, key: tuple[str, str, str]) -> bool:
-        return any((row["budget"], row["method"], row["ranks_by"]) == key for row in self._rows)
-
-    def add(self, row: Row) -> None:
-        """Keep a row."""
-        self._rows.append({name: row[name] for name in COLUMNS})
-        if self._path is not None:
-            line = pd.DataFrame(self._rows[-1:])
-            is_new = not self._path.exists() or self._path.stat().st_size == 0
-            line.to_csv(self._path, mode="a", header=is_new, index=False)
-
-    def frame(self) -> pd.DataFrame:
-        """Return all rows."""
-        return pd.DataFrame(self._rows, columns=list(COLUMNS))
-
-
-def _whole_lines(path: Path) -> str:
-    """Return the text of a file, after what a kill left of its last line was cut off."""
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    return whole
+def _fingerprint(
+    model: nn.Module,
+    example_input: Inputs,
+    score: Score | None,
+    calibration: Sequence[Tensor] | None,
+    clock: Clock | None,
+    max_seconds: float,
+) -> str:
+    """Return a digest of what rows depend on: the network, the input's shape, what is measured."""
+    shapes = [tuple(a.shape) for a in first_image(example_input) if isinstance(a, Tensor)]
+    given = [value is not None for value in (score, calibration, clock)]
+    digest = hashlib.sha256(f"{shapes} {given} {max_seconds}".encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def _rules(method: str, plans: Container[str], allocations: Sequence[str]) -> tuple[str, ...]:
@@ -246,6 +218,16 @@ def _rules(method: str, plans: Container[str], allocations: Sequence[str]) -> tu
     if method == PRUNING:
         return ("magnitude",)
     return (*allocations, VBMF) if method == "tucker2" else tuple(allocations)
+
+
+def _check_names(names: list[str], output: str | Path | None) -> None:
+    double = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if double:
+        raise ValueError(f"what is compared must have different names, got {double[0]!r} twice.")
+    if output is not None and not Path(output).parent.is_dir():
+        raise ValueError(f"`output` must be in a folder that exists, got {output}.")
+    if PRUNING in names and not importlib.util.find_spec("torch_pruning"):
+        raise ValueError("`pruning` needs Torch-Pruning: pip install 'sekron[compare]'.")
 
 
 def _check(budgets: list[Budget], methods: Sequence[str], allocations: Sequence[str]) -> None:

@@ -14,12 +14,12 @@ from baselines.conversions import Converted
 from baselines.pruning import pruned
 from baselines.vbmf import vbmf_plan
 from sekron.budget import Budget, InfeasibleBudget
-from sekron.decomposition import reconstruct
+from sekron.decomposition import fitted_error
 from sekron.factorized import Factorized
 from sekron.plan import Plan
-from sekron.profiling import Inputs, NetworkProfile, count_flops
+from sekron.profiling import Inputs, NetworkProfile, count_flops, first_image
 from sekron.structure import Structure
-from sekron.surgery import replace
+from sekron.surgery import replace, weight_of
 from sekron.table import CandidateTable
 
 VBMF = "vbmf"
@@ -94,15 +94,9 @@ class Decomposed:
     def _fit(self, name: str, structure: Structure) -> _Fit:
         """Compute factors once, however many budgets choose them."""
         if (name, structure) not in self.fits:
-            weight = self.model.get_submodule(name).weight
-            assert isinstance(weight, Tensor)
+            weight = weight_of(self.model, name)
             fitted, factors = self.factorize(weight, structure)
-            exact = weight.detach().double()
-            lost = float(
-                (exact - reconstruct([f.double() for f in factors], fitted)).square().sum()
-            )
-            # A weight may be all zeros, and is then kept exactly.
-            loss = lost and lost / float(exact.square().sum())
+            loss = fitted_error(weight, factors, fitted) ** 2
             self.fits[name, structure] = _Fit(fitted, factors, loss)
         return self.fits[name, structure]
 
@@ -141,10 +135,11 @@ class Planned:
         network = plan.apply(self.model)
         error = 0.0
         for name in plan:
-            layer, weight = network.get_submodule(name), self.model.get_submodule(name).weight
+            layer = network.get_submodule(name)
             assert isinstance(layer, Factorized)
-            assert isinstance(weight, Tensor)
-            error += _loss(weight, layer.factors(), layer.structure)
+            error += (
+                fitted_error(weight_of(self.model, name), layer.factors(), layer.structure) ** 2
+            )
         return Entry(network, error, self.profile.totals(plan))
 
 
@@ -168,15 +163,6 @@ class Pruned:
             network = pruned(self.model, self.example_input, self.profile, budget)
         except InfeasibleBudget:
             return None
-        one = self.example_input
-        flops, _ = count_flops(network, one if isinstance(one, tuple) else (one[:1],))
+        flops, _ = count_flops(network, first_image(self.example_input))
         params = sum(p.numel() for p in network.parameters())
         return Entry(network, np.nan, {"flops": flops, "params": params})
-
-
-def _loss(weight: Tensor, factors: tuple[Tensor, ...], structure: Structure) -> float:
-    """Return the squared relative error of factors; a weight may be all zeros, and is then kept."""
-    exact = weight.detach().double()
-    rebuilt = reconstruct([factor.detach().double() for factor in factors], structure)
-    lost = float((exact - rebuilt).square().sum())
-    return lost and lost / float(exact.square().sum())

@@ -33,7 +33,10 @@ class Method(Protocol):
     """One way to factorize a layer."""
 
     def curves(self, spectra: Spectra, end: float) -> Iterator[RankCurve]:
-        """Yield candidates; nothing is begun after `end` on the performance counter."""
+        """Yield candidates; nothing is begun after `end` on the performance counter.
+
+        Where time may be up before all of them, those that differ most come first.
+        """
         ...
 
     def factorize(self, weight: Tensor, structure: Structure) -> Converted:
@@ -86,7 +89,7 @@ class Fitted:
         if squeezed.dim() <= 2:
             yield from SVD.curves(spectra, end)
             return
-        for ranks in self.ranks(tuple(squeezed.shape)):
+        for ranks in _spread(sorted(self.ranks(tuple(squeezed.shape)))):
             if time.perf_counter() > end:
                 return
             try:
@@ -105,7 +108,21 @@ class Fitted:
         return self._lifted(weight, structure.ranks)
 
     def _lifted(self, weight: Tensor, ranks: tuple[int, ...]) -> Converted:
-        return lifted(self.fit(weight.squeeze(), ranks), tuple(weight.shape))
+        # In fp64 always, so that what is scored is what is used.
+        structure, factors = lifted(self.fit(weight.double().squeeze(), ranks), tuple(weight.shape))
+        return structure, tuple(factor.to(weight.dtype) for factor in factors)
+
+
+def _spread(grid: list[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
+    """Yield the ends, then the middle, then the middles between: time may be up at any moment."""
+    seen: set[int] = set()
+    step = len(grid) - 1
+    while step > 0 or not seen:
+        for place in (*range(0, len(grid), max(step, 1)), len(grid) - 1):
+            if place not in seen:
+                seen.add(place)
+                yield grid[place]
+        step //= 2
 
 
 def _single(spectra: Spectra, structure: Structure, error: float) -> RankCurve:
@@ -182,17 +199,17 @@ def _ring_ranks(shape: Shape) -> list[tuple[int, ...]]:
                 before = min(before * shape[mode], prod(shape[mode + 1 :]) * closing)
                 caps.append(before)
             rings |= {(*inner, closing) for inner in _scaled(tuple(caps))}
-    return sorted(rings)
+    return list(rings)
 
 
 def _cp_ranks(shape: Shape) -> list[tuple[int, ...]]:
-    return sorted(_scaled((max(1, prod(shape) // sum(shape)),)))
+    return list(_scaled((max(1, prod(shape) // sum(shape)),)))
 
 
 def _tucker_ranks(shape: Shape) -> list[tuple[int, ...]]:
     """Channels scaled together, with every rank of the kernel's modes."""
     kernels = list(product(*(range(1, size + 1) for size in shape[2:])))
-    return [(*c, *k) for c in sorted(_scaled(shape[:2])) for k in kernels]
+    return [(*c, *k) for c in _scaled(shape[:2]) for k in kernels]
 
 
 SVD = Truncated(lambda shape: [channel_svd(shape)], truncate)

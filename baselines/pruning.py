@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
-from sekron.profiling import Inputs, NetworkProfile, count_flops
+from sekron.profiling import Inputs, NetworkProfile, count_flops, first_image
 
 BISECTIONS = 8
 """Halvings of the pruning ratio; each prunes a copy of the network."""
@@ -42,10 +42,9 @@ def pruned(
     limits = {name: budget.limit(name, profile.dense(name)) for name in RESOURCES}
 
     def fits(network: nn.Module) -> bool:
-        arguments = example_input if isinstance(example_input, tuple) else (example_input[:1],)
         used = {"params": sum(p.numel() for p in network.parameters())}
         if limits["flops"] is not None:
-            used["flops"] = count_flops(network, arguments)[0]
+            used["flops"] = count_flops(network, first_image(example_input))[0]
         return all(used[name] <= limit for name, limit in limits.items() if limit is not None)
 
     low, high, best = 0.0, 1.0, None
@@ -79,7 +78,10 @@ def _pruner(model: nn.Module, example_input: Inputs) -> Callable[[float], nn.Mod
             ).step()
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(trainable[name])
-        return network.train(model.training)
+        flags = {name: module.training for name, module in model.named_modules()}
+        for name, module in network.named_modules():
+            module.training = flags[name]
+        return network
 
     return prune
 

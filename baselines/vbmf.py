@@ -12,6 +12,7 @@ from sekron.budget import Budget
 from sekron.plan import Plan
 from sekron.profiling import LayerProfile, NetworkProfile
 from sekron.structure import Structure
+from sekron.surgery import weight_of
 
 Floats = NDArray[np.float64]
 
@@ -49,7 +50,7 @@ def vbmf_rank(matrix: Tensor) -> int:
     tau = TAU * np.sqrt(ratio)
     edge = (1.0 + tau) * (1.0 + ratio / tau)  # least signal, squared, over the variance
     most = int(np.ceil(rows / (1.0 + ratio))) - 1  # values that can be signal
-    upper = float(squares.sum()) / rows
+    upper = 1.0  # the mean
     lower = max(float(squares[most]) / edge, float(squares[most:].mean()), 1e-12 * upper)
     variance = upper
     if lower < upper:
@@ -104,8 +105,7 @@ def vbmf_plan(model: nn.Module, profile: NetworkProfile, budget: Budget) -> Plan
 
 
 def _ranks(layer: LayerProfile, model: nn.Module) -> tuple[int, ...]:
-    weight = model.get_submodule(layer.name).weight
-    assert isinstance(weight, Tensor)
+    weight = weight_of(model, layer.name)
     own = vbmf_rank(weight.flatten(1)), vbmf_rank(weight.transpose(0, 1).flatten(1))
     return own if max(layer.weight_shape[2:], default=1) > 1 else own[:1]
 
@@ -114,10 +114,10 @@ def _structure(layer: LayerProfile, ranks: tuple[int, ...], scale: float) -> Str
     """Return a layer's structure at scaled ranks, or None where the dense layer is smaller."""
     family, shapes = tucker2(layer.weight_shape)
     real = tuple(shape for shape in shapes if max(shape) > 1)
-    wanted = [max(1, round(scale * rank)) for rank in ranks]
     sizes = layer.weight_shape[:2] if len(ranks) > 1 else (min(layer.weight_shape[:2]),)
-    if len(real) != len(wanted) + 1 or any(w >= n for w, n in zip(wanted, sizes, strict=False)):
+    if len(real) != len(ranks) + 1:
         return None
+    wanted = [min(max(1, round(scale * r)), n) for r, n in zip(ranks, sizes, strict=True)]
     structure = Structure(family, real, tuple(_clipped(wanted, layer.weight_shape)))
     saves = layer.flops_of(structure) < layer.flops or structure.n_params < layer.params
     return structure if saves else None

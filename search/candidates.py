@@ -14,6 +14,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.identity import digest
 from search.samplers import SAMPLERS
 from search.space import Space
 from sekron.contraction import flops_of_ranks, n_params_of_ranks
@@ -22,6 +23,9 @@ from sekron.pareto import hypervolume
 from sekron.spectrum import RankCurve, Spectra
 from sekron.structure import FAMILIES, Point, Structure, n_ranks
 from sekron.table import FRONTS, CandidateTable
+
+IDENTITY = "weight"
+"""User attribute of a study: the digest of the weight that it searches, in its metric."""
 
 TEMPLATE = "template"
 """User attribute of the trials that were enumerated, not proposed."""
@@ -62,7 +66,25 @@ class LayerStudy:
             directions=["maximize"] * len(FRONTS),
             load_if_exists=True,
         )
+        self._check_identity()
         self.n_proposed = replay(self.study, space, spectra.geometries, self.table, self._values)
+
+    def _check_identity(self) -> None:
+        """Refuse a study of another weight, or of this one in another metric.
+
+        Raises:
+            ValueError: If the study in the storage is one.
+        """
+        identity = digest(self.spectra.weight)
+        known = self.study.user_attrs.get(IDENTITY)
+        if known is None:
+            self.study.set_user_attr(IDENTITY, identity)
+        elif known != identity:
+            raise ValueError(
+                f"the storage must hold no other search under the name {self.study.study_name!r}, "
+                "but the one there is of another weight or in another metric; choose another "
+                "`name`."
+            )
 
     def run(self, n_trials: int, on_trial: Callable[[], None] = lambda: None) -> None:
         """Enumerate the templates, then propose until the study has that many proposals.
@@ -93,7 +115,8 @@ class LayerStudy:
         length = trial.suggest_int("length", space["length"].low, space["length"].high)
         params = {"length": length}
         for name in self.space.names(length)[1:]:
-            params[name] = trial.suggest_int(name, space[name].low, space[name].high)
+            high = self.space.last_proposed if name == "family" else space[name].high
+            params[name] = trial.suggest_int(name, space[name].low, high)
         point = self.space.point(params)
         if point is None:  # all factors but one are of size 1
             values: tuple[float, ...] = (0.0,) * len(FRONTS)

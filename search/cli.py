@@ -22,7 +22,7 @@ from search.result import SearchResult
 from search.run import load
 from search.run import run as run_search
 from search.sources import load_images, load_model, parse_limit, parse_shape
-from sekron.budget import RESOURCES, Budget
+from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.checkpoint import save
 from sekron.profiling import count_flops, profile
 
@@ -164,7 +164,7 @@ def compare(
 ) -> None:
     """Compare with TT, TR, CP, Tucker and others at the budget of the search, or at another one.
 
-    A latency in the budget is replaced by the FLOPs of the plan that holds it.
+    Where the budget limits latency alone, the FLOPs of the plan that holds it are the budget.
     """
     settings, result, network = _opened(run, "`baselines.compare`")
     budget = _budget(flops, params, None, None, None)
@@ -182,15 +182,17 @@ def compare(
         network,
         example,
         budget,
-        tables={"sekron": result.tables},
+        plans={"sekron": result.plan},
         clock=None if result.timetable is None else clock,
         include=settings.include,
         exclude=settings.exclude,
         max_seconds=max_seconds,
         output=f"{run}/comparison.csv",
     )
-    frame = frame[frame["budget"] == str(budget)].drop(columns=["budget", *RESOURCES])
-    frame = frame.dropna(axis="columns", how="all").sort_values("error")
+    frame = frame[frame["budget"] == str(budget)].sort_values("error")
+    if frame["flops"].isna().all():
+        raise InfeasibleBudget(f"the budget must be reachable, got {budget}; nothing reaches it.")
+    frame = frame.drop(columns=["budget", *RESOURCES]).dropna(axis="columns", how="all")
     if csv:
         sys.stdout.write(frame.to_csv(index=False))
     else:

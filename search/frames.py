@@ -22,7 +22,7 @@ class Member:
 
     Attributes:
         plan: Which layer gets which structure.
-        error: Sum of the squared relative errors of the layers.
+        error: Sum of what the layers add, as in `SearchResult.pareto_front`.
         used: FLOPs and parameters of the whole network, by their names in a budget.
         saved: Share of the dense network's time that the layers, timed alone, save; NaN where a
             layer was not timed.

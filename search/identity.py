@@ -8,13 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sekron.profiling import LayerProfile, NetworkProfile
-
-
-def weight_of(model: nn.Module, name: str) -> Tensor:
-    """Return the weight of a layer."""
-    weight = model.get_submodule(name).weight
-    assert isinstance(weight, Tensor)
-    return weight
+from sekron.surgery import weight_of
 
 
 def weight_digests(model: nn.Module, measured: NetworkProfile) -> dict[str, str]:

@@ -18,7 +18,8 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from search.journal import FileLock
-from sekron.profiling import Inputs, evaluating
+from sekron.evaluation import evaluating
+from sekron.profiling import Inputs
 
 Result = TypeVar("Result")
 

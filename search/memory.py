@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sekron.profiling import Inputs, evaluating
+from sekron.evaluation import evaluating
+from sekron.profiling import Inputs
 
 
 def peak_activation_bytes(model: nn.Module, example_input: Inputs) -> int:

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from search.identity import weight_of
 from sekron.metric import Metric, metrics
 from sekron.moments import Batches, moments
+from sekron.surgery import weight_of
 
 PARTS = ("output", "input", "sensitivity")
 

@@ -58,9 +58,9 @@ class SearchResult:
 
         Returns:
             Columns layer, structure (text form), family, sequence_length, error (relative
-            Frobenius), flops, params. With a timetable also latency_ms and speedup of the layer
-            in its network, NaN where nothing like it was timed; a speedup up to 1 is refused
-            unless the budget limits parameters.
+            Frobenius, in the metric where there is one), flops, params. With a timetable also
+            latency_ms and speedup of the layer in its network, NaN where nothing like it was
+            timed; a speedup up to 1 is refused unless the budget limits parameters.
         """
         frames = [
             candidates_frame(layer, self.tables[layer.name], self.options[layer.name])

@@ -18,7 +18,7 @@ from search.candidates import LayerStudy, replay
 from search.clocked import Clock, Trials, check_latency, settle
 from search.feasibility import check_feasible
 from search.folder import RunFolder, Settings, open_storage
-from search.identity import identity, weight_digests, weight_of
+from search.identity import identity, weight_digests
 from search.metrics import calibrate, read_metrics, write_metrics
 from search.result import SearchResult
 from search.samplers import SAMPLERS
@@ -29,7 +29,7 @@ from sekron.profiling import Inputs, LayerProfile, NetworkProfile, profile
 from sekron.progress import bar
 from sekron.spectrum import Spectra
 from sekron.structure import FAMILIES
-from sekron.surgery import check_finite
+from sekron.surgery import check_finite, weight_of
 from sekron.table import CandidateTable
 
 
@@ -108,7 +108,7 @@ def run(
         )
     settings = Settings(
         max_sequence_length=max_sequence_length,
-        families=tuple(families),
+        families=tuple(sorted(families, key=lambda name: name == "cp")),
         sampler=sampler,
         seed=seed,
         n_trials=n_trials,

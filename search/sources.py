@@ -90,7 +90,7 @@ def load_images(path: str) -> tuple[Tensor, ...]:
     tensors = list(load_state_dict(path).values())
     if len(tensors) != 1 or tensors[0].dim() < 2 or not tensors[0].is_floating_point():
         raise ValueError(
-            f"{path} must hold one tensor of images (N, …), got "
+            f"{path} must hold one tensor of images (N, …) under any name, got "
             f"{', '.join(f'{tuple(t.shape)} {t.dtype}' for t in tensors) or 'nothing'}."
         )
     return torch.split(tensors[0], BATCH)

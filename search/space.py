@@ -44,12 +44,17 @@ class Space:
     Args:
         weight_shape: `(out, in, kernel extents…)`.
         max_length: Most factors in a sequence, at least 2.
-        families: Names from `sekron.structure.FAMILIES`.
+        families: Names from `sekron.structure.FAMILIES`; a `cp` comes last.
     """
 
     weight_shape: Shape
     max_length: int = 3
     families: tuple[str, ...] = DEFAULT_FAMILIES
+
+    @property
+    def last_proposed(self) -> int:
+        """Index of the last family that is proposed; a `cp` is not, where there is another."""
+        return max(len([name for name in self.families if name != "cp"]) - 1, 0)
 
     def distributions(self) -> dict[str, IntDistribution]:
         """Return every parameter that a trial of this space may have.
@@ -96,7 +101,10 @@ class Space:
         return named
 
     def templates(self) -> list[Point]:
-        """Return the structures in which every mode stands whole in one factor."""
+        """Return the structures in which every mode stands whole in one factor.
+
+        Of a `cp` only those with both channel modes alone: others are larger at the same rank.
+        """
         modes = range(len(self.weight_shape))
         found: dict[Point, None] = {}
         for length in range(2, self.max_length + 1):

@@ -130,8 +130,20 @@ def relative_error(weight: Tensor, structure: Structure, metric: Metric | None =
     if structure.family in EXACT:
         last = _START[structure.family](digits, structure.ranks, torch.Generator())[-1]
         return math.sqrt(max(1.0 - float(last.square().sum()) / total, 0.0))
-    rebuilt = reconstruct(decompose(weight.double(), structure), structure)
-    return float((weight.double() - rebuilt).norm()) / math.sqrt(total)
+    return fitted_error(weight, decompose(weight.double(), structure), structure)
+
+
+def fitted_error(weight: Tensor, factors: Sequence[Tensor], structure: Structure) -> float:
+    """Return `‖W − Ŵ‖ / ‖W‖` of any factors, by rebuilding in fp64; 0 for a weight of zeros.
+
+    Args:
+        weight: Shape `structure.weight_shape`.
+        factors: As `decompose` returns them.
+        structure: The factorization.
+    """
+    exact = weight.detach().double()
+    rebuilt = reconstruct([factor.detach().double() for factor in factors], structure)
+    return float((exact - rebuilt).norm()) / max(float(exact.norm()), 1e-300)
 
 
 def checked_digits(weight: Tensor, structure: Structure) -> Tensor:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from sekron.budget import RESOURCES, Budget
 from sekron.contraction import flops_of_ranks
+from sekron.evaluation import evaluating
 from sekron.geometry import Geometry
 from sekron.plan import Plan
 from sekron.structure import Structure
@@ -90,7 +90,14 @@ class NetworkProfile:
         return self.dense(resource) - sum(layer.dense(resource) for layer in self.searched)
 
     def totals(self, plan: Plan) -> dict[str, int]:
-        """Return the FLOPs and parameters of the whole network under a plan."""
+        """Return the FLOPs and parameters of the whole network under a plan.
+
+        Raises:
+            ValueError: If the plan replaces a layer that is not searched.
+        """
+        unknown = set(plan) - {layer.name for layer in self.searched}
+        if unknown:
+            raise ValueError(f"the plan must replace searched layers only, got {min(unknown)!r}.")
         totals = {name: self.dense(name) for name in RESOURCES}
         for layer in self.searched:
             if layer.name in plan:
@@ -132,7 +139,7 @@ def profile(
         ValueError: If the network does not run on the example, or a pattern matches no layer.
     """
     network = copy.deepcopy(model).eval()
-    arguments = example_input if isinstance(example_input, tuple) else (example_input[:1],)
+    arguments = first_image(example_input)
     calls = _record_calls(network, arguments)
     total, unsupported = count_flops(network, arguments)
     modules, shared = replaceable_modules(network), shared_weights(network)
@@ -165,6 +172,11 @@ def profile(
     )
 
 
+def first_image(example_input: Inputs) -> tuple[Any, ...]:
+    """Return the arguments that FLOPs are counted on: of a tensor the first image."""
+    return example_input if isinstance(example_input, tuple) else (example_input[:1],)
+
+
 def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict[str, int]]:
     """Return fvcore's multiply-adds of a network, and the operators that it does not count.
 
@@ -184,19 +196,6 @@ def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict
 def _same_convolution(inputs: list[Any], outputs: list[Any]) -> int:
     x, weight, out = (get_shape(value) for value in (inputs[0], inputs[1], outputs[0]))
     return int(conv_flop_count(x, weight, out))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation without gradients, and back module by module."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _record_calls(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, list[Geometry]]:

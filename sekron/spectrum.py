@@ -47,7 +47,7 @@ class RankCurve:
         family: Of the structure.
         shapes: Factor shapes.
         ranks: Shape `(candidates, ranks)`.
-        errors: Relative Frobenius error, exact for what `decompose` returns.
+        errors: Relative error, in the metric where there is one, of what `decompose` returns.
         flops: Multiply-adds for one image.
         params: Numbers stored.
     """

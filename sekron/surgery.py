@@ -176,10 +176,15 @@ def _swap(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
     return network
 
 
+def weight_of(model: nn.Module, name: str) -> Tensor:
+    """Return the weight of a layer."""
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 def check_finite(model: nn.Module, names: list[str]) -> None:
     """Raise a ValueError that names the first layer whose weight is not finite."""
     for name in names:
-        weight = model.get_submodule(name).weight
-        assert isinstance(weight, Tensor)
-        if not torch.isfinite(weight).all():
+        if not torch.isfinite(weight_of(model, name)).all():
             raise ValueError(f"the weight of layer {name!r} must be finite, got NaN or Inf in it.")

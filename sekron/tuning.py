@@ -1,4 +1,4 @@
-"""Fit the factors of a compressed network to what the dense one computes, without labels."""
+"""Fit a compressed network to what the dense one computes, without labels."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from sekron.calibration import recalibrate
+from sekron.evaluation import evaluating
 from sekron.progress import bar
 from sekron.surgery import structures_of
 
@@ -37,9 +38,9 @@ def tune(
     """Fit a compressed network, in place, to the activations of the dense one.
 
     Every factorized layer is to put out what the dense layer does, its input coming from the
-    compressed layers before it, and so is the network. Batch norm uses the batch while it is
-    fitted and is re-estimated at the end. What was there before comes back if the fit did not
-    get better.
+    compressed layers before it, and so is the network. All parameters that want gradients are
+    fitted. Batch norm uses the batch meanwhile, and is re-estimated before and after. If the fit
+    did not get better than it was then, it is taken back.
 
     Args:
         model: From `Plan.apply` on `dense`; its parameters and batch-norm buffers are changed.
@@ -51,8 +52,8 @@ def tune(
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        The misfit afterwards over the one before, at most 1: relative squared errors of all
-        layers and the divergence of the outputs, summed.
+        The misfit afterwards over the one before, batch norm re-estimated for both, at most 1:
+        relative squared errors of all layers and the divergence of the outputs, summed.
 
     Raises:
         ValueError: If nothing is factorized, there are no batches, an argument is out of range,
@@ -67,11 +68,11 @@ def tune(
     _check(names, inputs, steps, learning_rate)
     before = copy.deepcopy(model.state_dict())
     norms = any(isinstance(module, _BatchNorm) for module in model.modules())
-    if norms:
-        recalibrate(model, inputs)
-    start = _misfit(model, dense, names, inputs)
-    kept = copy.deepcopy(model.state_dict())
     try:
+        if norms:
+            recalibrate(model, inputs)
+        start = _misfit(model, dense, names, inputs)
+        kept = copy.deepcopy(model.state_dict())
         _descend(model, dense, names, inputs, steps, learning_rate, progress)
         if norms:
             recalibrate(model, inputs)
@@ -95,15 +96,14 @@ def _descend(
     progress: bool,
 ) -> None:
     wanted = [p for p in model.parameters() if p.requires_grad]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     optimizer = torch.optim.Adam(wanted, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with (
-        _evaluating(model, with_batch=True),
-        _evaluating(dense),
-        torch.enable_grad(),
-        bar(progress) as shown,
-    ):
+    with evaluating(model), evaluating(dense), torch.enable_grad(), bar(progress) as shown:
+        for norm in norms:
+            norm.train()
         for step in shown.track(range(steps), description="tune"):
+            optimizer.zero_grad()
             loss = _loss(model, dense, names, inputs[step % len(inputs)])
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -111,7 +111,6 @@ def _descend(
                     f"the loss must be finite, got {value} at step {step + 1}; take a "
                     "smaller `learning_rate`. The network is as it was."
                 )
-            optimizer.zero_grad()
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(wanted, CLIP)
             optimizer.step()
@@ -120,7 +119,7 @@ def _descend(
 
 
 def _misfit(model: nn.Module, dense: nn.Module, names: list[str], inputs: list[Tensor]) -> float:
-    with _evaluating(model), _evaluating(dense), torch.no_grad():
+    with evaluating(model), evaluating(dense):
         losses = [float(_loss(model, dense, names, x)) * len(x) for x in inputs]
     return sum(losses) / sum(map(len, inputs))
 
@@ -154,8 +153,12 @@ def _outputs(network: nn.Module, names: list[str]) -> Iterator[dict[str, list[Te
     """Collect layer name -> the outputs of its calls."""
     outputs: dict[str, list[Tensor]] = {name: [] for name in names}
 
-    def keeper(name: str) -> Callable[..., None]:
-        return lambda _, __, output: outputs[name].append(output)
+    def keeper(name: str) -> Callable[..., Tensor]:
+        def keep(_: nn.Module, __: object, output: Tensor) -> Tensor:
+            outputs[name].append(output)
+            return output.clone()  # what comes next may work in place
+
+        return keep
 
     handles = [network.get_submodule(n).register_forward_hook(keeper(n)) for n in names]
     try:
@@ -163,21 +166,6 @@ def _outputs(network: nn.Module, names: list[str]) -> Iterator[dict[str, list[Te
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _evaluating(network: nn.Module, *, with_batch: bool = False) -> Iterator[None]:
-    """Switch to evaluation and back module by module; batch norm may use the batch."""
-    training = [(module, module.training) for module in network.modules()]
-    network.eval()
-    for module in network.modules() if with_batch else ():
-        if isinstance(module, _BatchNorm):
-            module.train()
-    try:
-        yield
-    finally:
-        for module, flag in training:
-            module.training = flag
 
 
 def _check(names: list[str], inputs: list[Tensor], steps: int, learning_rate: float) -> None:

@@ -1,5 +1,6 @@
 """The comparison: every row is the network that it describes, within its budget."""
 
+import copy
 import math
 from functools import partial
 
@@ -23,6 +24,10 @@ brief = partial(compare, methods=["channel_svd"], allocations=["exact"], progres
 
 def state(network):
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def on_disk(path):
+    return pd.read_csv(path).drop(columns="fingerprint")
 
 
 def same_state(network, before):
@@ -171,13 +176,25 @@ def test_finished_rows_are_on_disk_and_not_computed_again(
     }
     first = brief(small_network, small_input, BUDGETS, **arguments)
     assert (len(built), len(scored)) == (2, 4)
-    pd.testing.assert_frame_equal(pd.read_csv(path), first, check_dtype=False)
+    pd.testing.assert_frame_equal(on_disk(path), first, check_dtype=False)
     again = brief(small_network, small_input, BUDGETS, **arguments)
     assert (len(built), len(scored)) == (2, 4)
     pd.testing.assert_frame_equal(again, first, check_dtype=False)
     more = brief(small_network, small_input, [*BUDGETS, Budget(flops=0.7)], **arguments)
     assert (len(built), len(scored), len(more)) == (4, 6, 8)
-    pd.testing.assert_frame_equal(pd.read_csv(path), more, check_dtype=False)
+    pd.testing.assert_frame_equal(on_disk(path), more, check_dtype=False)
+
+
+def test_rows_of_another_network_are_kept_and_not_used(tmp_path, small_network, small_input):
+    path, other = tmp_path / "rows.csv", copy.deepcopy(small_network)
+    with torch.no_grad():
+        other[3].weight[0].mul_(2.0)
+    first = brief(small_network, small_input, HALF, output=path)
+    second = brief(other, small_input, HALF, output=path)
+    assert (second["error"] != first["error"]).all()
+    assert len(on_disk(path)) == 2
+    again = brief(small_network, small_input, HALF, output=path)
+    pd.testing.assert_frame_equal(again, first)
 
 
 def test_budgets_that_differ_little_have_rows_of_their_own(tmp_path, small_network, small_input):
@@ -212,9 +229,11 @@ def test_an_interruption_gives_the_rows_that_are_finished(tmp_path, small_networ
         ({"budget": Budget(flops=0.5, latency=0.5)}, "needs budgets of flops or params alone"),
         ({"budget": [HALF, Budget()]}, "needs budgets of flops or params alone"),
         ({"tables": {"ours": {"3": None}}}, "tables of 'ours' must be of the layers that are"),
+        ({"plans": {"channel_svd": None}}, "different names, got 'channel_svd' twice"),
+        ({"output": "no/such/folder/rows.csv"}, "`output` must be in a folder that exists"),
         ({"include": ["nothing"]}, "pattern 'nothing' must match a layer"),
     ],
-    ids=["method", "allocation", "latency", "empty", "tables", "pattern"],
+    ids=["method", "allocation", "latency", "empty", "tables", "names", "folder", "pattern"],
 )
 def test_bad_input_is_one_line(small_network, small_input, settings, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -230,7 +249,7 @@ def test_what_a_kill_left_of_a_line_is_cut_off(tmp_path, small_network, small_in
     path.write_text("".join(lines[:2]) + lines[2][:kept], encoding="utf-8")
     again = brief(small_network, small_input, [HALF, Budget(flops=0.6)], output=path)
     pd.testing.assert_frame_equal(
-        pd.read_csv(path).drop(columns="seconds"), again.drop(columns="seconds")
+        on_disk(path).drop(columns="seconds"), again.drop(columns="seconds")
     )
     pd.testing.assert_frame_equal(again.drop(columns="seconds"), whole.drop(columns="seconds"))
 
@@ -248,6 +267,6 @@ def test_plans_made_elsewhere_take_part(small_network, small_input, small_run):
 def test_a_file_with_other_columns_is_refused_and_kept(tmp_path, small_network, small_input):
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"other.csv must be a comparison .* got a, b"):
+    with pytest.raises(ValueError, match=r"other.csv must be a comparison, .* got 'a,b' first"):
         brief(small_network, small_input, HALF, output=path)
     assert path.read_text(encoding="utf-8") == "a,b\n1,2\n"

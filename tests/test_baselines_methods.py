@@ -9,7 +9,7 @@ from tensorly.decomposition import tensor_train as tl_tensor_train
 from tensorly.tt_tensor import tt_to_tensor
 from torch import nn
 
-from baselines import METHODS, candidates
+from baselines import METHODS, candidates, methods
 from sekron import Structure, reconstruct
 from sekron.geometry import Geometry
 from sekron.profiling import profile
@@ -151,9 +151,18 @@ def test_every_searched_layer_gets_a_table_in_order(method, small_network, small
             assert layer.flops_of(structure) == table.flops[row]
 
 
+@pytest.mark.parametrize("number", range(1, 20))
+def test_a_grid_is_gone_through_once_from_its_ends_inwards(number):
+    grid = [(rank,) for rank in range(number)]
+    spread = list(methods._spread(grid))
+    assert sorted(spread) == grid
+    assert spread[: min(2, number)] == [grid[0], grid[-1]][: min(2, number)]
+
+
 @every_method
 def test_without_time_all_layers_are_dense(method, small_network, small_input):
     measured = profile(small_network, small_input)
-    tables = candidates(small_network, measured, method, max_seconds=-1.0)
+    with pytest.warns(UserWarning, match="time was up before all candidates of 3, 6, 8, 11"):
+        tables = candidates(small_network, measured, method, max_seconds=-1.0)
     assert [len(table) for table in tables.values()] == [0] * len(measured.searched)
     assert all(table.options(["flops"]).losses.tolist() == [0.0] for table in tables.values())

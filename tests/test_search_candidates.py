@@ -20,6 +20,7 @@ from search.options import LayerOptions
 from search.space import Space
 from sekron import relative_error
 from sekron.geometry import Geometry
+from sekron.metric import Metric
 from sekron.pareto import MIXES
 from sekron.profiling import LayerProfile
 from sekron.spectrum import Spectra
@@ -225,3 +226,26 @@ def test_a_journal_that_ends_in_half_a_line_goes_on(tmp_path, small_weight):
     study = study_of(small_weight, RunFolder(tmp_path).storage())
     study.run(3)
     assert study_of(small_weight, RunFolder(tmp_path).storage()).n_proposed == 3
+
+
+def test_a_storage_keeps_searches_of_other_weights_apart(small_weight):
+    storage = InMemoryStorage()
+    calls = (Geometry.of(tuple(small_weight.shape), (7, 5)),)
+    metric = Metric(2.0 * torch.eye(8).double(), torch.eye(6).double())
+    study_of(small_weight, storage)
+    study_of(small_weight, storage)
+    for other in (Spectra(2 * small_weight, calls), Spectra(small_weight, calls, metric)):
+        with pytest.raises(ValueError, match="is of another weight or in another metric"):
+            LayerStudy("layer", other, Space(tuple(small_weight.shape), 3), storage=storage)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "neighbour"])
+def test_a_cp_is_enumerated_but_not_proposed(small_weight, sampler):
+    study = study_of(small_weight, sampler=sampler)
+    study.run(12)
+    families = [
+        (TEMPLATE in trial.user_attrs, study.space.families[trial.params["family"]])
+        for trial in study.study.trials
+    ]
+    assert (True, "cp") in families
+    assert (False, "cp") not in families

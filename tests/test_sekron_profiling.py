@@ -10,6 +10,7 @@ from torch.nn.utils import spectral_norm
 from torch.nn.utils.parametrizations import weight_norm
 
 from search import profile
+from sekron import Plan, Structure
 from sekron.profiling import count_flops
 
 
@@ -225,3 +226,10 @@ def test_a_linear_layer_on_positions_counts_them():
 def test_a_network_that_is_one_layer():
     measured = profile(nn.Linear(6, 4), torch.zeros(3, 6), include=["*"])
     assert [(layer.name, layer.flops) for layer in measured.searched] == [("", 24)]
+
+
+def test_a_plan_of_layers_that_are_not_searched_has_no_totals(small_network, small_input):
+    measured = profile(small_network, small_input)
+    plan = Plan({"0": Structure.parse("chain:8x1x3x1,1x3x1x3@2")})
+    with pytest.raises(ValueError, match="must replace searched layers only, got '0'"):
+        measured.totals(plan)

@@ -124,6 +124,24 @@ def test_flags_hooks_and_the_dense_network_are_as_they_were(small, dense, batche
     assert not any(m._forward_hooks for m in [*dense.modules(), *small.modules()])
 
 
+def test_what_works_in_place_after_a_layer_does_not_change_its_target(small, dense, batches):
+    names, x = ["0"], batches[0]
+    plain = nn.Sequential(dense[0], nn.ReLU(inplace=True))
+    own = nn.Sequential(small[0], nn.ReLU(inplace=True))
+    with torch.no_grad():
+        a, b = small[0](x), dense[0](x)
+        after = (a.relu() - b.relu()).square().sum() / b.relu().square().sum()
+        wanted = float((a - b).square().sum() / b.square().sum() + after)
+    assert sekron.tuning._misfit(own, plain, names, [x]) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_network_of_another_kind_leaves_batch_norm_as_it_was(small, dense, batches):
+    before = state(small)
+    with pytest.raises(AttributeError):
+        tune(small, nn.Sequential(nn.Flatten()), batches, **QUIET)
+    assert same(state(small), before)
+
+
 def test_dropout_is_off_and_tuples_are_inputs_with_labels(small, dense, batches):
     other = copy.deepcopy(small)
     torch.manual_seed(2)

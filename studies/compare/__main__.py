@@ -12,16 +12,17 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
 import baselines
 import search
 import sekron
-from sekron.decomposition import EXACT
+from sekron.decomposition import EXACT, fitted_error
 from studies.cifar import cifar10, cifar100
 from studies.digits import Split, digits
 from studies.glyphs import glyphs, trained_resnet20
 from studies.networks import resnet20
+from studies.tensorly_time import tensorly_seconds
 from studies.training import RUNS, accuracy, trained
 
 N_SCORED = 1000
@@ -71,7 +72,7 @@ def main() -> None:
         f"{options.data}, dense accuracy {_score(model, split):.4f}; nothing is trained afterwards"
     )
     _print_tables(frame)
-    rivals = _tensorly_seconds(model, ours)
+    rivals = tensorly_seconds(model, ours.profile)
     print(
         f"the whole search, all ranks and {len(budgets)} budgets: {seconds:.1f} s (from the run "
         f"folder, if it was there); TensorLy, the network once at one set of ranks: "
@@ -97,24 +98,6 @@ def _print_tables(frame: pd.DataFrame) -> None:
         print(table.round(3).to_string())
 
 
-def _tensorly_seconds(model: nn.Module, ours: search.SearchResult) -> dict[str, float]:
-    """Return how long TensorLy takes for all searched layers, at a quarter of each one's FLOPs."""
-    seconds = {}
-    for name in ("tucker", "cp"):
-        seconds[name] = 0.0
-        for layer in ours.profile.searched:
-            weight = model.get_submodule(layer.name).weight.detach()
-            out_channels, in_channels, *kernel = weight.shape
-            start = time.perf_counter()
-            if name == "cp":
-                rank = weight.numel() // 4 // sum(weight.shape)
-                baselines.cp(weight, max(1, rank), max_seconds=float("inf"))
-            else:
-                baselines.tucker(weight, (out_channels // 2, in_channels // 2, *kernel))
-            seconds[name] += time.perf_counter() - start
-    return seconds
-
-
 def _print_refinement(
     model: nn.Module, ours: search.SearchResult, budgets: list[search.Budget]
 ) -> None:
@@ -129,15 +112,11 @@ def _print_refinement(
             weight = model.get_submodule(name).weight.detach()
             factors = sekron.decompose(weight, structure)
             layers += 1
-            before += _loss(weight, factors, structure)
-            after += _loss(weight, sekron.refine(weight, factors, structure), structure)
+            before += fitted_error(weight, factors, structure) ** 2
+            after += fitted_error(weight, sekron.refine(weight, factors, structure), structure) ** 2
         rows.append((str(budget), layers, before, after, time.perf_counter() - start))
     frame = pd.DataFrame(rows, columns=["budget", "layers", "before", "after", "seconds"])
     print(frame.round(3).to_string(index=False))
-
-
-def _loss(weight: Tensor, factors: tuple[Tensor, ...], structure: sekron.Structure) -> float:
-    return float((weight - sekron.reconstruct(factors, structure)).norm() / weight.norm()) ** 2
 
 
 def _trained(data: str, path: str) -> tuple[Split, nn.Module]:

@@ -14,6 +14,7 @@ import search
 from search.sources import load_model, parse_shape
 from sekron.allocation import Allocation, allocate
 from sekron.relaxation import Options
+from studies.tensorly_time import tensorly_seconds
 
 
 def main() -> None:
@@ -47,6 +48,10 @@ def main() -> None:
     allocation = _synthetic(n_layers=53, n_candidates=500)
     taken = time.perf_counter() - start
     print(f"500 candidates x 53 layers: {taken:.2f} s, gap {allocation.gap:.1e}")
+    if options.tensorly:
+        rivals = tensorly_seconds(model, result.profile)
+        spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in rivals.items())
+        print(f"TensorLy, the network once at one set of ranks: {spent}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory of the process: {peak:.2f} GiB, {torch.get_num_threads()} threads")
 
@@ -70,6 +75,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("model", nargs="?", default="torchvision.models:resnet18")
     parser.add_argument("--input", default="1x3x224x224")
     parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--tensorly", action="store_true", help="time its decompositions too")
     return parser.parse_args()
 
 

@@ -1,0 +1,36 @@
+"""How long TensorLy takes to decompose a network once, at one set of ranks."""
+
+import time
+
+from torch import Tensor, nn
+
+import baselines
+from sekron.profiling import NetworkProfile
+
+
+def tensorly_seconds(model: nn.Module, profile: NetworkProfile) -> dict[str, float]:
+    """Time TensorLy's Tucker and CP over all searched layers.
+
+    Tucker keeps half of both channel modes and the whole kernel, CP as many terms as hold a
+    quarter of the weight. Its own defaults decide how long it iterates, a hundred sweeps at most.
+
+    Args:
+        model: The dense network.
+        profile: Of the network.
+
+    Returns:
+        Name of the decomposition -> seconds.
+    """
+    seconds = {"tucker": 0.0, "cp": 0.0}
+    for layer in profile.searched:
+        weight = model.get_submodule(layer.name).weight
+        assert isinstance(weight, Tensor)
+        out_channels, in_channels, *kernel = weight.shape
+        start = time.perf_counter()
+        baselines.tucker(weight, (max(1, out_channels // 2), max(1, in_channels // 2), *kernel))
+        middle = time.perf_counter()
+        rank = max(1, weight.numel() // 4 // sum(weight.shape))
+        baselines.cp(weight, rank, max_seconds=float("inf"))
+        seconds["tucker"] += middle - start
+        seconds["cp"] += time.perf_counter() - middle
+    return seconds
