@@ -1,0 +1,1 @@
+"""What batch-norm re-estimation and tuning give back, without labels."""
