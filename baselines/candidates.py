@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
 
 from torch import nn
 
@@ -21,7 +20,6 @@ def candidates(
     method: Method,
     *,
     max_seconds: float = float("inf"),
-    on_layer: Callable[[str], None] = lambda _: None,
 ) -> dict[str, CandidateTable]:
     """Return layer name -> candidates of one method, the dense layer being always among them.
 
@@ -31,12 +29,10 @@ def candidates(
         method: Such as one of `METHODS`.
         max_seconds: For all layers; what one does not need is left to the next. A warning names
             the layers that needed more, and so have fewer candidates.
-        on_layer: Called with the name of each layer before its turn.
     """
     end = time.perf_counter() + max_seconds
     tables, short = {}, []
     for done, layer in enumerate(profile.searched):
-        on_layer(layer.name)
         spectra = Spectra(weight_of(model, layer.name), layer.calls)
         table = CandidateTable(spectra.dense_flops, spectra.dense_params)
         now = time.perf_counter()

@@ -19,7 +19,7 @@ from baselines.templates import channel_svd, gkpd, spatial_svd, tucker2
 from sekron.contraction import n_params_of_ranks
 from sekron.decomposition import decompose, reconstruct
 from sekron.digits import divisors
-from sekron.spectrum import RankCurve, Spectra
+from sekron.spectrum import RankCurve, Spectra, scaled_ranks
 from sekron.structure import Point, Shape, Structure
 
 N_RANKS = 12
@@ -184,9 +184,7 @@ def _pairs(weight_shape: Shape) -> Iterator[Point]:
 
 
 def _scaled(caps: tuple[int, ...]) -> set[tuple[int, ...]]:
-    """Ranks between 1 and caps, all scaled together."""
-    shares = np.linspace(0.0, 1.0, N_RANKS)
-    return {tuple(max(1, round(cap**share)) for cap in caps) for share in shares}
+    return {tuple(map(int, ranks)) for ranks in scaled_ranks(caps, N_RANKS)}
 
 
 def _ring_ranks(shape: Shape) -> list[tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def write_metrics(found: dict[str, Metric], folder: Path) -> None:
         tensors.update(
             {f"{name}/{part}": t.contiguous() for part, t in zip(PARTS, parts, strict=True)}
         )
-    temporary = folder / f".{FILE}"
+    temporary = folder / f".{FILE}.{os.getpid()}"
     save_file(tensors, temporary)
     temporary.replace(folder / FILE)
 

@@ -27,6 +27,8 @@ class Plan(Mapping[str, Structure]):
         metrics: In which some weights are decomposed, by layer name. They are data of a network
             and not part of the JSON; a run folder keeps those of its search.
 
+    Two plans are equal if their structures and forms are.
+
     Example:
         >>> plan = Plan({"0": Structure.parse("chain:16x1x3x1,1x8x1x3@4")})
         >>> small = plan.apply(nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU()))

@@ -113,7 +113,7 @@ class Spectra:
             whole_channels(Structure(family, shapes, (1,) * len(caps)))
         )
         if split:
-            ranks = _scaled_ranks(caps)
+            ranks = scaled_ranks(caps, FITTED_RANKS)
             return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
         if family == "sekron" or (len(shapes) == 2 and family == "chain"):
             kept = self._sekron(shapes, caps)
@@ -130,7 +130,10 @@ class Spectra:
             table = np.concatenate(rows)
             ranks, kept = table[:, :-1].astype(np.int64), table[:, -1]
             return self._worthwhile(family, shapes, ranks, self._errors(kept))
-        ranks = _cp_ranks(caps[0], self.dense_params) if family == "cp" else _scaled_ranks(caps)
+        if family == "cp":
+            ranks = _cp_ranks(caps[0], self.dense_params)
+        else:
+            ranks = scaled_ranks(caps, FITTED_RANKS)
         return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
 
     def _fitted(
@@ -263,9 +266,9 @@ def _grid(cap: int, size: int, n_levels: int) -> list[int]:
     return sorted({round(cap ** (i / (points - 1))) for i in range(points)})
 
 
-def _scaled_ranks(caps: tuple[int, ...]) -> NDArray[np.int64]:
-    """All ranks scaled together, from 1 to their caps."""
-    shares = np.linspace(0.0, 1.0, FITTED_RANKS)
+def scaled_ranks(caps: tuple[int, ...], number: int) -> NDArray[np.int64]:
+    """Return that many ranks at most, from 1 to their caps, all scaled together."""
+    shares = np.linspace(0.0, 1.0, number)
     return np.unique([[max(1, round(cap**share)) for cap in caps] for share in shares], axis=0)
 
 
