@@ -17,6 +17,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
+from search.allocator import kept_memory
 from search.journal import FileLock
 from sekron.evaluation import evaluating
 from sekron.profiling import Inputs
@@ -153,7 +154,7 @@ def race(
         )
     rounds: list[list[float]] = []
     look = FEWEST
-    with _alone():
+    with _alone(), kept_memory():
         for _ in range(WARM_UP):
             _once(runs)
         end = time.perf_counter() + max_seconds
