@@ -134,6 +134,7 @@ def race(
     runs: Sequence[Callable[[], object]],
     precision: float = PRECISION,
     max_seconds: float = MAX_SECONDS,
+    before: Callable[[], object] = lambda: None,
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Time functions in turn, round by round, until their ratios to the first are known.
 
@@ -141,6 +142,7 @@ def race(
         runs: What is timed; with one only, its own time decides when to stop.
         precision: Relative half width of the 95 % confidence interval of each median ratio.
         max_seconds: After which to stop anyway, but not before the fewest rounds.
+        before: Called before each of them, outside of the time.
 
     Returns:
         Seconds, shape `(runs, rounds)`.
@@ -156,10 +158,10 @@ def race(
     look = FEWEST
     with _alone(), kept_memory():
         for _ in range(WARM_UP):
-            _once(runs)
+            _once(runs, before)
         end = time.perf_counter() + max_seconds
         while True:
-            rounds.append(_once(runs))
+            rounds.append(_once(runs, before))
             late = time.perf_counter() > end
             if len(rounds) >= look or (late and len(rounds) >= FEWEST):
                 # Seldom: looking costs time, and often enough it finds a lucky moment.
@@ -189,9 +191,10 @@ def _is_tight(times: np.ndarray[tuple[int, int], np.dtype[np.float64]], precisio
     return all(high - low <= 2 * precision * middle for low, middle, high in intervals)
 
 
-def _once(runs: Sequence[Callable[[], object]]) -> list[float]:
+def _once(runs: Sequence[Callable[[], object]], before: Callable[[], object]) -> list[float]:
     seconds = []
     for run in runs:
+        before()
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)

@@ -135,6 +135,14 @@ def test_the_runs_take_turns(clock):
     assert order == [*"abc"] * CALLS
 
 
+def test_what_comes_before_each_run_takes_no_time(clock):
+    order = []
+    runs = [lambda name=name: order.append(name) for name in "abc"]
+    times = race([*runs, clock.run(1)], before=lambda: (order.append("-"), clock.run(9)()) and None)
+    assert order == [*"-a-b-c-"] * CALLS
+    assert times.tolist() == [[0.0] * 7] * 3 + [[1.0] * 7]
+
+
 def test_noise_is_measured_until_the_time_is_up(clock):
     warm_up = [1.0] * WARM_UP
     times = race([clock.run(*warm_up, *[1.0, 2.0] * 50)], max_seconds=20)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -37,12 +38,15 @@ BUDGETS = {
 SECONDS = 30.0
 """Longest race of one network, batch and layout."""
 
+WARM_UP, PLAIN = 10, 100
+"""Rounds of the plain loop that are not counted, and that are."""
+
 
 def main() -> None:
     """Run the study, print the tables and write them beside this file."""
     options = _options()
     if options.again:
-        _measure_again()
+        _measure_again(options)
         return
     load_tensorly_torch()
     path = _path(f"threads{torch.get_num_threads()}")
@@ -69,20 +73,37 @@ def _path(name: str) -> Path:
     return Path(__file__).with_name(f"{name}.csv")
 
 
-def _measure_again() -> None:
+def _measure_again(options: argparse.Namespace) -> None:
     """Time in this process the plans of an earlier one that were to take 60 % of the time."""
     rows = []
     for file in sorted(RUNS.glob("speed-*.json")):
         _, name, batch, layout = file.stem.split("-")
+        asked = options.networks, options.batches, options.layouts
+        if not all(v in known for v, known in zip((name, int(batch), layout), asked, strict=True)):
+            continue
         network = _laid_out(_model(name), layout)
-        x = _images(int(batch), layout)
-        clock = search.compare(
-            network, _applied(network, Plan.load(file)), x, precision=0.005, max_seconds=SECONDS
-        )
-        rows.append((name, int(batch), layout, 1 / clock.ratio, 1 / clock.high, 1 / clock.low))
-    frame = pd.DataFrame(rows, columns=["network", "batch", "layout", "latency", "low", "high"])
+        small, x = _applied(network, Plan.load(file)), _images(int(batch), layout)
+        plain = _plain_ratio(network, small, x)
+        clock = search.compare(network, small, x, precision=0.005, max_seconds=SECONDS)
+        latency = 1 / clock.ratio, 1 / clock.high, 1 / clock.low
+        rows.append((name, int(batch), layout, *latency, plain))
+    columns = ["network", "batch", "layout", "latency", "low", "high", "plain"]
+    frame = _merged(_path("again"), pd.DataFrame(rows, columns=columns))
     frame.round(4).to_csv(_path("again"), index=False)
     print(frame.to_string(float_format="{:.3f}".format))
+
+
+def _plain_ratio(dense: nn.Module, small: nn.Module, x: Tensor) -> float:
+    """Return the ratio of times as a user would take it, the allocator being left to itself."""
+    ratios = []
+    with torch.no_grad():
+        for _ in range(WARM_UP + PLAIN):
+            start = time.perf_counter()
+            dense(x)
+            middle = time.perf_counter()
+            small(x)
+            ratios.append((time.perf_counter() - middle) / (middle - start))
+    return float(np.median(ratios[WARM_UP:]))
 
 
 def _model(name: str) -> nn.Module:
