@@ -138,7 +138,12 @@ def test_the_runs_take_turns(clock):
 def test_what_comes_before_each_run_takes_no_time(clock):
     order = []
     runs = [lambda name=name: order.append(name) for name in "abc"]
-    times = race([*runs, clock.run(1)], before=lambda: (order.append("-"), clock.run(9)()) and None)
+
+    def before():
+        order.append("-")
+        clock.now += 9
+
+    times = race([*runs, clock.run(1)], before=before)
     assert order == [*"-a-b-c-"] * CALLS
     assert times.tolist() == [[0.0] * 7] * 3 + [[1.0] * 7]
 
