@@ -8,6 +8,7 @@ from sekron.calibration import recalibrate
 from sekron.checkpoint import load, save
 from sekron.conv import SeKronConv2d
 from sekron.decomposition import decompose, reconstruct, refine, relative_error
+from sekron.finetuning import Recipe, finetune
 from sekron.linear import SeKronLinear
 from sekron.plan import Plan
 from sekron.structure import Structure
@@ -15,10 +16,12 @@ from sekron.tuning import tune
 
 __all__ = [
     "Plan",
+    "Recipe",
     "SeKronConv2d",
     "SeKronLinear",
     "Structure",
     "decompose",
+    "finetune",
     "load",
     "recalibrate",
     "reconstruct",

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from sekron.calibration import recalibrate
+from sekron.distillation import divergence
 from sekron.evaluation import evaluating
 from sekron.progress import bar
 from sekron.surgery import structures_of
@@ -136,16 +136,8 @@ def _loss(model: nn.Module, dense: nn.Module, names: list[str], x: Tensor) -> Te
         for a, b in zip(own[name], targets[name], strict=True)
     ]
     pairs = zip(tree_leaves(output), tree_leaves(wanted), strict=True)
-    terms += [_divergence(a, b) for a, b in pairs if isinstance(a, Tensor)]
+    terms += [divergence(a, b, TEMPERATURE) for a, b in pairs if isinstance(a, Tensor)]
     return torch.stack(terms).sum()
-
-
-def _divergence(output: Tensor, wanted: Tensor) -> Tensor:
-    """Return the Kullback-Leibler divergence of logits; the relative error of anything else."""
-    if output.dim() == 2 and output.shape[1] > 1:
-        own, theirs = ((t / TEMPERATURE).log_softmax(dim=1) for t in (output, wanted))
-        return TEMPERATURE**2 * F.kl_div(own, theirs, log_target=True, reduction="batchmean")
-    return (output - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
 
 
 @contextmanager

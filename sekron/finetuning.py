@@ -1,0 +1,255 @@
+"""Train a compressed network further, on labels, on the dense network's outputs, or on both."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from sekron.distillation import divergence
+from sekron.evaluation import evaluating
+from sekron.factorized import Factorized
+from sekron.progress import bar
+from sekron.training_record import Epoch, TrainingRecord
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train.
+
+    Args:
+        epochs: Passes over the data.
+        learning_rate: The first; it falls to zero along a cosine.
+        decay: Weight decay: of a factorized layer the squared norm of the product of its factors
+            counts, of any other weight its own; biases and batch norm are left alone.
+        distillation: Share of the loss that is the divergence from the dense network, if there
+            is one; the rest is cross-entropy with the labels.
+        temperature: Of that divergence.
+        clip: Norm to which a gradient is cut.
+        mixed_precision: `no`, `fp16` or `bf16`; None for what `accelerate launch` was told.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+
+    epochs: int = 10
+    learning_rate: float = 0.01
+    decay: float = 1e-4
+    distillation: float = 0.5
+    temperature: float = 4.0
+    clip: float = 5.0
+    mixed_precision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        if self.epochs < 1:
+            raise ValueError(f"`epochs` must be at least 1, got {self.epochs}.")
+        for name in ("learning_rate", "temperature", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if not self.decay >= 0 or not 0 <= self.distillation <= 1:
+            raise ValueError(
+                "`decay` must be at least 0 and `distillation` between 0 and 1, got "
+                f"{self.decay} and {self.distillation}."
+            )
+        if self.mixed_precision not in {None, "no", "fp16", "bf16"}:
+            raise ValueError(
+                f"`mixed_precision` must be no, fp16 or bf16, got {self.mixed_precision!r}."
+            )
+
+
+DEFAULT = Recipe()
+
+
+def finetune(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    *,
+    dense: nn.Module | None = None,
+    score: Callable[[nn.Module], float] | None = None,
+    recipe: Recipe = DEFAULT,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> list[Epoch]:
+    """Train a compressed network, in place, with momentum and a cosine schedule.
+
+    It runs on one device, or unchanged under `accelerate launch` on several processes or
+    machines, each of which gets its share of every epoch.
+
+    Args:
+        model: From `Plan.apply`; any other network works too. Afterwards it has the weights that
+            scored best, those it came with included, or the last where nothing scores.
+        loader: Batches `(images, labels)`; with `distillation=1` images alone will do.
+        dense: Teaches, where given; not modified.
+        score: Rates the network after every epoch, higher is better; called in evaluation mode.
+        recipe: How to train.
+        folder: Where the state is kept after every epoch; a later call with it goes on from there.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        One entry per epoch, those of earlier calls on the same folder included; epoch 0 is the
+        network as it came.
+
+    Raises:
+        ImportError: Without the package accelerate.
+        ValueError: If there is nothing to learn from, labels are not classes of the network, the
+            folder holds another training, or the loss is not finite; the network then has the
+            weights of the best epoch so far.
+
+    Reference:
+        Hinton et al., arXiv 1503.02531, for the distillation; Khodak et al., Initialization and
+        regularization of factorized neural layers, arXiv 2105.01029, for the decay of products.
+    """
+    accelerator = _accelerator(recipe)
+    if len(loader) == 0:
+        raise ValueError("`loader` must hold at least one batch, got none.")
+    with _restored(model):
+        optimizer = torch.optim.SGD(
+            _groups(model, recipe.decay), recipe.learning_rate, MOMENTUM, nesterov=True
+        )
+        network, prepared, loader = accelerator.prepare(model, optimizer, loader)
+        total = recipe.epochs * len(loader)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+        record = TrainingRecord.open(accelerator, schedule, model, recipe, folder)
+        teacher = None if dense is None else copy.deepcopy(dense).to(accelerator.device)
+        if not record.epochs:
+            record.add(Epoch(0, math.nan, _scored(model, score)), model)
+        try:
+            with bar(progress and accelerator.is_main_process) as shown:
+                task = shown.add_task("finetune", total=total)
+                for number in range(record.last + 1, recipe.epochs + 1):
+                    shown.update(
+                        task, completed=(number - 1) * len(loader), description=f"epoch {number}"
+                    )
+                    model.train()
+                    losses = []
+                    for batch in loader:
+                        loss = _loss(network, teacher, batch, recipe)
+                        losses.append(float(accelerator.reduce(loss.detach(), "mean")))
+                        _check_loss(losses, number)
+                        if recipe.decay > 0:
+                            loss = loss + recipe.decay / 2 * _products(model)
+                        optimizer.zero_grad()
+                        accelerator.backward(loss)
+                        accelerator.clip_grad_norm_(network.parameters(), recipe.clip)
+                        prepared.step()
+                        schedule.step()
+                        shown.advance(task)
+                    mean = sum(losses) / len(losses)
+                    record.add(Epoch(number, mean, _scored(model, score)), model)
+        finally:
+            model.load_state_dict(record.best)
+            optimizer.zero_grad()
+            accelerator.free_memory()
+    return record.epochs
+
+
+def _accelerator(recipe: Recipe) -> Accelerator:
+    try:
+        from accelerate import Accelerator  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise ImportError(
+            "fine-tuning needs the package accelerate: pip install 'sekron[finetune]'."
+        ) from error
+    try:
+        return Accelerator(mixed_precision=recipe.mixed_precision)
+    except ValueError as error:
+        raise ValueError(
+            "`mixed_precision` must stay what it was in this process's first training, got "
+            f"{recipe.mixed_precision!r}; start another process."
+        ) from error
+
+
+def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Return the parameters to train; only plain weights are decayed one by one."""
+    products = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, Factorized)
+        for parameter in module.parameters()
+    }
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    if not wanted:
+        raise ValueError("the network must have parameters that want gradients, but has none.")
+    plain = [p for p in wanted if p.dim() > 1 and id(p) not in products]
+    others = [p for p in wanted if p.dim() <= 1 or id(p) in products]
+    return [{"params": plain, "weight_decay": decay}, {"params": others}]
+
+
+def _products(model: nn.Module) -> Tensor | float:
+    """Return the squared norms of all factorized weights."""
+    layers = (module for module in model.modules() if isinstance(module, Factorized))
+    return sum(layer.dense_weight().square().sum() for layer in layers)
+
+
+def _loss(network: nn.Module, teacher: nn.Module | None, batch: Any, recipe: Recipe) -> Tensor:
+    images, *rest = (batch,) if isinstance(batch, Tensor) else batch
+    taught = 0.0 if teacher is None else recipe.distillation
+    output = network(images)
+    loss: Tensor = output.new_zeros(())
+    if taught < 1.0:
+        if not rest:
+            raise ValueError(
+                "the batches must hold labels beside the images, or a dense network must teach "
+                "with `distillation=1`; got images alone."
+            )
+        labels = rest[0]
+        if labels.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < len(
+            output[0]
+        ):
+            raise ValueError(
+                f"the labels must be classes of the network, 0 to {len(output[0]) - 1}, got "
+                f"{labels.min().item()} to {labels.max().item()}."
+            )
+        loss = loss + (1.0 - taught) * F.cross_entropy(output, labels)
+    if teacher is not None and taught > 0.0:
+        with evaluating(teacher):
+            wanted = teacher(images)
+        loss = loss + taught * divergence(output, wanted, recipe.temperature)
+    return loss
+
+
+def _check_loss(losses: list[float], epoch: int) -> None:
+    if not math.isfinite(losses[-1]):
+        raise ValueError(
+            f"the loss must be finite, got {losses[-1]} at step {len(losses)} of epoch {epoch}; "
+            "take a smaller `learning_rate`. The network has its best weights from before."
+        )
+
+
+def _scored(model: nn.Module, score: Callable[[nn.Module], float] | None) -> float:
+    """Score in every process, and let the first decide: what is best must be so for all."""
+    if score is None:
+        return math.nan
+    with evaluating(model):
+        value = float(score(model))
+    from accelerate.utils import broadcast_object_list  # noqa: PLC0415  an extra
+
+    return float(broadcast_object_list([value])[0])
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Bring the device and the train flags back."""
+    device = next(model.parameters()).device
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        model.to(device)
+        for module, training in flags:
+            module.training = training
