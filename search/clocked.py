@@ -135,7 +135,7 @@ def settle(
         save(timetable)
         end = time.perf_counter() + seconds
         on_progress("the plan for the budget")
-        winner = _winner(result, stopwatch, timetable)
+        winner = _not_slower(result, stopwatch, timetable)
         if result.budget.is_clocked:
             on_progress("plans near it")
             winner = _nearby(replace(result), stopwatch, winner, trials, end)
@@ -167,6 +167,27 @@ def _nearby(
 
     study = NetworkStudy(result, winner, excess, trials.storage, trials.name, trials.seed)
     return study.run(trials.number, end)
+
+
+def _not_slower(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable) -> Member:
+    """Return the best plan; if it is slower than the dense network, the best that is not.
+
+    Under a budget of parameters it may be. Fewer FLOPs that take longer are what nobody wants.
+    """
+    winner, budget = _winner(result, stopwatch, timetable), result.budget
+    ratio = timetable.networks[winner.plan.to_json()].ratio
+    if budget.is_clocked or budget.params is not None or ratio <= 1.0:
+        return winner
+    try:
+        as_fast = replace(result, budget=replace(budget, latency=1.0))
+        return _winner(as_fast, stopwatch, timetable)
+    except InfeasibleBudget:
+        warnings.warn(
+            f"{budget} is out of reach for networks that are not slower than the dense one; the "
+            f"plan takes {ratio:.4f} of its time.",
+            stacklevel=4,
+        )
+        return winner
 
 
 def _winner(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable) -> Member:

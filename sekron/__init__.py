@@ -8,9 +8,10 @@ from sekron.calibration import recalibrate
 from sekron.checkpoint import load, save
 from sekron.conv import SeKronConv2d
 from sekron.decomposition import decompose, reconstruct, refine, relative_error
-from sekron.finetuning import Recipe, finetune
+from sekron.finetuning import finetune
 from sekron.linear import SeKronLinear
 from sekron.plan import Plan
+from sekron.recipe import Recipe
 from sekron.structure import Structure
 from sekron.tuning import tune
 

@@ -19,6 +19,7 @@ from sekron.distillation import divergence
 from sekron.evaluation import evaluating
 from sekron.factorized import Factorized
 from sekron.progress import bar
+from sekron.recipe import DEFAULT, Recipe
 from sekron.training_record import Epoch, TrainingRecord
 
 if TYPE_CHECKING:
@@ -28,51 +29,20 @@ MOMENTUM = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to train.
+class Regularizer:
+    """What else a training does, besides fitting.
 
-    Args:
-        epochs: Passes over the data.
-        learning_rate: The first; it falls to zero along a cosine.
-        decay: Weight decay: of a factorized layer the squared norm of the product of its factors
-            counts, of any other weight its own; biases and batch norm are left alone.
-        distillation: Share of the loss that is the divergence from the dense network, if there
-            is one; the rest is cross-entropy with the labels.
-        temperature: Of that divergence.
-        clip: Norm to which a gradient is cut.
-        mixed_precision: `no`, `fp16` or `bf16`; None for what `accelerate launch` was told.
-
-    Raises:
-        ValueError: If one of them is out of range.
+    Attributes:
+        parameters: That it works on; neither decayed nor clipped.
+        rate: Their learning rate over that of all others.
+        penalty: Added to the loss; called with the share of the training that is done.
+        after_step: Called after every step of the optimizer.
     """
 
-    epochs: int = 10
-    learning_rate: float = 0.01
-    decay: float = 1e-4
-    distillation: float = 0.5
-    temperature: float = 4.0
-    clip: float = 5.0
-    mixed_precision: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained with."""
-        if self.epochs < 1:
-            raise ValueError(f"`epochs` must be at least 1, got {self.epochs}.")
-        for name in ("learning_rate", "temperature", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
-        if not self.decay >= 0 or not 0 <= self.distillation <= 1:
-            raise ValueError(
-                "`decay` must be at least 0 and `distillation` between 0 and 1, got "
-                f"{self.decay} and {self.distillation}."
-            )
-        if self.mixed_precision not in {None, "no", "fp16", "bf16"}:
-            raise ValueError(
-                f"`mixed_precision` must be no, fp16 or bf16, got {self.mixed_precision!r}."
-            )
-
-
-DEFAULT = Recipe()
+    parameters: list[nn.Parameter]
+    rate: float
+    penalty: Callable[[float], Tensor]
+    after_step: Callable[[], None]
 
 
 def finetune(
@@ -114,13 +84,26 @@ def finetune(
         Hinton et al., arXiv 1503.02531, for the distillation; Khodak et al., Initialization and
         regularization of factorized neural layers, arXiv 2105.01029, for the decay of products.
     """
+    return fit(model, loader, dense, score, recipe, folder, progress)
+
+
+def fit(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    dense: nn.Module | None,
+    score: Callable[[nn.Module], float] | None,
+    recipe: Recipe,
+    folder: str | Path | None,
+    progress: bool,
+    regularizer: Regularizer | None = None,
+) -> list[Epoch]:
+    """Train; what `finetune` does, with or without something else on top."""
     accelerator = _accelerator(recipe)
     if len(loader) == 0:
         raise ValueError("`loader` must hold at least one batch, got none.")
     with _restored(model):
-        optimizer = torch.optim.SGD(
-            _groups(model, recipe.decay), recipe.learning_rate, MOMENTUM, nesterov=True
-        )
+        groups = _groups(model, recipe, regularizer)
+        optimizer = torch.optim.SGD(groups, recipe.learning_rate, MOMENTUM, nesterov=True)
         network, prepared, loader = accelerator.prepare(model, optimizer, loader)
         total = recipe.epochs * len(loader)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
@@ -130,11 +113,10 @@ def finetune(
             record.add(Epoch(0, math.nan, _scored(model, score)), model)
         try:
             with bar(progress and accelerator.is_main_process) as shown:
-                task = shown.add_task("finetune", total=total)
+                task = shown.add_task("train", total=total)
                 for number in range(record.last + 1, recipe.epochs + 1):
-                    shown.update(
-                        task, completed=(number - 1) * len(loader), description=f"epoch {number}"
-                    )
+                    done = (number - 1) * len(loader)
+                    shown.update(task, completed=done, description=f"epoch {number}")
                     model.train()
                     losses = []
                     for batch in loader:
@@ -143,11 +125,16 @@ def finetune(
                         _check_loss(losses, number)
                         if recipe.decay > 0:
                             loss = loss + recipe.decay / 2 * _products(model)
+                        if regularizer is not None:
+                            loss = loss + regularizer.penalty((done + len(losses)) / total)
                         optimizer.zero_grad()
                         accelerator.backward(loss)
-                        accelerator.clip_grad_norm_(network.parameters(), recipe.clip)
+                        fitted = [p for group in groups[:2] for p in group["params"]]
+                        accelerator.clip_grad_norm_(fitted, recipe.clip)
                         prepared.step()
                         schedule.step()
+                        if regularizer is not None:
+                            regularizer.after_step()
                         shown.advance(task)
                     mean = sum(losses) / len(losses)
                     record.add(Epoch(number, mean, _scored(model, score)), model)
@@ -174,20 +161,30 @@ def _accelerator(recipe: Recipe) -> Accelerator:
         ) from error
 
 
-def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Return the parameters to train; only plain weights are decayed one by one."""
+def _groups(
+    model: nn.Module, recipe: Recipe, regularizer: Regularizer | None
+) -> list[dict[str, Any]]:
+    """Return the parameters to train: plain weights, which are decayed one by one, and others."""
     products = {
         id(parameter)
         for module in model.modules()
         if isinstance(module, Factorized)
         for parameter in module.parameters()
     }
-    wanted = [p for p in model.parameters() if p.requires_grad]
+    own = {id(p) for p in regularizer.parameters} if regularizer is not None else set()
+    wanted = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
     if not wanted:
         raise ValueError("the network must have parameters that want gradients, but has none.")
     plain = [p for p in wanted if p.dim() > 1 and id(p) not in products]
     others = [p for p in wanted if p.dim() <= 1 or id(p) in products]
-    return [{"params": plain, "weight_decay": decay}, {"params": others}]
+    groups: list[dict[str, Any]] = [
+        {"params": plain, "weight_decay": recipe.decay},
+        {"params": others},
+    ]
+    if regularizer is not None:
+        rate = regularizer.rate * recipe.learning_rate
+        groups.append({"params": regularizer.parameters, "lr": rate})
+    return groups
 
 
 def _products(model: nn.Module) -> Tensor | float:

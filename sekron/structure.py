@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -100,26 +100,13 @@ class Structure:
                 f"family {self.family!r} with {len(self.shapes)} factors has "
                 f"{n_ranks(self.family, len(self.shapes))} ranks, got {len(self.ranks)}."
             )
-        for position, (rank, most) in enumerate(zip(self.ranks, self._max_ranks(), strict=True)):
-            if rank > most:
+        most = clipped_ranks(self.family, self.shapes, self.ranks)
+        for position, (rank, limit) in enumerate(zip(self.ranks, most, strict=True)):
+            if rank > limit:
                 raise ValueError(
-                    f"rank {position + 1} of {_text(self)!r} must be at most {most}, where the "
+                    f"rank {position + 1} of {_text(self)!r} must be at most {limit}, where the "
                     f"factorization is exact already, got {rank}."
                 )
-
-    def _max_ranks(self) -> tuple[int, ...]:
-        sizes = [prod(shape) for shape in self.shapes]
-        if self.family == "cp":
-            return (prod(sizes) // max(sizes),)
-        if self.family == "ring":
-            return (prod(sizes),) * len(sizes)
-        if self.family == "tucker":
-            return tuple(sizes[:-1])
-        rows = [
-            size * (self.ranks[k - 1] if k and self.family == "chain" else 1)
-            for k, size in enumerate(sizes)
-        ]
-        return tuple(min(rows[k], prod(sizes[k + 1 :])) for k in range(len(sizes) - 1))
 
     @classmethod
     def dense(cls, weight_shape: Shape) -> Structure:
@@ -216,6 +203,24 @@ class Structure:
 def n_ranks(family: str, length: int) -> int:
     """Return how many ranks a sequence of that family and length has."""
     return len(set(chain(*FAMILIES[family](length))))
+
+
+def clipped_ranks(family: str, shapes: Sequence[Shape], ranks: Sequence[int]) -> tuple[int, ...]:
+    """Return the ranks, none larger than an exact factorization needs, given those before it."""
+    sizes = [prod(shape) for shape in shapes]
+    clipped: list[int] = []
+    for k, rank in enumerate(ranks):
+        if family == "cp":
+            most = prod(sizes) // max(sizes)
+        elif family == "ring":
+            most = prod(sizes)
+        elif family == "tucker":
+            most = sizes[k]
+        else:
+            before = clipped[k - 1] if k and family == "chain" else 1
+            most = min(before * sizes[k], prod(sizes[k + 1 :]))
+        clipped.append(min(rank, most))
+    return tuple(clipped)
 
 
 def _text(structure: Structure) -> str:

@@ -54,6 +54,7 @@ class World:
 
     def __init__(self):
         self.slowness = 1.0
+        self.overhead = 0.0  # of any compressed network, as a share of the dense one's time
         self.starts = self.races = self.networks = 0
 
     @property
@@ -95,7 +96,7 @@ class World:
             if layer.name in structures
         )
         dense = REST_MS / MS_PER_FLOP + sum(layer.flops for layer in profile.searched)
-        return 1.0 - REALIZED * saved / dense
+        return 1.0 + self.overhead * bool(structures) - REALIZED * saved / dense
 
     def of_plan(self, profile, plan):
         return self.network_ratio(profile, plan, {name: plan.form(name) for name in plan})
@@ -261,10 +262,37 @@ def test_where_all_is_slower_only_parameters_can_be_saved(world, small_network, 
 def test_flops_that_only_slower_layers_save_come_with_a_warning(world, small_network, small_input):
     world.slowness = 40.0
     budget = Budget(flops=0.6)
-    with pytest.warns(UserWarning, match=r"^flops ≤ 60\.0% is out of reach without layers that"):
+    slower = r"^flops ≤ 60\.0% is out of reach "
+    with (
+        pytest.warns(UserWarning, match=slower + "for networks that are not slower"),
+        pytest.warns(UserWarning, match=slower + "without layers that"),
+    ):
         result = run(small_network, small_input, budget=budget)
     assert result.profile.totals(result.best)["flops"] <= 0.6 * result.profile.flops
     assert measured_ratio(result, result.best) > 1.0
+
+
+def test_a_plan_with_fewer_flops_is_not_slower_where_that_can_be(world, small_network, small_input):
+    world.overhead = 0.35
+    result = run(small_network, small_input, budget=Budget(flops=0.8))
+    assert result.profile.totals(result.best)["flops"] <= 0.8 * result.profile.flops
+    assert world.of_plan(result.profile, result.best) <= 1.0
+    assert world.of_plan(result.profile, result.plan(Budget(flops=0.8))) > 1.0
+
+
+def test_a_plan_with_fewer_flops_that_must_be_slower_comes_with_a_warning(
+    world, small_network, small_input
+):
+    world.overhead = 10.0
+    with pytest.warns(UserWarning, match=r"^flops ≤ 80\.0% is out of reach for networks that are"):
+        result = run(small_network, small_input, budget=Budget(flops=0.8))
+    assert result.profile.totals(result.best)["flops"] <= 0.8 * result.profile.flops
+
+
+def test_a_plan_with_fewer_parameters_may_be_slower(world, small_network, small_input):
+    world.overhead = 10.0
+    result = run(small_network, small_input, budget=Budget(params=0.8))
+    assert result.best == result.plan(Budget(params=0.8))
 
 
 @pytest.mark.parametrize("limit", ["latency", "latency_ms", "speedup"])

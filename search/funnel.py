@@ -1,0 +1,196 @@
+"""Ranks by training instead of by spectrum: gates that a penalty closes."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from baselines.templates import channel_svd, tucker2
+from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.decomposition import reconstruct
+from sekron.emission import DEFAULT
+from sekron.factorized import Factorized, with_bias_of
+from sekron.finetuning import Regularizer, fit
+from sekron.gates import Funnel, Gated, gated
+from sekron.plan import Plan
+from sekron.profiling import Inputs, LayerProfile, NetworkProfile, profile
+from sekron.recipe import DEFAULT as DEFAULT_RECIPE
+from sekron.recipe import Recipe
+from sekron.structure import Point, Structure, clipped_ranks, n_ranks
+from sekron.surgery import blank_layer, replace, structures_of, weight_of
+from sekron.training_record import Epoch
+
+GATE_RATE = 10.0
+"""Learning rate of the gates over that of the weights."""
+
+CLOSED = 0.01
+"""Of its first value, below which a gate is closed in any case."""
+
+
+@dataclass(frozen=True)
+class FunnelResult:
+    """What a training with gates comes to.
+
+    Attributes:
+        network: Trained, with the ranks that are left.
+        plan: Its structures; `plan.apply` on a dense network begins at the spectrum again.
+        epochs: Of the training.
+    """
+
+    network: nn.Module
+    plan: Plan
+    epochs: list[Epoch]
+
+
+def funnel(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    example_input: Inputs,
+    *,
+    budget: Budget,
+    dense: nn.Module | None = None,
+    penalty: Funnel = Funnel(),  # noqa: B008  it is frozen
+    recipe: Recipe = DEFAULT_RECIPE,
+    gate_rate: float = GATE_RATE,
+    point: Callable[[tuple[int, ...]], Point] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> FunnelResult:
+    """Choose the ranks of a network by training it with gates that a penalty closes.
+
+    Training begins without loss, at full ranks. Afterwards the gates that closed most are
+    dropped, as many as the budget asks for, across all layers; a layer that does not save
+    anything is dense again.
+
+    Args:
+        model: The trained dense network; not modified.
+        loader: Batches `(images, labels)`; with `distillation=1` images alone will do.
+        example_input: What its forward takes, to count FLOPs.
+        budget: Of FLOPs, of parameters, or of both.
+        dense: Teaches, where given.
+        penalty: On the gates.
+        recipe: How to train.
+        gate_rate: Learning rate of the gates over that of the weights.
+        point: Returns family and factor shapes for a weight shape; default Tucker-2, and channel
+            SVD where the kernel is 1×1.
+        include: Patterns of the layers to factorize, as in `search.run`.
+        exclude: Patterns of layers to leave dense.
+        folder: As in `sekron.finetune`.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        The network, ready for `sekron.finetune`, and its plan.
+
+    Raises:
+        InfeasibleBudget: Before the training, if ranks of one do not meet the budget.
+        ValueError: If the budget limits latency, or as `sekron.finetune` does.
+
+    Reference:
+        Chu, Lee, Funnel regularization; thresholds here are relative to the first value.
+    """
+    if budget.is_clocked:
+        raise ValueError(f"a funnel's budget must limit FLOPs or parameters, got {budget}.")
+    if not gate_rate > 0:
+        raise ValueError(f"`gate_rate` must be positive, got {gate_rate}.")
+    measured = profile(model, example_input, include, exclude)
+    structures = {x.name: _largest(x, point or _default_point) for x in measured.searched}
+    if not structures:
+        raise ValueError("the network has no layer that can be factorized.")
+    network = _gate(replace(model, structures))
+    layers = gated(network)
+    _threshold(budget, measured, layers)  # refuses a budget that is out of reach
+    gates = [gate for layer in layers.values() for gate in layer.gates]
+
+    def hold() -> None:
+        for layer in layers.values():
+            layer.hold()
+
+    regularizer = Regularizer(
+        gates, gate_rate, lambda share: penalty.penalty(list(gates), share), hold
+    )
+    epochs = fit(network, loader, dense, None, recipe, folder, progress, regularizer)
+    threshold = _threshold(budget, measured, layers)
+    plan = _plan(budget, measured, layers, threshold)
+    for layer in measured.searched:
+        trained, original = layers[layer.name], model.get_submodule(layer.name)
+        if layer.name in plan:
+            small = blank_layer(original, plan[layer.name], DEFAULT)
+            small.set_factors(trained.cut(threshold))
+            _put(network, layer.name, with_bias_of(trained.layer, small))
+        else:
+            again = with_bias_of(trained.layer, copy.deepcopy(original))
+            weight = reconstruct(trained.factors(), trained.layer.structure)
+            weight_of(again, "").data.copy_(weight.detach())
+            _put(network, layer.name, again)
+    return FunnelResult(network, plan, epochs)
+
+
+def _default_point(weight_shape: tuple[int, ...]) -> Point:
+    pointwise = all(extent == 1 for extent in weight_shape[2:])
+    return channel_svd(weight_shape) if pointwise else tucker2(weight_shape)
+
+
+def _largest(layer: LayerProfile, point: Callable[[tuple[int, ...]], Point]) -> Structure:
+    """Return a structure at full ranks."""
+    family, shapes = point(layer.weight_shape)
+    unlimited = [layer.params] * n_ranks(family, len(shapes))
+    return Structure(family, shapes, clipped_ranks(family, shapes, unlimited))
+
+
+def _gate(network: nn.Module) -> nn.Module:
+    for name in structures_of(network):
+        layer = network.get_submodule(name)
+        assert isinstance(layer, Factorized)
+        _put(network, name, Gated(layer))
+    return network
+
+
+def _put(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    network.get_submodule(parent)._modules[own] = module
+
+
+def _plan(
+    budget: Budget, measured: NetworkProfile, layers: dict[str, Gated], threshold: float
+) -> Plan:
+    """Return the structures of the layers that are smaller than dense in what is limited."""
+    limited = list(measured.available(budget))
+    chosen = {}
+    for layer in measured.searched:
+        structure = layers[layer.name].structure(threshold)
+        costs = {"flops": layer.flops_of(structure), "params": structure.n_params}
+        if any(costs[name] < layer.dense(name) for name in limited):
+            chosen[layer.name] = structure
+    return Plan(chosen)
+
+
+def _threshold(budget: Budget, measured: NetworkProfile, layers: dict[str, Gated]) -> float:
+    """Return the least threshold at which the budget holds."""
+    gates = [gate.detach().abs() for own in layers.values() for gate in own.gates]
+    sizes: set[float] = set(torch.cat(gates).tolist())
+    steps = [CLOSED, *sorted(size for size in sizes if size > CLOSED), math.inf]
+
+    def excess(step: int) -> bool:
+        totals = measured.totals(_plan(budget, measured, layers, steps[step]))
+        limits = {name: budget.limit(name, measured.dense(name)) for name in RESOURCES}
+        return any(limit is not None and totals[name] > limit for name, limit in limits.items())
+
+    # The first step that holds; every gate that is dropped makes the network smaller.
+    first = bisect.bisect_left(range(len(steps)), True, key=lambda step: not excess(step))
+    if first == len(steps):
+        raise InfeasibleBudget(
+            f"the budget must be reachable, got {budget}; with all ranks at one these structures "
+            "still use more. Raise it, or give other factor shapes as `point`."
+        )
+    return steps[first]

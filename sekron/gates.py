@@ -1,0 +1,166 @@
+"""Gates on the rank indices of a factorization, which training closes: ranks without a spectrum.
+
+Reference:
+    Chu, Lee, Funnel regularization for low-rank compression, for the penalty and its schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sekron.decomposition import decompose, reconstruct
+from sekron.factorized import Factorized
+from sekron.structure import Structure, clipped_ranks
+
+
+class Gated(nn.Module):
+    """A factorized layer in which every index of every bond is multiplied by a gate.
+
+    A gate that shrinks could be made up for by the slices that it multiplies, so none of them
+    may grow beyond its first norm: `hold` sees to it after every step.
+
+    Args:
+        layer: Of any family; becomes a part of this module.
+    """
+
+    def __init__(self, layer: Factorized) -> None:
+        super().__init__()
+        self.layer = layer
+        like: dict[str, Any] = {"device": layer.weights[0].device, "dtype": layer.weights[0].dtype}
+        self.gates = nn.ParameterList(torch.ones(rank, **like) for rank in layer.structure.ranks)
+        for (k, axis), norms in zip(self._slices(), self._norms(), strict=True):
+            self.register_buffer(f"norms_{k}_{axis}", norms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the layer with its gated factors."""
+        factors = self.factors()
+        packed = {
+            f"weights.{i}": operation.pack(factors[operation.factor])
+            for i, operation in enumerate(self.layer.operations)
+        }
+        result: Tensor = functional_call(self.layer, packed, (x,))
+        return result
+
+    def factors(self) -> list[Tensor]:
+        """Return the factors, the gates of a bond multiplied into the first that carries it."""
+        factors = list(self.layer.factors())
+        bonds = self.layer.structure.bonds
+        for bond, gate in enumerate(self.gates):
+            k = next(k for k, own in enumerate(bonds) if bond in own)
+            axis = bonds[k].index(bond)
+            shape = [1] * factors[k].dim()
+            shape[axis] = -1
+            factors[k] = factors[k] * gate.reshape(shape)
+        return factors
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Shrink every slice that has grown beyond its first norm; close gates below zero."""
+        for gate in self.gates:
+            gate.clamp_(min=0.0)  # a step that a steep penalty took too far
+        for (k, axis), norms in zip(self._slices(), list(self._norms()), strict=True):
+            first: Tensor = getattr(self, f"norms_{k}_{axis}")
+            scale = (first / norms.clamp_min(1e-30)).clamp_max(1.0)
+            factors = list(self.layer.factors())
+            shape = [1] * factors[k].dim()
+            shape[axis] = -1
+            factors[k] = factors[k] * scale.reshape(shape)
+            self.layer.set_factors(factors)
+
+    def structure(self, threshold: float) -> Structure:
+        """Return the structure that is left without the gates below a threshold.
+
+        Gates start at 1, so the threshold is relative to their first values. The widest gate of
+        a bond is kept in any case.
+        """
+        old = self.layer.structure
+        ranks = [len(kept) for kept in self._kept(threshold)]
+        return Structure(old.family, old.shapes, clipped_ranks(old.family, old.shapes, ranks))
+
+    def cut(self, threshold: float) -> tuple[Tensor, ...]:
+        """Return the factors of that structure, the gates multiplied in.
+
+        Where the ranks that are left are more than an exact factorization needs, what they
+        compute is factorized anew.
+        """
+        kept, structure = self._kept(threshold), self.structure(threshold)
+        cut, zeroed = [], []
+        for bonds, factor in zip(self.layer.structure.bonds, self.factors(), strict=True):
+            small = whole = factor.detach()
+            for axis, bond in enumerate(bonds):
+                small = small.index_select(axis, kept[bond])
+                closed = torch.ones(whole.shape[axis], dtype=torch.bool, device=whole.device)
+                closed[kept[bond]] = False
+                whole = whole.index_fill(axis, closed.nonzero().flatten(), 0.0)
+            cut.append(small)
+            zeroed.append(whole)
+        if structure.ranks == tuple(map(len, kept)):
+            return tuple(cut)
+        return decompose(reconstruct(zeroed, self.layer.structure), structure)
+
+    def _kept(self, threshold: float) -> list[Tensor]:
+        sizes = [gate.detach().abs() for gate in self.gates]
+        opened = [(size >= threshold).nonzero().flatten() for size in sizes]
+        return [
+            indices if len(indices) else size.argmax().reshape(1)
+            for indices, size in zip(opened, sizes, strict=True)
+        ]
+
+    def _slices(self) -> Iterator[tuple[int, int]]:
+        """Yield factor and axis of every bond of every factor."""
+        for k, bonds in enumerate(self.layer.structure.bonds):
+            yield from ((k, axis) for axis in range(len(bonds)))
+
+    def _norms(self) -> Iterator[Tensor]:
+        """Yield the norms of the slices along each of these axes, as they are now."""
+        for k, axis in self._slices():
+            factor = self.layer.factors()[k].detach()
+            yield factor.movedim(axis, 0).flatten(1).norm(dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Funnel:
+    """The penalty `λ Σ m |g| / (|g| + c)`, which tends to counting the gates that are open.
+
+    Args:
+        schedule: `gate`, where `c` and `m` are a hundredth of and the whole of a gate's first
+            value, or `global`, where `c` falls from 10 to 0.001 on a logarithm and `m` is 1.
+        strength: λ; default that of the schedule, 0.01 or 0.002.
+
+    Raises:
+        ValueError: If the schedule is unknown or the strength not positive.
+    """
+
+    schedule: str = "gate"
+    strength: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no penalty."""
+        if self.schedule not in ("gate", "global"):
+            raise ValueError(f"`schedule` must be gate or global, got {self.schedule!r}.")
+        if self.strength is not None and not self.strength > 0:
+            raise ValueError(f"`strength` must be positive, got {self.strength}.")
+
+    def penalty(self, gates: list[Tensor], progress: float) -> Tensor:
+        """Return the penalty.
+
+        Args:
+            gates: Of all bonds of all layers; their first values are 1.
+            progress: Share of the training that is done, 0 to 1.
+        """
+        is_global = self.schedule == "global"
+        c = 10.0 ** (1.0 - 4.0 * progress) if is_global else 0.01
+        strength = self.strength or (0.002 if is_global else 0.01)
+        sizes = torch.cat(gates).abs()
+        return strength * (sizes / (sizes + c)).sum()
+
+
+def gated(model: nn.Module) -> dict[str, Gated]:
+    """Return layer name -> gated layer of a network."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Gated)}
