@@ -1,4 +1,4 @@
-"""The command line: layers, search, front, apply, compare."""
+"""The command line: layers, search, front, apply, compare, and funnel from a file of its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ from rich.table import Table
 from torch import nn
 
 import baselines
+from search.arguments import (
+    Input,
+    Latency,
+    Limit,
+    Milliseconds,
+    Model,
+    Patterns,
+    Run,
+    Speedup,
+    Weights,
+    budget_of,
+)
+from search.cli_funnel import funnel
 from search.folder import RunFolder, Settings
 from search.frames import layers_frame
 from search.identity import weight_digests
@@ -21,7 +34,7 @@ from search.latency import compare as race_networks
 from search.result import SearchResult
 from search.run import load
 from search.run import run as run_search
-from search.sources import load_images, load_model, parse_limit, parse_shape
+from search.sources import load_images, load_model, parse_shape
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.checkpoint import save
 from sekron.profiling import count_flops, profile
@@ -32,16 +45,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-Model = Annotated[str, typer.Argument(help="module:attribute of a model or a function")]
-Run = Annotated[str, typer.Argument(help="Run folder of a search.")]
-Weights = Annotated[str, typer.Option(help="State dict: .safetensors, or a torch file.")]
-Input = Annotated[str, typer.Option("--input", help="Input shape, such as 1x3x224x224.")]
-Limit = Annotated[str | None, typer.Option(help="Share ('50%', '0.5') or number ('900000').")]
-Latency = Annotated[str | None, typer.Option(help="Share of the dense time ('60%', '0.6').")]
-Milliseconds = Annotated[float | None, typer.Option(help="Time of a forward pass.")]
-Speedup = Annotated[float | None, typer.Option(help="Dense time over that of the plan.")]
-Patterns = Annotated[list[str] | None, typer.Option(help="Pattern of layer names; repeatable.")]
+app.command()(funnel)
 
 
 @app.command()
@@ -90,7 +94,7 @@ def search(
     ] = False,
 ) -> None:
     """Search a network under a budget; the same command on the same folder goes on."""
-    budget = _budget(flops, params, latency, latency_ms, speedup)
+    budget = budget_of(flops, params, latency, latency_ms, speedup)
     network = load_model(model, weights)
     shape = parse_shape(input_shape)
     result = run_search(
@@ -137,7 +141,7 @@ def apply(
 ) -> None:
     """Write the compressed network for the budget of the search, or for another one."""
     settings, result, network = _opened(run, "`search.load(run).best.apply(model)`")
-    other = _budget(flops, params, latency, latency_ms, speedup)
+    other = budget_of(flops, params, latency, latency_ms, speedup)
     budget = result.budget if other == Budget() else other
     plan = result.best if other == Budget() else result.plan(other)
     small = plan.apply(network)
@@ -167,7 +171,7 @@ def compare(
     Where the budget limits latency alone, the FLOPs of the plan that holds it are the budget.
     """
     settings, result, network = _opened(run, "`baselines.compare`")
-    budget = _budget(flops, params, None, None, None)
+    budget = budget_of(flops, params, None, None, None)
     if budget == Budget():
         budget = Budget(flops=result.budget.flops, params=result.budget.params)
     if budget == Budget():
@@ -221,22 +225,6 @@ def _opened(run: str, instead: str) -> tuple[Settings, SearchResult, nn.Module]:
     network = load_model(settings.model, settings.weights)
     folder.check_weights(recorded, weight_digests(network, measured))
     return settings, load(run), network
-
-
-def _budget(
-    flops: str | None,
-    params: str | None,
-    latency: str | None,
-    latency_ms: float | None,
-    speedup: float | None,
-) -> Budget:
-    return Budget(
-        flops=parse_limit(flops),
-        params=parse_limit(params),
-        latency=parse_limit(latency),
-        latency_ms=latency_ms,
-        speedup=speedup,
-    )
 
 
 def _example(shape: str) -> torch.Tensor:

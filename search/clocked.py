@@ -214,7 +214,7 @@ def _winner(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable) ->
         if missed <= 0.0 and member is not fastest:
             return member
         ratio = timetable.networks[member.plan.to_json()].ratio
-        unexplained = ratio - (1.0 - timetable.realized * member.saved)
+        unexplained = ratio - timetable.effect().ratio(member.saved, len(member.plan))
         tighter = max(tighter + max(missed, 0.0) * is_known, unexplained)
     if fastest is not None and _excess(timetable, budget, fastest) <= 0.0:
         return fastest
@@ -247,11 +247,11 @@ def _fastest(result: SearchResult) -> Member:
     """Return the plan that takes least by the estimate, within the limits of all else."""
     layers = result.options.values()
     least, most = (
-        sum(float(pick(layer.ms)) for layer in layers) for pick in (np.nanmin, np.nanmax)
+        sum(float(pick(layer.network_ms)) for layer in layers) for pick in (np.nanmin, np.nanmax)
     )
     available = result.available(result.budget)
     for limit in np.linspace(least, most, STEPS):
-        found = result.solve(result.budget, available | {"ms": max(float(limit), least)})
+        found = result.solve(result.budget, available | {"network_ms": max(float(limit), least)})
         if found is not None:
             return result.member(found.choice)
     raise InfeasibleBudget(

@@ -83,15 +83,18 @@ def front_frame(
 ) -> pd.DataFrame:
     """Return one row per plan; times only where there is a timetable."""
     rows = []
+    effect = None if timetable is None else timetable.effect()
     for member in members:
         row: dict[str, object] = {"plan": member.plan, "error": member.error}
         for resource in RESOURCES:
             row[resource] = member.used[resource]
             row[f"{resource}_ratio"] = member.used[resource] / profile.dense(resource)
-        if timetable is not None:
+        if timetable is not None and effect is not None:
             measured = timetable.networks.get(member.plan.to_json())
             ratio = np.nan if measured is None else measured.ratio
-            row["predicted_ms"] = timetable.network_ms * (1.0 - timetable.realized * member.saved)
+            row["predicted_ms"] = timetable.network_ms * effect.ratio(
+                member.saved, len(member.plan)
+            )
             row["latency_ms"] = timetable.network_ms * ratio
             row["speedup"] = 1.0 / ratio
             row["activations"] = np.nan if measured is None else measured.activations

@@ -24,6 +24,7 @@ class LayerOptions:
         flops: Multiply-adds in the form that runs.
         params: Numbers stored.
         ms: Milliseconds in the network, NaN where unknown.
+        network_ms: The same with what a replaced layer costs its network besides.
         forms: How each one runs.
     """
 
@@ -31,6 +32,7 @@ class LayerOptions:
     flops: NDArray[np.int64]
     params: NDArray[np.int64]
     ms: Floats
+    network_ms: Floats
     forms: tuple[Form, ...]
 
     @classmethod
@@ -39,16 +41,20 @@ class LayerOptions:
     ) -> LayerOptions:
         """Collect the candidates of a layer; without a timetable every time is unknown."""
         ratios, flops = np.full(len(table), np.nan), table.flops
-        forms, dense_ms = [DEFAULT] * len(table), np.nan
+        forms, dense_ms, overhead_ms = [DEFAULT] * len(table), np.nan, 0.0
         if timetable is not None:
             estimate = timetable.estimate(layer, table)
             ratios, flops, forms = estimate.ratios, estimate.flops, estimate.forms
             dense_ms = timetable.layers[layer.name].dense_ms
+            effect = timetable.effect()
+            overhead_ms = effect.overhead / effect.realized * timetable.network_ms
+        ms = dense_ms * np.append(ratios, 1.0)
         return cls(
             table.losses(),
             np.append(flops, table.dense_flops),
             np.append(table.params, table.dense_params),
-            dense_ms * np.append(ratios, 1.0),
+            ms,
+            np.append(ms[:-1] + overhead_ms, ms[-1]),
             (*forms, DEFAULT),
         )
 

@@ -126,7 +126,7 @@ class SearchResult:
             reachable = ", ".join(f"{name} {self.least(name):.4f}" for name in available)
             raise InfeasibleBudget(
                 f"the budget must be reachable, got {budget}; the least of this search is "
-                f"{reachable.replace('ms', 'latency')} of the dense network."
+                f"{reachable.replace('network_ms', 'latency')} of the dense network."
             )
         return found
 
@@ -137,7 +137,7 @@ class SearchResult:
 
         Args:
             budget: Decides which candidates are admitted.
-            available: Limits by names of `LayerOptions`: flops, params, ms.
+            available: Limits by names of `LayerOptions`: flops, params, ms or network_ms.
             slower: Whether to admit what was measured slower than its dense layer.
         """
         layers = list(self.options.values())
@@ -174,8 +174,8 @@ class SearchResult:
                 )
             limit = budget.limit_ms(self.timetable.network_ms)
             assert limit is not None
-            to_save = (self.timetable.network_ms - limit) / self.timetable.realized
-            available["ms"] = self.timetable.searched_ms - to_save
+            to_save = (self.timetable.network_ms - limit) / self.timetable.effect().realized
+            available["network_ms"] = self.timetable.searched_ms - to_save
         return available
 
     def _plan_of(self, choices: tuple[int, ...]) -> Plan:
@@ -202,11 +202,12 @@ class SearchResult:
     def least(self, resource: str) -> float:
         """Return the least share of the dense network's use of a resource."""
         least = sum(float(np.nanmin(getattr(o, resource))) for o in self.options.values())
-        if resource != "ms":
+        if resource != "network_ms":
             return (self.profile.fixed(resource) + least) / self.profile.dense(resource)
         table = self.timetable
         assert table is not None
-        return 1.0 - table.realized * (table.searched_ms - least) / table.network_ms
+        saved = (table.searched_ms - least) / table.network_ms
+        return 1.0 - table.effect().realized * saved
 
     def choice(self, plan: Plan) -> tuple[int, ...]:
         """Return the row of each layer's table that a plan of this search takes."""

@@ -96,6 +96,22 @@ def load_images(path: str) -> tuple[Tensor, ...]:
     return torch.split(tensors[0], BATCH)
 
 
+def load_labelled(path: str) -> tuple[Tensor, Tensor]:
+    """Return the tensors `images` (N, …) and `labels` (N) of a file.
+
+    Raises:
+        ValueError: If it does not hold them.
+    """
+    found = load_state_dict(path)
+    images, labels = found.get("images"), found.get("labels")
+    if images is None or labels is None or labels.dim() != 1 or len(images) != len(labels):
+        raise ValueError(
+            f"{path} must hold `images` (N, …) and `labels` (N), got "
+            f"{', '.join(f'{name} {tuple(t.shape)}' for name, t in found.items()) or 'nothing'}."
+        )
+    return images, labels
+
+
 def parse_shape(text: str) -> tuple[int, ...]:
     """Read `1x3x224x224`.
 

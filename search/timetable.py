@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import lsq_linear
 
 from sekron.contraction import flops_of_ranks
 from sekron.emission import DEFAULT, Form
@@ -16,7 +17,13 @@ from sekron.profiling import LayerProfile
 from sekron.structure import FAMILIES, Point, Structure
 from sekron.table import CandidateTable
 
-FORMAT, VERSION = "sekron.latency", 1
+FORMAT, VERSION = "sekron.latency", 2
+
+LEAST_REALIZED = 0.5
+"""Of what layers save alone; networks that save less have an overhead."""
+
+UNLIKELY = 0.01
+"""Weight of the belief that there is none, in networks per layer."""
 
 Floats = NDArray[np.float64]
 
@@ -84,11 +91,30 @@ class NetworkTime:
         saved: Share of the dense network's time that its layers, timed alone, save; NaN where
             some were not timed.
         activations: Its peak activation memory over the dense network's.
+        n_layers: Layers that are replaced in it.
     """
 
     ratio: float
     saved: float
     activations: float
+    n_layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What becomes of the time that layers save alone, inside a network.
+
+    Attributes:
+        realized: Share of it that a network saves.
+        overhead: What every replaced layer costs besides, as a share of the dense network's time.
+    """
+
+    realized: float
+    overhead: float
+
+    def ratio(self, saved: float, n_layers: int) -> float:
+        """Return the time of a network over the dense one's."""
+        return 1.0 - self.realized * saved + self.overhead * n_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +157,18 @@ class Timetable:
         """Time of the dense layers that can be replaced."""
         return sum(layer.dense_ms for layer in self.layers.values())
 
-    @property
-    def realized(self) -> float:
-        """How much of what layers save alone the networks saved, by least squares; 1 if unknown."""
-        known = [n for n in self.networks.values() if not np.isnan(n.saved)]
+    def effect(self) -> Effect:
+        """Return what the networks measured so far say, by bounded least squares."""
+        known = [n for n in self.networks.values() if n.saved > 0]
+        if not known:
+            return Effect(1.0, 0.0)
         saved = np.array([n.saved for n in known])
-        ratios = np.array([n.ratio for n in known])
-        if not (saved > 0).any():
-            return 1.0
-        return float(np.clip((saved @ (1.0 - ratios)) / (saved @ saved), 0.1, 2.0))
+        n_layers = np.array([n.n_layers for n in known])
+        gains = np.array([1.0 - n.ratio for n in known])
+        # Where both would explain the same, the layers realized less and cost nothing.
+        rows = np.vstack([np.stack([saved, -n_layers], axis=1), [0.0, UNLIKELY]])
+        fitted = lsq_linear(rows, np.append(gains, 0.0), ([LEAST_REALIZED, 0.0], [2.0, np.inf]))
+        return Effect(float(fitted.x[0]), float(fitted.x[1]))
 
     def point(self, name: str, point: Point) -> TimedPoint | None:
         """Return what is known of a structure in a layer."""
@@ -219,7 +248,10 @@ class Timetable:
                 },
                 networks={
                     plan: NetworkTime(
-                        _positive(time["ratio"]), float(time["saved"]), float(time["activations"])
+                        _positive(time["ratio"]),
+                        float(time["saved"]),
+                        float(time["activations"]),
+                        int(time["n_layers"]),
                     )
                     for plan, time in data["networks"].items()
                 },

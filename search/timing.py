@@ -143,12 +143,12 @@ class Stopwatch:
         if key in timetable.networks:
             return
         if not plan:
-            timetable.networks[key] = NetworkTime(1.0, 0.0, 1.0)
+            timetable.networks[key] = NetworkTime(1.0, 0.0, 1.0, 0)
             return
         small = self._small(plan)
         ratio = self._ratio(small, min(seconds, NETWORK_SECONDS))
         activations = peak_activation_bytes(small, self._arguments) / self._dense_activations
-        timetable.networks[key] = NetworkTime(ratio, saved, activations)
+        timetable.networks[key] = NetworkTime(ratio, saved, activations, len(plan))
 
     def confirm(self, timetable: Timetable, plan: Plan) -> None:
         """Time a compressed network once more and keep the slower time.

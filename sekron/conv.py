@@ -140,6 +140,7 @@ class SeKronConv2d(Factorized):
             return self._folded(x.unsqueeze(0)).squeeze(0)
         batch = x.shape[0]
         bias = self.bias
+        channels_last = _is_channels_last(x)
         steps = zip(self.operations, self.paddings, self.weights, strict=True)
         for operation, native, weight in steps:
             if operation.before is not None:
@@ -167,7 +168,10 @@ class SeKronConv2d(Factorized):
                 x = x.reshape(batch, operation.fold * x.shape[1], *x.shape[2:])
         if self.after is not None:
             x = self.after(x)
-        return x if fused or bias is None else x + bias.to(x.dtype)[:, None, None]
+        if not (fused or bias is None):
+            x = x + bias.to(x.dtype)[:, None, None]
+        # What comes next shall not run in a layout that nobody asked for.
+        return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
     def _margins(self) -> tuple[tuple[int, int], ...]:
         """Zeros (or what the mode says) before and after each spatial axis."""
@@ -227,9 +231,16 @@ class SeKronConv2d(Factorized):
 def _pointwise(x: Tensor, operation: Operation, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply a convolution of extent 1 to `(N, groups·in, H, W)` as one product per group."""
     n, groups, n_in = x.shape[0], operation.groups, weight.shape[1]
-    matrices = operation.repeated(weight).reshape(groups, -1, n_in).repeat(n, 1, 1)
+    matrix = operation.repeated(weight).reshape(-1, n_in)
+    if groups == 1 and _is_channels_last(x):
+        return F.linear(x.permute(0, 2, 3, 1), matrix, bias).permute(0, 3, 1, 2)
+    matrices = matrix.reshape(groups, -1, n_in).repeat(n, 1, 1)
     y = torch.bmm(matrices, x.reshape(n * groups, n_in, -1)).reshape(n, -1, *x.shape[2:])
     return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _pair(value: Sizes) -> tuple[int, ...]:

@@ -1,15 +1,19 @@
 """Ranks by training: the budget holds, what is left is what was trained, the rest is dense."""
 
 import copy
+import importlib
+import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import search
 import sekron
-from search.funnel import funnel
+from search import funnel
+from search.cli import main
 from sekron.finetuning import fit
 from sekron.gates import Funnel
 from sekron.profiling import count_flops, profile
@@ -69,7 +73,7 @@ def test_what_is_left_computes_what_was_trained(model, loader, monkeypatch):
         kept["network"] = copy.deepcopy(network).eval()
         return epochs
 
-    monkeypatch.setattr("search.funnel.fit", keeping)
+    monkeypatch.setattr(importlib.import_module("search.funnel"), "fit", keeping)
     # Nothing closes in so short a time, and all of it fits: layers are cut to what they are.
     budget = search.Budget(flops=10**9)
     result = funnel(model, loader, IMAGE, budget=budget, recipe=RECIPE, progress=False)
@@ -117,3 +121,64 @@ def test_gates_must_move(model, loader):
 def test_there_must_be_a_layer_to_factorize(loader):
     with pytest.raises(ValueError, match="no layer that can be factorized"):
         funnel(nn.Sequential(nn.Conv2d(3, 4, 3)), loader, IMAGE, budget=search.Budget(flops=0.5))
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(12, 4),
+    )
+"""
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run `sekron funnel` beside a network and a file of data."""
+    (tmp_path / "funnel_network.py").write_text(NETWORK)
+    data = {"images": torch.randn(16, 3, 8, 8), "labels": torch.arange(16) % 4}
+    save_file(data, tmp_path / "data.safetensors")
+    save_file({"images": data["images"]}, tmp_path / "images.safetensors")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        first = ("sekron", "funnel", "funnel_network:small", "--input", "1x3x8x8")
+        monkeypatch.setattr(sys, "argv", [*first, "--epochs", "1", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return (exit_.value.code, *capsys.readouterr())
+
+    return run
+
+
+def test_the_command_writes_a_network_that_loads(command, tmp_path):
+    output = ("--output", "small.safetensors")
+    code, _, err = command("--data", "data.safetensors", "--flops", "60%", *output)
+    assert code == 0
+    assert "small.safetensors: 1 layers replaced" in err
+    namespace = {}
+    exec(NETWORK, namespace)
+    small = sekron.load(namespace["small"](), tmp_path / "small.safetensors")
+    dense, _ = count_flops(namespace["small"](), (IMAGE,))
+    assert count_flops(small, (IMAGE,))[0] <= 0.6 * dense
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "images.safetensors", "--flops", "60%"), "must hold `images` (N, …) and `la"),
+        (("--data", "data.safetensors", "--flops", "60%", "--batch-size", "0"), "at least 1, got"),
+        (("--data", "data.safetensors", "--flops", "60%", "--schedule", "x"), "gate or global"),
+        (("--data", "data.safetensors", "--flops", "1%"), "must be reachable"),
+    ],
+)
+def test_bad_input_of_the_command_is_one_line(command, arguments, message):
+    code, out, err = command(*arguments, "--output", "small.safetensors")
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.strip().splitlines()) == 1

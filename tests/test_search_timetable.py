@@ -8,7 +8,7 @@ import pytest
 
 from search import Budget
 from search.options import LayerOptions
-from search.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
+from search.timetable import Effect, LayerTime, NetworkTime, Setting, TimedPoint, Timetable
 from sekron.contraction import cheapest_order, flops
 from sekron.emission import DEFAULT, Form
 from sekron.geometry import Geometry
@@ -81,8 +81,8 @@ def full():
     found.layers["head"] = LayerTime("Linear on (2, 3)", 0.1)
     long = TimedPoint(Form((2, 0, 1)), {(2, 3): 1 / 3, (1, 1): 0.1})
     found.timed["Linear on (2, 3)"] = {LONG: long}
-    found.networks['{"a": "plan"}'] = NetworkTime(0.75, 0.3, 1.5)
-    found.networks["{}"] = NetworkTime(1.0, float("nan"), 1.0)
+    found.networks['{"a": "plan"}'] = NetworkTime(0.75, 0.3, 1.5, 4)
+    found.networks["{}"] = NetworkTime(1.0, float("nan"), 1.0, 0)
     return found
 
 
@@ -109,8 +109,8 @@ def changed(*path, to):
 
 
 DAMAGES = {
-    "format": (changed("format", to="sekron.run"), "it is sekron.run 1"),
-    "version": (changed("version", to=2), "it is sekron.latency 2"),
+    "format": (changed("format", to="sekron.run"), "it is sekron.run 2"),
+    "version": (changed("version", to=3), "it is sekron.latency 3"),
     "no-timed": (lambda d: d.pop("timed"), "it has no 'timed'"),
     "no-shapes": (lambda d: d["setting"].pop("input_shapes"), "it has no 'input_shapes'"),
     "no-threads": (lambda d: d["setting"].pop("threads"), "threads"),
@@ -222,9 +222,13 @@ def test_another_order_costs_otherwise():
     assert total(structure, (0, 1)) != total(structure, (1, 0))
 
 
-def of_networks(*pairs):
-    networks = {str(i): NetworkTime(*pair, 1.0) for i, pair in enumerate(pairs)}
-    return replace(timetable(), networks=networks)
+def effect_of(*networks):
+    """Of `(ratio, saved)` or `(ratio, saved, n_layers)` each."""
+    times = {
+        str(i): NetworkTime(ratio, saved, 1.0, *(n_layers or [0]))
+        for i, (ratio, saved, *n_layers) in enumerate(networks)
+    }
+    return replace(timetable(), networks=times).effect()
 
 
 def test_realized_is_the_least_squares_slope():
@@ -232,19 +236,56 @@ def test_realized_is_the_least_squares_slope():
     saved = rng.uniform(0.05, 0.6, 17)
     ratios = 1 - 0.8 * saved + rng.normal(0, 0.03, 17)
     unknown = (0.3, float("nan"))
-    found = of_networks(unknown, *zip(ratios, saved, strict=True), unknown)
+    found = effect_of(unknown, *zip(ratios, saved, strict=True), unknown)
     oracle = np.linalg.lstsq(saved[:, None], 1 - ratios)[0][0]
-    assert found.realized == pytest.approx(oracle, rel=1e-12)
+    assert found.realized == pytest.approx(oracle, rel=1e-9)
+    assert found.overhead == pytest.approx(0.0, abs=1e-9)
 
 
-@pytest.mark.parametrize("pairs", [[], [(0.7, float("nan"))], [(1.0, 0.0), (1.1, -0.2)]])
-def test_nothing_known_is_taken_as_all_realized(pairs):
-    assert of_networks(*pairs).realized == 1.0
+def test_what_replaced_layers_cost_besides_is_told_apart():
+    draws = np.random.default_rng(0)
+    saved, n_layers = draws.uniform(0.05, 0.6, 17), draws.integers(1, 20, 17)
+    networks = zip(1 - 0.9 * saved + 0.004 * n_layers, saved, n_layers, strict=True)
+    found = effect_of(*networks)
+    assert found.realized == pytest.approx(0.9, rel=1e-4)
+    assert found.overhead == pytest.approx(0.004, rel=1e-3)
+    assert found.ratio(0.5, 10) == pytest.approx(0.59, rel=1e-3)
 
 
-@pytest.mark.parametrize(("ratio", "realized"), [(1.5, 0.1), (0.99, 0.1), (0.1, 2.0), (0.5, 1.25)])
+def test_one_network_alone_tells_what_is_realized():
+    found = effect_of((0.8, 0.25, 5))
+    assert found.realized == pytest.approx(0.8, rel=1e-3)
+    assert found.overhead == pytest.approx(0.0, abs=1e-4)
+
+
+def test_a_network_that_saves_nothing_has_an_overhead():
+    found = effect_of((1.1, 0.2, 5))
+    assert found.realized == pytest.approx(0.5, rel=1e-3)
+    assert found.ratio(0.2, 5) == pytest.approx(1.1, rel=1e-3)
+
+
+@pytest.mark.parametrize("networks", [[], [(0.7, float("nan"))], [(1.0, 0.0), (1.1, -0.2)]])
+def test_nothing_known_is_taken_as_all_realized(networks):
+    assert effect_of(*networks) == Effect(1.0, 0.0)
+
+
+@pytest.mark.parametrize(("ratio", "realized"), [(1.5, 0.5), (0.99, 0.5), (0.1, 2.0), (0.5, 1.25)])
 def test_realized_stays_within_reason(ratio, realized):
-    assert of_networks((ratio, 0.4)).realized == pytest.approx(realized)
+    assert effect_of((ratio, 0.4)).realized == pytest.approx(realized)
+
+
+def test_an_overhead_burdens_what_is_replaced(table):
+    known = timetable(split=at({rank: rank / 5 for rank in RANKS}))
+    free = LayerOptions.of(LAYER, table, known)
+    np.testing.assert_array_equal(free.network_ms, free.ms)
+    networks = {"a": NetworkTime(1.3, 0.2, 1.0, 10)}
+    burdened = LayerOptions.of(LAYER, table, replace(known, networks=networks))
+    effect = replace(known, networks=networks).effect()
+    extra = effect.overhead / effect.realized * known.network_ms
+    assert extra > 0
+    np.testing.assert_array_equal(burdened.ms, free.ms)
+    np.testing.assert_allclose(burdened.network_ms[:-1], free.ms[:-1] + extra)
+    assert burdened.network_ms[-1] == free.ms[-1]
 
 
 @pytest.fixture

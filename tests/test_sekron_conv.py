@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sekron import SeKronConv2d, Structure, decompose, reconstruct
 from sekron.emission import Form
+from sekron.profiling import count_flops
 
 STRUCTURES = {
     "dense": "chain:7x5x3x2",
@@ -237,3 +238,25 @@ def test_equal_to_a_plain_functional_convolution():
     right, left = layer.weights
     x = images(layer)
     torch.testing.assert_close(layer(x), F.conv2d(F.conv2d(x, right), left))
+
+
+@pytest.mark.parametrize("matmul", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sekron:16x1x1x1,1x8x1x1@4",
+        "sekron:4x2x1x1,4x4x1x1@4",
+        "sekron:4x2x3x1,4x4x1x3@4",
+        "chain:16x1x1x1,1x1x3x3,1x8x1x1@5,6",
+        "cp:16x1x1x1,1x1x3x3,1x8x1x1@5",
+    ],
+)
+def test_the_layout_of_the_input_is_that_of_the_output(text, layout, matmul):
+    layer = SeKronConv2d(Structure.parse(text), form=Form(None, matmul), dtype=torch.float64)
+    x = torch.randn(2, 8, 9, 9, dtype=torch.float64).contiguous(memory_format=layout)
+    y = layer(x)
+    torch.testing.assert_close(y, F.conv2d(x, layer.dense_weight(), layer.bias))
+    assert y.is_contiguous(memory_format=layout)
+    (counted, _), (same, _) = (count_flops(layer, (z[:1],)) for z in (x, x.contiguous()))
+    assert counted == same
