@@ -65,7 +65,8 @@ def finetune(
             scored best, those it came with included, or the last where nothing scores.
         loader: Batches `(images, labels)`; with `distillation=1` images alone will do.
         dense: Teaches, where given; not modified.
-        score: Rates the network after every epoch, higher is better; called in evaluation mode.
+        score: Rates the network after every epoch, higher is better; called in evaluation mode,
+            on the device that trains.
         recipe: How to train.
         folder: Where the state is kept after every epoch; a later call with it goes on from there.
         progress: Whether to show a progress bar on stderr.
@@ -242,7 +243,7 @@ def _scored(model: nn.Module, score: Callable[[nn.Module], float] | None) -> flo
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
     """Bring the device and the train flags back."""
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     flags = [(module, module.training) for module in model.modules()]
     try:
         yield
