@@ -1,5 +1,6 @@
 """How long TensorLy takes to decompose a network once, at one set of ranks."""
 
+import math
 import time
 
 from torch import Tensor, nn
@@ -8,7 +9,9 @@ import baselines
 from sekron.profiling import NetworkProfile
 
 
-def tensorly_seconds(model: nn.Module, profile: NetworkProfile) -> dict[str, float]:
+def tensorly_seconds(
+    model: nn.Module, profile: NetworkProfile, max_seconds: float = math.inf
+) -> tuple[dict[str, float], int]:
     """Time TensorLy's Tucker and CP over all searched layers.
 
     Tucker keeps half of both channel modes and the whole kernel, CP as many terms as hold a
@@ -17,12 +20,16 @@ def tensorly_seconds(model: nn.Module, profile: NetworkProfile) -> dict[str, flo
     Args:
         model: The dense network.
         profile: Of the network.
+        max_seconds: After which no other layer is begun.
 
     Returns:
-        Name of the decomposition -> seconds.
+        Name of the decomposition -> seconds, and for how many layers.
     """
-    seconds = {"tucker": 0.0, "cp": 0.0}
+    seconds, done = {"tucker": 0.0, "cp": 0.0}, 0
     for layer in profile.searched:
+        if sum(seconds.values()) > max_seconds:
+            break
+        done += 1
         weight = model.get_submodule(layer.name).weight
         assert isinstance(weight, Tensor)
         out_channels, in_channels, *kernel = weight.shape
@@ -33,4 +40,4 @@ def tensorly_seconds(model: nn.Module, profile: NetworkProfile) -> dict[str, flo
         baselines.cp(weight, rank, max_seconds=float("inf"))
         seconds["tucker"] += middle - start
         seconds["cp"] += time.perf_counter() - middle
-    return seconds
+    return seconds, done

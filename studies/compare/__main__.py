@@ -72,7 +72,7 @@ def main() -> None:
         f"{options.data}, dense accuracy {_score(model, split):.4f}; nothing is trained afterwards"
     )
     _print_tables(frame)
-    rivals = tensorly_seconds(model, ours.profile)
+    rivals, _ = tensorly_seconds(model, ours.profile)
     print(
         f"the whole search, all ranks and {len(budgets)} budgets: {seconds:.1f} s (from the run "
         f"folder, if it was there); TensorLy, the network once at one set of ranks: "
