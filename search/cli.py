@@ -209,7 +209,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *_: _complain(str(message))
     try:
         app()
-    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+    except (ValueError, TypeError, OSError, ImportError, NotImplementedError) as error:
         _complain(str(error))
         sys.exit(2)
 

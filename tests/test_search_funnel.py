@@ -182,3 +182,11 @@ def test_bad_input_of_the_command_is_one_line(command, arguments, message):
     assert (code, out) == (2, "")
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_without_accelerate_the_command_says_what_to_install(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    arguments = ("--data", "data.safetensors", "--flops", "60%", "--output", "small.safetensors")
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert err.splitlines()[-1].endswith("pip install 'sekron[finetune]'.")
