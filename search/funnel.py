@@ -26,7 +26,7 @@ from sekron.profiling import Inputs, LayerProfile, NetworkProfile, profile
 from sekron.recipe import DEFAULT as DEFAULT_RECIPE
 from sekron.recipe import Recipe
 from sekron.structure import Point, Structure, clipped_ranks, n_ranks
-from sekron.surgery import blank_layer, replace, structures_of, weight_of
+from sekron.surgery import blank_layer, replace, structures_of, swap, weight_of
 from sekron.training_record import Epoch
 
 GATE_RATE = 10.0
@@ -117,23 +117,28 @@ def funnel(
             layer.hold()
 
     regularizer = Regularizer(
-        gates, gate_rate, lambda share: penalty.penalty(list(gates), share), hold
+        f"{penalty} at {gate_rate}",
+        gates,
+        gate_rate,
+        lambda share: penalty.penalty(list(gates), share),
+        hold,
     )
     epochs = fit(network, loader, dense, None, recipe, folder, progress, regularizer)
     threshold = _threshold(budget, measured, layers)
     plan = _plan(budget, measured, layers, threshold)
-    for layer in measured.searched:
-        trained, original = layers[layer.name], model.get_submodule(layer.name)
-        if layer.name in plan:
-            small = blank_layer(original, plan[layer.name], DEFAULT)
+    final: dict[str, nn.Module] = {}
+    for name, trained in layers.items():
+        original = model.get_submodule(name)
+        if name in plan:
+            small = blank_layer(original, plan[name], DEFAULT)
             small.set_factors(trained.cut(threshold))
-            _put(network, layer.name, with_bias_of(trained.layer, small))
+            final[name] = with_bias_of(trained.layer, small)
         else:
             again = with_bias_of(trained.layer, copy.deepcopy(original))
             weight = reconstruct(trained.factors(), trained.layer.structure)
             weight_of(again, "").data.copy_(weight.detach())
-            _put(network, layer.name, again)
-    return FunnelResult(network, plan, epochs)
+            final[name] = again
+    return FunnelResult(swap(network, final), plan, epochs)
 
 
 def _default_point(weight_shape: tuple[int, ...]) -> Point:
@@ -149,16 +154,12 @@ def _largest(layer: LayerProfile, point: Callable[[tuple[int, ...]], Point]) -> 
 
 
 def _gate(network: nn.Module) -> nn.Module:
+    layers = {}
     for name in structures_of(network):
         layer = network.get_submodule(name)
         assert isinstance(layer, Factorized)
-        _put(network, name, Gated(layer))
-    return network
-
-
-def _put(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    network.get_submodule(parent)._modules[own] = module
+        layers[name] = Gated(layer)
+    return swap(network, layers)
 
 
 def _plan(

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +33,14 @@ class Regularizer:
     """What else a training does, besides fitting.
 
     Attributes:
+        name: What it is, with its settings: a folder holds one training.
         parameters: That it works on; neither decayed nor clipped.
         rate: Their learning rate over that of all others.
         penalty: Added to the loss; called with the share of the training that is done.
         after_step: Called after every step of the optimizer.
     """
 
+    name: str
     parameters: list[nn.Parameter]
     rate: float
     penalty: Callable[[float], Tensor]
@@ -108,7 +110,8 @@ def fit(
         network, prepared, loader = accelerator.prepare(model, optimizer, loader)
         total = recipe.epochs * len(loader)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-        record = TrainingRecord.open(accelerator, schedule, model, recipe, folder)
+        settings = asdict(recipe) | {"regularizer": regularizer and regularizer.name}
+        record = TrainingRecord.open(accelerator, schedule, model, settings, folder)
         teacher = None if dense is None else copy.deepcopy(dense).to(accelerator.device)
         if not record.epochs:
             record.add(Epoch(0, math.nan, _scored(model, score)), model)

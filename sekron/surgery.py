@@ -90,7 +90,7 @@ def replace(
         layer.set_factors(known or decompose(weight, structure, metric=metrics.get(name)))
         return with_bias_of(module, layer)
 
-    return _swap(network, _made(network, structures, forms, fit))
+    return swap(network, _made(network, structures, forms, fit))
 
 
 def rebuild(
@@ -101,7 +101,7 @@ def rebuild(
     """Return a copy of a network with factorized layers, their factors not yet filled in."""
     network = copy.deepcopy(model)
     _check(network, structures)
-    return _swap(network, _made(network, structures, forms, lambda _, *of: blank_layer(*of)))
+    return swap(network, _made(network, structures, forms, lambda _, *of: blank_layer(*of)))
 
 
 def structures_of(model: nn.Module) -> dict[str, Structure]:
@@ -165,7 +165,8 @@ def _made(
     return layers
 
 
-def _swap(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
+def swap(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
+    """Put layers into a network by name, in all places where the old ones stand; return it."""
     replaced = {id(network.get_submodule(name)): layer for name, layer in layers.items()}
     if id(network) in replaced:
         return replaced[id(network)]

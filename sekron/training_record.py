@@ -51,7 +51,7 @@ class TrainingRecord:
         accelerator: Accelerator,
         schedule: Any,
         model: nn.Module,
-        recipe: Any,
+        settings: dict[str, Any],
         folder: str | Path | None,
     ) -> TrainingRecord:
         """Start a record, or go on with what a folder holds.
@@ -60,14 +60,14 @@ class TrainingRecord:
             accelerator: Has prepared the network and the optimizer; they are filled too.
             schedule: Of the learning rate; kept too.
             model: Its structures identify the training.
-            recipe: A dataclass; identifies it too.
+            settings: Identify it too.
             folder: Of an earlier call, or to be made.
 
         Raises:
             ValueError: If the folder holds another training, or is damaged.
         """
         structures = {name: str(structure) for name, structure in structures_of(model).items()}
-        identity = json.dumps({"recipe": asdict(recipe), "structures": structures})
+        identity = json.dumps({"settings": settings, "structures": structures})
         record = cls(accelerator, identity, None if folder is None else Path(folder))
         record.best = _copied(model)
         accelerator.register_for_checkpointing(schedule, record)
@@ -123,8 +123,8 @@ class TrainingRecord:
             raise ValueError(f"{pointer} is damaged: {error}; delete the folder.") from error
         if identity != self._identity:
             raise ValueError(
-                f"{folder} must hold a training of this network by this recipe, but holds another; "
-                "take another folder."
+                f"{folder} must hold a training of this network with these settings, but "
+                "holds another; take another folder."
             )
         self._accelerator.load_state(str(state))
 

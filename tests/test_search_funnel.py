@@ -103,6 +103,32 @@ def test_a_strong_penalty_closes_gates(model, loader):
     assert dense.totals(strong.plan)["flops"] < dense.totals(weak.plan)["flops"]
 
 
+def test_a_layer_that_stands_in_two_places_stays_one(loader):
+    torch.manual_seed(0)
+    shared = nn.Conv2d(8, 8, 3, padding=1)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), shared, nn.ReLU(), shared, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 4),
+    )  # fmt: skip
+    budget = search.Budget(flops=0.5)
+    result = funnel(model, loader, IMAGE, budget=budget, recipe=RECIPE, progress=False)
+    assert set(result.plan) == {"1"}
+    assert result.network[1] is result.network[3]
+    assert isinstance(result.network[1], sekron.SeKronConv2d)
+
+
+def test_a_folder_holds_one_funnel(model, loader, tmp_path):
+    arguments = {"recipe": RECIPE, "folder": tmp_path, "progress": False}
+    budget = search.Budget(flops=0.6)
+    first = funnel(model, loader, IMAGE, budget=budget, **arguments)
+    again = funnel(model, loader, IMAGE, budget=budget, **arguments)
+    assert again.plan == first.plan
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(first.network.eval()(x), again.network.eval()(x))
+    with pytest.raises(ValueError, match="with these settings, but holds another"):
+        funnel(model, loader, IMAGE, budget=budget, penalty=Funnel("global"), **arguments)
+
+
 def test_a_budget_out_of_reach_is_refused_before_the_training(model, loader):
     with pytest.raises(search.InfeasibleBudget, match="with all ranks at one"):
         funnel(model, loader, IMAGE, budget=search.Budget(flops=0.01), progress=False)
