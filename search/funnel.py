@@ -32,6 +32,8 @@ from sekron.training_record import Epoch
 GATE_RATE = 10.0
 """Learning rate of the gates over that of the weights."""
 
+DEFAULT_PENALTY = Funnel()
+
 CLOSED = 0.01
 """Of its first value, below which a gate is closed in any case."""
 
@@ -58,7 +60,7 @@ def funnel(
     *,
     budget: Budget,
     dense: nn.Module | None = None,
-    penalty: Funnel = Funnel(),  # noqa: B008  it is frozen
+    penalty: Funnel = DEFAULT_PENALTY,
     recipe: Recipe = DEFAULT_RECIPE,
     gate_rate: float = GATE_RATE,
     point: Callable[[tuple[int, ...]], Point] | None = None,

@@ -37,17 +37,26 @@ class LayerOptions:
 
     @classmethod
     def of(
-        cls, layer: LayerProfile, table: CandidateTable, timetable: Timetable | None
+        cls,
+        layer: LayerProfile,
+        table: CandidateTable,
+        timetable: Timetable | None,
+        overhead_ms: float = 0.0,
     ) -> LayerOptions:
-        """Collect the candidates of a layer; without a timetable every time is unknown."""
+        """Collect the candidates of a layer; without a timetable every time is unknown.
+
+        Args:
+            layer: Of the network.
+            table: Its candidates.
+            timetable: What the clock said.
+            overhead_ms: What a replaced layer costs its network besides.
+        """
         ratios, flops = np.full(len(table), np.nan), table.flops
-        forms, dense_ms, overhead_ms = [DEFAULT] * len(table), np.nan, 0.0
+        forms, dense_ms = [DEFAULT] * len(table), np.nan
         if timetable is not None:
             estimate = timetable.estimate(layer, table)
             ratios, flops, forms = estimate.ratios, estimate.flops, estimate.forms
             dense_ms = timetable.layers[layer.name].dense_ms
-            effect = timetable.effect()
-            overhead_ms = effect.overhead / effect.realized * timetable.network_ms
         ms = dense_ms * np.append(ratios, 1.0)
         return cls(
             table.losses(),

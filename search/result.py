@@ -189,8 +189,9 @@ class SearchResult:
     @cached_property
     def options(self) -> dict[str, LayerOptions]:
         """Layer name -> its candidates as the allocation sees them."""
+        overhead_ms = 0.0 if self.timetable is None else self.timetable.overhead_ms
         return {
-            layer.name: LayerOptions.of(layer, self.tables[layer.name], self.timetable)
+            layer.name: LayerOptions.of(layer, self.tables[layer.name], self.timetable, overhead_ms)
             for layer in self.profile.searched
         }
 

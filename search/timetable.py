@@ -19,11 +19,8 @@ from sekron.table import CandidateTable
 
 FORMAT, VERSION = "sekron.latency", 2
 
-LEAST_REALIZED = 0.5
-"""Of what layers save alone; networks that save less have an overhead."""
-
-UNLIKELY = 0.01
-"""Weight of the belief that there is none, in networks per layer."""
+LEAST_REALIZED, UNLIKELY = 0.5, 0.01
+"""Networks that save a smaller share have an overhead; the weight of the belief in none."""
 
 Floats = NDArray[np.float64]
 
@@ -169,6 +166,12 @@ class Timetable:
         rows = np.vstack([np.stack([saved, -n_layers], axis=1), [0.0, UNLIKELY]])
         fitted = lsq_linear(rows, np.append(gains, 0.0), ([LEAST_REALIZED, 0.0], [2.0, np.inf]))
         return Effect(float(fitted.x[0]), float(fitted.x[1]))
+
+    @property
+    def overhead_ms(self) -> float:
+        """What a replaced layer costs its network besides, in milliseconds that layers save."""
+        effect = self.effect()
+        return effect.overhead / effect.realized * self.network_ms
 
     def point(self, name: str, point: Point) -> TimedPoint | None:
         """Return what is known of a structure in a layer."""

@@ -106,6 +106,7 @@ def fit(
         raise ValueError("`loader` must hold at least one batch, got none.")
     with _restored(model):
         groups = _groups(model, recipe, regularizer)
+        clipped = [p for group in groups[:2] for p in group["params"]]
         optimizer = torch.optim.SGD(groups, recipe.learning_rate, MOMENTUM, nesterov=True)
         network, prepared, loader = accelerator.prepare(model, optimizer, loader)
         total = recipe.epochs * len(loader)
@@ -133,8 +134,7 @@ def fit(
                             loss = loss + regularizer.penalty((done + len(losses)) / total)
                         optimizer.zero_grad()
                         accelerator.backward(loss)
-                        fitted = [p for group in groups[:2] for p in group["params"]]
-                        accelerator.clip_grad_norm_(fitted, recipe.clip)
+                        accelerator.clip_grad_norm_(clipped, recipe.clip)
                         prepared.step()
                         schedule.step()
                         if regularizer is not None:

@@ -34,8 +34,9 @@ class Gated(nn.Module):
         self.layer = layer
         like: dict[str, Any] = {"device": layer.weights[0].device, "dtype": layer.weights[0].dtype}
         self.gates = nn.ParameterList(torch.ones(rank, **like) for rank in layer.structure.ranks)
-        for (k, axis), norms in zip(self._slices(), self._norms(), strict=True):
-            self.register_buffer(f"norms_{k}_{axis}", norms)
+        factors = layer.factors()
+        for k, axis in self._slices():
+            self.register_buffer(f"norms_{k}_{axis}", _norms(factors[k].detach(), axis))
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the layer with its gated factors."""
@@ -53,10 +54,7 @@ class Gated(nn.Module):
         bonds = self.layer.structure.bonds
         for bond, gate in enumerate(self.gates):
             k = next(k for k, own in enumerate(bonds) if bond in own)
-            axis = bonds[k].index(bond)
-            shape = [1] * factors[k].dim()
-            shape[axis] = -1
-            factors[k] = factors[k] * gate.reshape(shape)
+            factors[k] = _scaled(factors[k], bonds[k].index(bond), gate)
         return factors
 
     @torch.no_grad()
@@ -64,14 +62,12 @@ class Gated(nn.Module):
         """Shrink every slice that has grown beyond its first norm; close gates below zero."""
         for gate in self.gates:
             gate.clamp_(min=0.0)  # a step that a steep penalty took too far
-        for (k, axis), norms in zip(self._slices(), list(self._norms()), strict=True):
+        factors = list(self.layer.factors())
+        for k, axis in self._slices():
             first: Tensor = getattr(self, f"norms_{k}_{axis}")
-            scale = (first / norms.clamp_min(1e-30)).clamp_max(1.0)
-            factors = list(self.layer.factors())
-            shape = [1] * factors[k].dim()
-            shape[axis] = -1
-            factors[k] = factors[k] * scale.reshape(shape)
-            self.layer.set_factors(factors)
+            grown = _norms(factors[k], axis).clamp_min(1e-30)
+            factors[k] = _scaled(factors[k], axis, (first / grown).clamp_max(1.0))
+        self.layer.set_factors(factors)
 
     def structure(self, threshold: float) -> Structure:
         """Return the structure that is left without the gates below a threshold.
@@ -117,12 +113,6 @@ class Gated(nn.Module):
         for k, bonds in enumerate(self.layer.structure.bonds):
             yield from ((k, axis) for axis in range(len(bonds)))
 
-    def _norms(self) -> Iterator[Tensor]:
-        """Yield the norms of the slices along each of these axes, as they are now."""
-        for k, axis in self._slices():
-            factor = self.layer.factors()[k].detach()
-            yield factor.movedim(axis, 0).flatten(1).norm(dim=1)
-
 
 @dataclass(frozen=True, slots=True)
 class Funnel:
@@ -164,3 +154,16 @@ class Funnel:
 def gated(model: nn.Module) -> dict[str, Gated]:
     """Return layer name -> gated layer of a network."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Gated)}
+
+
+def _scaled(factor: Tensor, axis: int, values: Tensor) -> Tensor:
+    """Multiply the slices of a factor along an axis, each by its own value."""
+    shape = [1] * factor.dim()
+    shape[axis] = -1
+    return factor * values.reshape(shape)
+
+
+def _norms(factor: Tensor, axis: int) -> Tensor:
+    """Return the norms of the slices along an axis."""
+    norms: Tensor = factor.movedim(axis, 0).flatten(1).norm(dim=1)
+    return norms

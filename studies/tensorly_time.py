@@ -3,10 +3,11 @@
 import math
 import time
 
-from torch import Tensor, nn
+from torch import nn
 
 import baselines
 from sekron.profiling import NetworkProfile
+from sekron.surgery import weight_of
 
 
 def tensorly_seconds(
@@ -30,8 +31,7 @@ def tensorly_seconds(
         if sum(seconds.values()) > max_seconds:
             break
         done += 1
-        weight = model.get_submodule(layer.name).weight
-        assert isinstance(weight, Tensor)
+        weight = weight_of(model, layer.name)
         out_channels, in_channels, *kernel = weight.shape
         start = time.perf_counter()
         baselines.tucker(weight, (max(1, out_channels // 2), max(1, in_channels // 2), *kernel))

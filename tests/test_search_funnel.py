@@ -18,7 +18,6 @@ from sekron.finetuning import fit
 from sekron.gates import Funnel
 from sekron.profiling import count_flops, profile
 
-pytest.importorskip("accelerate")
 RECIPE = sekron.Recipe(epochs=2, learning_rate=0.05)
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -107,9 +106,14 @@ def test_a_layer_that_stands_in_two_places_stays_one(loader):
     torch.manual_seed(0)
     shared = nn.Conv2d(8, 8, 3, padding=1)
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), shared, nn.ReLU(), shared, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 8, 3),
+        shared,
+        nn.ReLU(),
+        shared,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(8, 4),
-    )  # fmt: skip
+    )
     budget = search.Budget(flops=0.5)
     result = funnel(model, loader, IMAGE, budget=budget, recipe=RECIPE, progress=False)
     assert set(result.plan) == {"1"}

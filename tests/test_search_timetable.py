@@ -279,8 +279,9 @@ def test_an_overhead_burdens_what_is_replaced(table):
     free = LayerOptions.of(LAYER, table, known)
     np.testing.assert_array_equal(free.network_ms, free.ms)
     networks = {"a": NetworkTime(1.3, 0.2, 1.0, 10)}
-    burdened = LayerOptions.of(LAYER, table, replace(known, networks=networks))
-    effect = replace(known, networks=networks).effect()
+    slower = replace(known, networks=networks)
+    burdened = LayerOptions.of(LAYER, table, slower, slower.overhead_ms)
+    effect = slower.effect()
     extra = effect.overhead / effect.realized * known.network_ms
     assert extra > 0
     np.testing.assert_array_equal(burdened.ms, free.ms)

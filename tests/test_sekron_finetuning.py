@@ -1,5 +1,6 @@
 """Fine-tuning against steps by hand, interrupted trainings, two processes, and bad input."""
 
+import itertools
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -17,7 +19,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import sekron
 from sekron.distillation import divergence
 
-state = pytest.importorskip("accelerate.state")
 ROOT = Path(__file__).parents[1]
 N, CLASSES = 32, 4
 
@@ -46,7 +47,7 @@ def networks():
 @pytest.fixture(autouse=True)
 def _fresh_process():
     """Accelerate keeps the precision for the whole process."""
-    state.AcceleratorState._reset_state(reset_partial_state=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -121,9 +122,10 @@ def test_one_that_was_stopped_goes_on_as_if_it_had_not_been(data, tmp_path):
     def score(model):
         return -float(F.cross_entropy(model(data[0]), data[1]))
 
-    def stopping(model, calls=[]):  # noqa: B006  counts
-        calls.append(None)
-        if len(calls) == 4:
+    calls = itertools.count(1)
+
+    def stopping(model):
+        if next(calls) == 4:
             raise Interrupted
         return score(model)
 

@@ -1,1 +1,0 @@
-"""Accuracy of compressed classifiers, rung by rung, against every rival."""
