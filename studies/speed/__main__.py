@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
 import search
@@ -34,6 +35,9 @@ BUDGETS = {
     "ours, both": search.Budget(flops=0.5, latency=0.6),
 }
 
+RECOMPILATIONS = 1000
+"""Of one piece of code, after which dynamo would run it eagerly."""
+
 
 def main() -> None:
     """Run the study, print the tables and write them beside this file."""
@@ -43,10 +47,13 @@ def main() -> None:
     asked = options.networks, options.batches, options.layouts, [options.device], options.dtypes
     for setting in (Setting(*values) for values in product(*asked)):
         if options.again:
-            rows = [again(setting)]
+            rows = again(setting)
         else:
             load_tensorly_torch()
             rows = _rows(setting, options)
+        if not rows:
+            print(f"{setting}: no plan of an earlier run")
+            continue
         frame = pd.DataFrame([asdict(setting) | row for row in rows])
         print(frame.to_string(float_format="{:.3f}".format))
         _merged(path, frame, list(asdict(setting))).round(4).to_csv(path, index=False)
@@ -67,6 +74,8 @@ def _rows(setting: Setting, options: argparse.Namespace) -> list[dict[str, objec
     flops = {label: count_flops(side, (x[:1],))[0] for label, side in sides.items()}
     activations = {label: peak_activation_bytes(side, x) for label, side in sides.items()}
     rows = []
+    # All sides share the code of their blocks, which dynamo compiles once for each.
+    torch._dynamo.config.recompile_limit = RECOMPILATIONS
     for mode in options.modes:
         runs = [side if mode == "eager" else torch.compile(side) for side in sides.values()]
         with torch.no_grad():
