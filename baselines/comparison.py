@@ -232,7 +232,7 @@ def _check_names(names: list[str], output: str | Path | None) -> None:
 
 def _check(budgets: list[Budget], methods: Sequence[str], allocations: Sequence[str]) -> None:
     for budget in budgets:
-        if budget.is_clocked or all(getattr(budget, name) is None for name in RESOURCES):
+        if not budget.is_static or all(getattr(budget, name) is None for name in RESOURCES):
             raise ValueError(
                 f"a comparison needs budgets of {' or '.join(RESOURCES)} alone, got {budget}."
             )

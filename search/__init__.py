@@ -2,8 +2,9 @@
 
 from search.funnel import FunnelResult, funnel
 from search.latency import Comparison, Latency, compare, latency
+from search.loading import load
 from search.result import SearchResult
-from search.run import load, run
+from search.run import run
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.profiling import profile
 

@@ -15,6 +15,7 @@ Limit = Annotated[str | None, typer.Option(help="Share ('50%', '0.5') or number 
 Latency = Annotated[str | None, typer.Option(help="Share of the dense time ('60%', '0.6').")]
 Milliseconds = Annotated[float | None, typer.Option(help="Time of a forward pass.")]
 Speedup = Annotated[float | None, typer.Option(help="Dense time over that of the plan.")]
+MinScore = Annotated[float | None, typer.Option(help="Least score; the fewest FLOPs with it.")]
 Patterns = Annotated[list[str] | None, typer.Option(help="Pattern of layer names; repeatable.")]
 
 
@@ -24,6 +25,7 @@ def budget_of(
     latency: str | None = None,
     latency_ms: float | None = None,
     speedup: float | None = None,
+    min_score: float | None = None,
 ) -> Budget:
     """Return the budget that the options ask for."""
     return Budget(
@@ -32,4 +34,5 @@ def budget_of(
         latency=parse_limit(latency),
         latency_ms=latency_ms,
         speedup=speedup,
+        min_score=min_score,
     )

@@ -19,6 +19,7 @@ from search.arguments import (
     Latency,
     Limit,
     Milliseconds,
+    MinScore,
     Model,
     Patterns,
     Run,
@@ -31,10 +32,10 @@ from search.folder import RunFolder, Settings
 from search.frames import layers_frame
 from search.identity import weight_digests
 from search.latency import compare as race_networks
+from search.loading import load
 from search.result import SearchResult
-from search.run import load
 from search.run import run as run_search
-from search.sources import load_images, load_model, parse_shape
+from search.sources import load_images, load_model, load_score, parse_shape
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.checkpoint import save
 from sekron.profiling import count_flops, profile
@@ -76,6 +77,7 @@ def search(
     latency: Latency = None,
     latency_ms: Milliseconds = None,
     speedup: Speedup = None,
+    min_score: MinScore = None,
     include: Patterns = None,
     exclude: Patterns = None,
     trials: Annotated[int, typer.Option(help="Proposals per layer.")] = 50,
@@ -86,6 +88,10 @@ def search(
     calibration: Annotated[
         str, typer.Option(help="Unlabelled images: a file with one tensor.")
     ] = "",
+    score: Annotated[str, typer.Option(help="module:attribute of a function of a network.")] = "",
+    network_trials: Annotated[
+        int, typer.Option(help="Whole plans tried where latency is limited or there is a score.")
+    ] = 30,
     measure_seconds: Annotated[
         float, typer.Option(help="Limit for measuring layers, and again for networks; 0: none.")
     ] = 60.0,
@@ -94,7 +100,7 @@ def search(
     ] = False,
 ) -> None:
     """Search a network under a budget; the same command on the same folder goes on."""
-    budget = budget_of(flops, params, latency, latency_ms, speedup)
+    budget = budget_of(flops, params, latency, latency_ms, speedup, min_score)
     network = load_model(model, weights)
     shape = parse_shape(input_shape)
     result = run_search(
@@ -112,6 +118,8 @@ def search(
         measure_seconds=measure_seconds,
         keep_latency=keep_latency,
         calibration=load_images(calibration) if calibration else None,
+        score=load_score(score) if score else None,
+        n_network_trials=network_trials,
         source=(model, weights, shape),
     )
     _warn_unsupported(result.profile.unsupported)

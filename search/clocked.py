@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from optuna.storages import BaseStorage
-from torch import nn
 
-from search.folder import RunFolder
+from search.clock import Trials
 from search.frames import Member
 from search.plans import NetworkStudy
 from search.result import SearchResult
@@ -19,88 +17,12 @@ from search.sweep import STEPS
 from search.timetable import Timetable
 from search.timing import Stopwatch
 from sekron.budget import Budget, InfeasibleBudget
-from sekron.profiling import Inputs, NetworkProfile
 
 ROUNDS = 16
 """Plans measured for one budget, each under a tighter limit than the one that missed it."""
 
 TIMED_ROUNDS = 4
 """Plans before them whose layers are timed one by one, where they were only inferred."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trials:
-    """Whole-network trials: how many, and where they are kept.
-
-    Args:
-        number: Trials, those of earlier runs included.
-        storage: Of the study.
-        name: Prefix of the study's name.
-        seed: Of the sampler.
-    """
-
-    number: int
-    storage: BaseStorage
-    name: str
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """How a search is measured.
-
-    Args:
-        seconds: Limit of the time for layers, and again for whole networks; 0 for not at all.
-        keep: Whether to use recorded latencies of another setting.
-        n_trials: Trials of whole networks, where latency is limited.
-    """
-
-    seconds: float
-    keep: bool
-    n_trials: int
-
-    def begin(
-        self,
-        model: nn.Module,
-        example_input: Inputs,
-        measured: NetworkProfile,
-        folder: RunFolder | None,
-    ) -> tuple[Stopwatch | None, Timetable | None]:
-        """Return what measures, and what was recorded or a fresh timetable."""
-        if self.seconds == 0:
-            return None, None
-        stopwatch = Stopwatch(model, example_input, measured)
-        recorded = None if folder is None else folder.timetable()
-        if recorded is not None:
-            difference = recorded.setting.difference(stopwatch.setting())
-            if not difference or self.keep:
-                return stopwatch, recorded
-            warnings.warn(
-                f"the latencies in {folder and folder.path} were measured in another setting "
-                f"({difference}); they are measured anew.",
-                stacklevel=4,
-            )
-        return stopwatch, stopwatch.start()
-
-
-def check_latency(budget: Budget, timetable: Timetable, profile: NetworkProfile) -> None:
-    """Refuse a latency below what the layers take that are not searched.
-
-    Raises:
-        InfeasibleBudget: With the least that is reachable, were the searched layers free.
-    """
-    limit = budget.limit_ms(timetable.network_ms)
-    if limit is None:
-        return
-    fixed = max(timetable.network_ms - timetable.searched_ms, 0.0)
-    if limit < fixed:
-        share = fixed / timetable.network_ms
-        kinds = ", ".join(sorted({layer.kind for layer in profile.layers if layer.reason}))
-        raise InfeasibleBudget(
-            f"the latency must leave {fixed:.3g} ms ({share:.4f} of the dense network) for "
-            f"what is not searched ({f'{kinds}, ' if kinds else ''}everything without a weight), "
-            f"got {budget}; raise the budget or search more layers with `include`."
-        )
 
 
 def settle(
@@ -156,6 +78,29 @@ def settle(
     return result
 
 
+def admission(result: SearchResult, stopwatch: Stopwatch | None) -> Callable[[Member], bool]:
+    """Return what says whether a plan holds the budget on the clock, by measuring it.
+
+    Where only FLOPs are limited, it must not be slower than the dense network, or than the best
+    plan by error if that one is slower already.
+    """
+    timetable, budget = result.timetable, result.budget
+    if timetable is None or stopwatch is None:
+        return lambda _: True
+    held = timetable.networks.get(result.best.to_json()) if budget.min_score is None else None
+    slowest = max(1.0, held.ratio if held is not None else 1.0)
+
+    def admits(member: Member) -> bool:
+        if not member.plan and not budget.is_clocked:
+            return True
+        excess = _measured_excess(stopwatch, timetable, budget, member)
+        if budget.is_clocked or budget.params is not None:
+            return excess <= 0.0
+        return timetable.networks[member.plan.to_json()].ratio <= slowest
+
+    return admits
+
+
 def _nearby(
     result: SearchResult, stopwatch: Stopwatch, winner: Member, trials: Trials, end: float
 ) -> Member:
@@ -176,7 +121,7 @@ def _not_slower(result: SearchResult, stopwatch: Stopwatch, timetable: Timetable
     """
     winner, budget = _winner(result, stopwatch, timetable), result.budget
     ratio = timetable.networks[winner.plan.to_json()].ratio
-    if budget.is_clocked or budget.params is not None or ratio <= 1.0:
+    if budget.is_clocked or budget.params is not None or ratio <= 1.0 or not winner.plan:
         return winner
     try:
         as_fast = replace(result, budget=replace(budget, latency=1.0))

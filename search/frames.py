@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from search.options import LayerOptions
+from search.scores import Scores
 from search.timetable import Timetable
 from sekron.budget import RESOURCES
 from sekron.plan import Plan
@@ -79,9 +80,12 @@ def candidates_frame(
 
 
 def front_frame(
-    members: list[Member], profile: NetworkProfile, timetable: Timetable | None
+    members: list[Member],
+    profile: NetworkProfile,
+    timetable: Timetable | None,
+    scores: Scores | None,
 ) -> pd.DataFrame:
-    """Return one row per plan; times only where there is a timetable."""
+    """Return one row per plan; times and scores only where there are any."""
     rows = []
     effect = None if timetable is None else timetable.effect()
     for member in members:
@@ -98,5 +102,7 @@ def front_frame(
             row["latency_ms"] = timetable.network_ms * ratio
             row["speedup"] = 1.0 / ratio
             row["activations"] = np.nan if measured is None else measured.activations
+        if scores is not None:
+            row["score"] = scores.of(member.plan)
         rows.append(row)
     return pd.DataFrame(rows)

@@ -101,7 +101,7 @@ def funnel(
     Reference:
         Chu, Lee, Funnel regularization; thresholds here are relative to the first value.
     """
-    if budget.is_clocked:
+    if not budget.is_static:
         raise ValueError(f"a funnel's budget must limit FLOPs or parameters, got {budget}.")
     if not gate_rate > 0:
         raise ValueError(f"`gate_rate` must be positive, got {gate_rate}.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from sekron.metric import Metric, metrics
 from sekron.moments import Batches, moments
+from sekron.profiling import NetworkProfile
+from sekron.sensitivity import LEVELS, divergences, weighed
 from sekron.surgery import weight_of
 
 PARTS = ("output", "input", "sensitivity")
@@ -22,23 +25,40 @@ FILE = "metric.safetensors"
 """In a run folder."""
 
 
+WORK = 3e12
+"""Multiply-adds, about, for the sensitivities: half a minute on two cores."""
+
+MOST_IMAGES, FEWEST_IMAGES = 256, 8
+"""That the sensitivities are measured on; fewer for larger networks."""
+
+CHUNK = 64
+"""Images at a time."""
+
+
 def calibrate(
-    model: nn.Module, names: Sequence[str], batches: Batches | None, folder: Path | None
+    model: nn.Module, profile: NetworkProfile, batches: Batches | None, folder: Path | None
 ) -> dict[str, Metric]:
     """Return layer name -> metric of a network; nothing without batches.
 
     Args:
         model: Not modified.
-        names: Of the layers.
-        batches: Unlabelled; not looked at where the folder has metrics.
+        profile: Names the layers, the searched ones.
+        batches: Unlabelled, gone through once; not looked at where the folder has metrics.
         folder: Of a run, perhaps not yet there, or None.
     """
     if batches is None:
         return {}
+    names = [layer.name for layer in profile.searched]
     if folder is not None and (folder / FILE).exists():
         return read_metrics(names, folder)
-    collected = moments(model, names, batches)
-    return metrics({name: weight_of(model, name) for name in names}, collected)
+    shown: list[Tensor] = []
+    collected = moments(model, names, _keeping(batches, shown, _n_images(profile)))
+    own = metrics({name: weight_of(model, name) for name in names}, collected)
+    try:
+        return weighed(own, divergences(model, own, _chunks(shown)))
+    except ValueError as error:
+        warnings.warn(f"{error} Layers are weighed by the metric alone.", stacklevel=4)
+        return own
 
 
 def write_metrics(found: dict[str, Metric], folder: Path) -> None:
@@ -86,3 +106,26 @@ def _metric(name: str, path: Path, output: Tensor, inputs: Tensor, sensitivity: 
     if sensitivity.numel() != 1 or not 0.0 <= float(sensitivity) < float("inf"):
         raise ValueError(f"{path} is damaged: the sensitivity of layer {name!r} is not one.")
     return Metric(output.double(), inputs.double(), float(sensitivity))
+
+
+def _n_images(profile: NetworkProfile) -> int:
+    work = max(profile.flops * len(profile.searched) * len(LEVELS), 1)
+    return min(max(int(WORK / work), FEWEST_IMAGES), MOST_IMAGES)
+
+
+def _keeping(batches: Batches, kept: list[Tensor], n_images: int) -> Iterator[Tensor]:
+    """Pass batches on, and keep the first images."""
+    for batch in batches:
+        x = batch if isinstance(batch, Tensor) else batch[0]
+        left = n_images - sum(map(len, kept))
+        if left > 0:
+            kept.append(x[:left])
+        yield x
+
+
+def _chunks(batches: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Join batches where they are alike, so that none is of a single image."""
+    if len({x.shape[1:] for x in batches}) > 1:
+        return batches
+    images = torch.cat(list(batches))
+    return images.tensor_split(-(-len(images) // CHUNK))

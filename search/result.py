@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from search.frames import Member, candidates_frame, front_frame, layers_frame
 from search.options import LayerOptions
+from search.scores import Scores
 from search.sweep import members
 from search.timetable import Timetable
 from sekron.allocation import Allocation, allocate
@@ -31,6 +33,7 @@ class SearchResult:
         budget: What the search was asked for.
         timetable: What the clock said, or None if nothing was measured.
         metrics: Layer name -> metric that errors are measured in; empty for the plain norm.
+        scores: What the user's score said of networks, or None if nothing was scored.
     """
 
     profile: NetworkProfile
@@ -38,6 +41,7 @@ class SearchResult:
     budget: Budget
     timetable: Timetable | None = field(default=None, repr=False)
     metrics: dict[str, Metric] = field(default_factory=dict, repr=False)
+    scores: Scores | None = field(default=None, repr=False)
 
     def layers(self) -> pd.DataFrame:
         """Return one row per convolution or linear layer, in the order of execution.
@@ -80,15 +84,18 @@ class SearchResult:
             flops, flops_ratio, params, params_ratio (of the dense network), by FLOPs. With a
             timetable also predicted_ms; latency_ms and speedup, measured on the whole network
             in turn with the dense one; activations, peak memory relative to the dense network's:
-            NaN where time was up before.
+            NaN where time was up before. With a score also score, NaN where there was no trial.
         """
-        return front_frame(self.members, self.profile, self.timetable)
+        return front_frame(self.members, self.profile, self.timetable, self.scores)
 
     @cached_property
     def best(self) -> Plan:
-        """The plan with the least error within the budget of the search."""
-        held = None if self.timetable is None else self.timetable.winners.get(self.key)
-        return self.plan(self.budget) if held is None else Plan.from_json(held).within(self.metrics)
+        """The best plan within the budget of the search: by score, on the clock, or by error."""
+        for record in (self.scores, self.timetable):
+            held = None if record is None else record.winners.get(self.key)
+            if held is not None:
+                return Plan.from_json(held).within(self.metrics)
+        return self.plan(self.budget)
 
     @property
     def key(self) -> str:
@@ -130,6 +137,14 @@ class SearchResult:
             )
         return found
 
+    def weighed(self, weights: Mapping[str, float]) -> SearchResult:
+        """Return a result in which layers count more or less, by these factors, in the error."""
+        tables = {
+            name: replace(table, sensitivity=table.sensitivity * weights[name])
+            for name, table in self.tables.items()
+        }
+        return replace(self, tables=tables)
+
     def solve(
         self, budget: Budget, available: dict[str, float], slower: bool = False
     ) -> Allocation | None:
@@ -165,6 +180,11 @@ class SearchResult:
 
     def available(self, budget: Budget) -> dict[str, float]:
         """Return what the searched layers may use of each limited resource."""
+        if budget.min_score is not None:
+            raise ValueError(
+                f"a least score needs networks to be scored, got {budget}; run the search with "
+                "this budget and `score`, then take `best`."
+            )
         available: dict[str, float] = dict(self.profile.available(budget))
         if budget.is_clocked:
             if self.timetable is None:
@@ -211,15 +231,19 @@ class SearchResult:
         return 1.0 - table.effect().realized * saved
 
     def choice(self, plan: Plan) -> tuple[int, ...]:
-        """Return the row of each layer's table that a plan of this search takes."""
+        """Return the row of each layer's table that a plan of this search takes.
+
+        Raises:
+            ValueError: If a structure is not, or no longer, among the candidates.
+        """
         chosen = []
         for name, table in self.tables.items():
             row = len(table)
             if name in plan:
                 structure = plan[name]
                 index = table.points.index((structure.family, structure.shapes))
-                of_point = np.flatnonzero(table.point == index)
-                row = next(int(r) for r in of_point if table.ranks[r] == structure.ranks)
+                of_point = np.flatnonzero(table.point == index).tolist()
+                row = of_point[[table.ranks[r] for r in of_point].index(structure.ranks)]
             chosen.append(row)
         return tuple(chosen)
 

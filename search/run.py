@@ -1,36 +1,23 @@
-"""The search: from a trained network to a result, layer by layer."""
+"""The search as users call it: its arguments, and what is refused."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-import optuna
-from optuna.storages import BaseStorage, InMemoryStorage
-from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
-from search.candidates import LayerStudy, replay
-from search.clocked import Clock, Trials, check_latency, settle
-from search.feasibility import check_feasible
-from search.folder import RunFolder, Settings, open_storage
-from search.identity import identity, weight_digests
-from search.metrics import calibrate, read_metrics, write_metrics
+from search.clock import Clock
+from search.folder import RunFolder, Settings
+from search.pipeline import search
 from search.result import SearchResult
 from search.samplers import SAMPLERS
-from search.space import DEFAULT_FAMILIES, Space
+from search.scores import Score
+from search.space import DEFAULT_FAMILIES
 from sekron.budget import Budget
 from sekron.moments import Batches
-from sekron.profiling import Inputs, LayerProfile, NetworkProfile, profile
-from sekron.progress import bar
-from sekron.spectrum import Spectra
+from sekron.profiling import Inputs
 from sekron.structure import FAMILIES
-from sekron.surgery import check_finite, weight_of
-from sekron.table import CandidateTable
 
 
 def run(
@@ -52,6 +39,7 @@ def run(
     keep_latency: bool = False,
     n_network_trials: int = 30,
     calibration: Batches | None = None,
+    score: Score | None = None,
     progress: bool = True,
     source: tuple[str, str, tuple[int, ...]] = ("", "", ()),
 ) -> SearchResult:
@@ -81,10 +69,14 @@ def run(
         keep_latency: Whether to use latencies in the run folder that were measured on another
             machine or in another setting.
         n_network_trials: Whole plans that an Optuna study tries around the exact ones, where
-            latency is limited and so not everything is additive.
+            latency is limited or there is a score, and so not everything is additive.
         calibration: Unlabelled batches of images. Errors are then measured, and weights
             decomposed, in a metric of what goes through the network and of what its output
             depends on; a run folder keeps it.
+        score: Of a network, more is better: its accuracy on held-out data, say. The plan with the
+            best score of all trials is taken then, or the one with the fewest FLOPs that has the
+            budget's `min_score`. Before each scoring batch norm is re-estimated on the
+            calibration, which is kept in memory for that.
         progress: Whether to show a progress bar on stderr.
         source: Where the command line got the model, its weights and the input shape from; kept
             in the run folder so that `sekron apply` can make the model again.
@@ -94,7 +86,7 @@ def run(
 
     Raises:
         InfeasibleBudget: Before anything is searched, if no plan can fit; afterwards, if none
-            holds the latency on the clock.
+            holds the latency on the clock or has the least score.
         ValueError: If an argument is out of range, a weight is not finite, the example does not
             run, there is nothing to replace, or the folder belongs to another search.
     """
@@ -106,6 +98,8 @@ def run(
             f"`measure_seconds` must be positive where latency is limited, else at least 0, "
             f"got {measure_seconds} for {budget}."
         )
+    if budget.min_score is not None and score is None:
+        raise ValueError(f"a least score needs `score`, got {budget} without one.")
     settings = Settings(
         max_sequence_length=max_sequence_length,
         families=tuple(sorted(families, key=lambda name: name == "cp")),
@@ -122,154 +116,12 @@ def run(
         calibrated=calibration is not None,
         budget=budget,
     )
+    if score is not None and calibration is not None:
+        # Gone through again for every network that is scored.
+        calibration = [batch if isinstance(batch, Tensor) else batch[0] for batch in calibration]
     folder = None if run is None else RunFolder(run)
     clock = Clock(measure_seconds, keep_latency, n_network_trials)
-    return search(model, example_input, settings, folder, clock, calibration, progress)
-
-
-def search(
-    model: nn.Module,
-    example_input: Inputs,
-    settings: Settings,
-    folder: RunFolder | None,
-    clock: Clock,
-    calibration: Batches | None,
-    progress: bool,
-) -> SearchResult:
-    """Run a search from its settings; what `run` does once its arguments are checked."""
-    budget = settings.budget
-    measured = profile(model, example_input, settings.include, settings.exclude)
-    if not measured.searched:
-        reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in measured.layers)
-        raise ValueError(f"the network has nothing to replace: {reasons or 'it has no layers'}.")
-    check_finite(model, [layer.name for layer in measured.searched])
-    spaces = _spaces(measured, settings)
-    check_feasible(budget, measured, spaces)
-    digests = weight_digests(model, measured)
-    if folder is not None:
-        folder.check(settings, measured, digests)
-    stopwatch, timetable = clock.begin(model, example_input, measured, folder)
-    if timetable is not None:
-        check_latency(budget, timetable, measured)
-    names = [layer.name for layer in measured.searched]
-    metrics = calibrate(model, names, calibration, None if folder is None else folder.path)
-    storage: BaseStorage = InMemoryStorage()
-    if settings.storage is not None:
-        storage = open_storage(settings.storage)
-    if folder is not None:
-        folder.begin(settings, measured, digests)
-        if metrics:
-            write_metrics(metrics, folder.path)
-        storage = storage if settings.storage is not None else folder.storage()
-
-    def study(layer: LayerProfile) -> LayerStudy:
-        return LayerStudy(
-            f"{settings.name}/{layer.name}",
-            Spectra(weight_of(model, layer.name), layer.calls, metrics.get(layer.name)),
-            spaces[layer.name],
-            sampler=settings.sampler,
-            seed=settings.seed,
-            storage=storage,
-        )
-
-    keys = {x.name: identity(x, digests, settings.calibrated) for x in measured.searched}
-    with _quiet_optuna():
-        tables = _search_layers(measured.searched, keys, study, settings.n_trials, progress)
-    result = SearchResult(measured, tables, budget, timetable, metrics)
-    if stopwatch is not None:
-        with (
-            _quiet_optuna(),
-            Console(stderr=True, quiet=not progress).status("measuring") as status,
-        ):
-            result = settle(
-                result,
-                stopwatch,
-                clock.seconds,
-                Trials(clock.n_trials, storage, settings.name, settings.seed),
-                lambda filled: None if folder is None else folder.write_timetable(filled),
-                lambda what: status.update(f"measuring {what}"),
-            )
-    if folder is not None:
-        folder.write("candidates.csv", result.candidates().to_csv(index=False))
-        folder.write("front.csv", result.pareto_front().drop(columns="plan").to_csv(index=False))
-        folder.write("plan.json", result.best.to_json() + "\n")
-    return result
-
-
-def _search_layers(
-    layers: Sequence[LayerProfile],
-    keys: dict[str, tuple[object, ...]],
-    study: Callable[[LayerProfile], LayerStudy],
-    n_trials: int,
-    progress: bool,
-) -> dict[str, CandidateTable]:
-    """Return layer name -> candidates; layers of one key are searched once."""
-    done: dict[tuple[object, ...], CandidateTable] = {}
-    with bar(progress) as shown:
-        task = shown.add_task("search", total=len(layers))
-        for layer in layers:
-            shown.update(task, description=layer.name)
-            if keys[layer.name] not in done:
-                own = study(layer)
-                steps = len(own.space.templates()) + n_trials
-                own.run(n_trials, on_trial=partial(shown.advance, task, 1 / steps))
-                done[keys[layer.name]] = own.table
-            else:
-                shown.advance(task)
-    return {layer.name: done[keys[layer.name]] for layer in layers}
-
-
-def load(run: str | Path) -> SearchResult:
-    """Return the result of a run folder, without the model and without searching.
-
-    Raises:
-        FileNotFoundError: If it is no run folder.
-        ValueError: If it is damaged, or its search has not finished.
-    """
-    folder = RunFolder(run)
-    settings, measured, digests = folder.read()
-    storage = folder.storage() if settings.storage is None else open_storage(settings.storage)
-    spaces = _spaces(measured, settings)
-    metrics = {}
-    if settings.calibrated:
-        metrics = read_metrics([layer.name for layer in measured.searched], folder.path)
-    tables: dict[str, CandidateTable] = {}
-    done: dict[tuple[object, ...], CandidateTable] = {}
-    with _quiet_optuna():
-        studies = set(optuna.get_all_study_names(storage))
-        for layer in measured.searched:
-            key = identity(layer, digests, settings.calibrated)
-            if key not in done:
-                study_name = f"{settings.name}/{layer.name}"
-                metric = metrics.get(layer.name)
-                done[key] = CandidateTable.within(metric, layer.flops, layer.params)
-                n_proposed = -1
-                if study_name in studies:
-                    study = optuna.load_study(study_name=study_name, storage=storage)
-                    n_proposed = replay(study, spaces[layer.name], layer.calls, done[key], {})
-                if n_proposed < settings.n_trials:
-                    raise ValueError(
-                        f"{run} must hold a finished search, but layer {layer.name!r} has "
-                        f"{max(n_proposed, 0)} of {settings.n_trials} trials; "
-                        "run the same search again, it goes on."
-                    )
-            tables[layer.name] = done[key]
-    result = SearchResult(measured, tables, settings.budget, folder.timetable(), metrics)
-    if result.timetable is None or result.key in result.timetable.winners:
-        return result
-    if settings.budget.is_clocked:
-        raise ValueError(
-            f"{run} must hold a finished search, but its plan was not measured yet; "
-            "run the same search again, it goes on."
-        )
-    return replace(result, timetable=None)  # the last search did not look at the clock
-
-
-def _spaces(measured: NetworkProfile, settings: Settings) -> dict[str, Space]:
-    return {
-        layer.name: Space(layer.weight_shape, settings.max_sequence_length, settings.families)
-        for layer in measured.searched
-    }
+    return search(model, example_input, settings, folder, clock, calibration, score, progress)
 
 
 def _check_choices(
@@ -285,14 +137,3 @@ def _check_choices(
         )
     if sampler not in SAMPLERS:
         raise ValueError(f"`sampler` must be one of {', '.join(SAMPLERS)}, got {sampler!r}.")
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """One line per trial would drown the progress bar."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,25 +32,27 @@ def load_model(spec: str, weights: str = "") -> nn.Module:
         ValueError: If the spec names no model, or the weights are no state dict or do not fit.
         FileNotFoundError: If there is no such file.
     """
-    module_name, colon, attribute = spec.partition(":")
-    if not colon:
-        raise ValueError(f"a model reads 'module:attribute', got {spec!r}.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ValueError(
-            f"module {module_name!r} of {spec!r} must be importable, but raised "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
-    if not hasattr(module, attribute):
-        raise ValueError(f"module {module_name!r} must have the attribute {attribute!r} of {spec}.")
-    found = getattr(module, attribute)
+    found = _attribute(spec, "a model")
     model = found if isinstance(found, nn.Module) else _called(found, spec)
     if weights:
         load_weights(model, load_state_dict(weights), weights)
     return model.eval()
+
+
+def load_score(spec: str) -> Callable[[nn.Module], float]:
+    """Return the function that a spec names, which scores a network.
+
+    Args:
+        spec: `module:attribute`, as for a model.
+
+    Raises:
+        ValueError: If it names none.
+    """
+    found = _attribute(spec, "a score")
+    if not callable(found):
+        raise ValueError(f"{spec} must be a function of a network, got {found!r}.")
+    score: Callable[[nn.Module], float] = found
+    return score
 
 
 def load_state_dict(path: str) -> dict[str, Tensor]:
@@ -145,6 +148,25 @@ def parse_limit(text: str | None) -> float | int | None:
         return int(text) if text.isdigit() else float(text)
     except ValueError:
         raise ValueError(f"a limit reads '50%', '0.5' or '900000', got {text!r}.") from None
+
+
+def _attribute(spec: str, what: str) -> object:
+    module_name, colon, attribute = spec.partition(":")
+    if not colon:
+        raise ValueError(f"{what} reads 'module:attribute', got {spec!r}.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ValueError(
+            f"module {module_name!r} of {spec!r} must be importable, but raised "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    if not hasattr(module, attribute):
+        raise ValueError(f"module {module_name!r} must have the attribute {attribute!r} of {spec}.")
+    found: object = getattr(module, attribute)
+    return found
 
 
 def _called(found: object, spec: str) -> nn.Module:

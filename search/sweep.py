@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from search.frames import Member
+from search.scores import Scores
 from sekron.budget import RESOURCES, Budget
+from sekron.plan import Plan
 
 if TYPE_CHECKING:
     from search.result import SearchResult
@@ -21,14 +24,17 @@ def members(result: SearchResult) -> list[Member]:
     """Return the undominated plans, by FLOPs.
 
     Each is optimal for one budget of FLOPs, of parameters or, where layers were timed, of their
-    time; the plan for the budget of the search is among them.
+    time, or was scored; the plan for the budget of the search is among them.
     """
     found: dict[tuple[int, ...], Member] = {}
     for choice in _choices(result):
         if choice not in found:
             found[choice] = result.member(choice)
-    values = np.array([(m.error, *m.used.values(), -m.saved) for m in found.values()])
-    values[np.isnan(values)] = np.inf  # a time that is not known beats nothing
+    scores = Scores(np.nan) if result.scores is None else result.scores
+    values = np.array(
+        [(m.error, *m.used.values(), -m.saved, -scores.of(m.plan)) for m in found.values()]
+    )
+    values[np.isnan(values)] = np.inf  # a time or a score that is not known beats nothing
     beaten = [
         bool(((values <= row).all(axis=1) & (values < row).any(axis=1)).any()) for row in values
     ]
@@ -46,6 +52,9 @@ def _choices(result: SearchResult) -> Iterator[tuple[int, ...]]:
             allocation = result.solve(budget, dict(result.profile.available(budget)))
             if allocation is not None:  # else all that would fit was measured slower than dense
                 yield allocation.choice
+    for text in () if result.scores is None else result.scores.networks:
+        with suppress(ValueError):  # scored when there were other candidates
+            yield result.choice(Plan.from_json(text))
     if result.timetable is not None:
         # Of the layers' own time, so that the plans do not move when networks are measured.
         most = result.timetable.searched_ms

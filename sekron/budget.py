@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 RESOURCES = ("flops", "params")
@@ -17,7 +18,7 @@ class InfeasibleBudget(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Upper limits for the whole network; what is None is not limited.
+    """Limits for the whole network; what is None is not limited.
 
     Args:
         flops: Multiply-adds for one image: a float in (0, 1] is a share of the dense network, an
@@ -26,6 +27,8 @@ class Budget:
         latency: Time of a forward pass as a share of the dense network's, in (0, 1].
         latency_ms: Time of a forward pass in milliseconds, the example input's whole batch.
         speedup: How many times faster than the dense network, at least 1.
+        min_score: Lower limit of what the search's `score` returns for the network; with it the
+            plan with the fewest FLOPs is wanted, not the one with the least error.
 
     Raises:
         ValueError: If a share is outside (0, 1] or a number is not positive.
@@ -41,9 +44,10 @@ class Budget:
     latency: float | None = None
     latency_ms: float | None = None
     speedup: float | None = None
+    min_score: float | None = None
 
     def __post_init__(self) -> None:
-        for name in (*RESOURCES, *CLOCKED):
+        for name in (*RESOURCES, *CLOCKED, "min_score"):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -62,6 +66,8 @@ class Budget:
             raise ValueError(f"`latency_ms` must be positive, got {self.latency_ms}.")
         if self.speedup is not None and not 1.0 <= self.speedup < float("inf"):
             raise ValueError(f"`speedup` must be at least 1, got {self.speedup}.")
+        if self.min_score is not None and not math.isfinite(self.min_score):
+            raise ValueError(f"`min_score` must be finite, got {self.min_score}.")
 
     def limit(self, resource: str, dense: int) -> int | None:
         """Return the absolute limit of a resource, given what the dense network uses of it."""
@@ -72,6 +78,11 @@ class Budget:
     def is_clocked(self) -> bool:
         """Whether latency is limited."""
         return any(getattr(self, name) is not None for name in CLOCKED)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether nothing but FLOPs and parameters is limited."""
+        return not self.is_clocked and self.min_score is None
 
     def limit_ms(self, dense_ms: float) -> float | None:
         """Return the limit of the latency in milliseconds, given that of the dense network."""
@@ -97,6 +108,8 @@ class Budget:
             limits.append(f"latency ≤ {self.latency_ms:g} ms")
         if self.speedup is not None:
             limits.append(f"speedup ≥ {self.speedup:g}")
+        if self.min_score is not None:
+            limits.append(f"score ≥ {self.min_score:g}")
         return ", ".join(limits) or "no limit"
 
 

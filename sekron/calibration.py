@@ -24,11 +24,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) 
     Raises:
         ValueError: If there are no batches; the statistics stay as they were.
     """
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
+    norms = norms_with_statistics(model)
     if not norms:
         warnings.warn(
             "recalibrate: the network has no batch norm with statistics; nothing was changed.",
@@ -60,3 +56,12 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) 
             if not finished:
                 for name, buffer in buffers.items():
                     getattr(norm, name).copy_(buffer)
+
+
+def norms_with_statistics(model: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms whose running statistics `recalibrate` replaces."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]

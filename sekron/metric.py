@@ -87,14 +87,21 @@ class Metric:
         return tuple(results)
 
 
-def metrics(weights: Mapping[str, Tensor], collected: Mapping[str, Moments]) -> dict[str, Metric]:
+def metrics(
+    weights: Mapping[str, Tensor],
+    collected: Mapping[str, Moments],
+    power: float = POWER,
+    damping: float = DAMPING,
+) -> dict[str, Metric]:
     """Return layer name -> metric, with sensitivities whose mean is 1.
 
     Args:
         weights: Layer name -> weight `(out, in, kernel…)`.
         collected: Layer name -> moments.
+        power: As in `Metric.of`.
+        damping: As in `Metric.of`.
     """
-    own = {name: Metric.of(collected[name]) for name in weights}
+    own = {name: Metric.of(collected[name], power, damping) for name in weights}
     sizes = {
         name: float(own[name].whiten(weight.detach()).norm()) ** SENSITIVITY_POWER
         for name, weight in weights.items()

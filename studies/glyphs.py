@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from studies.digits import Split
-from studies.networks import resnet20
+from studies.networks import resnet
 from studies.training import RUNS, trained
 
 # A letter whose two cases differ in size alone is kept in one case, since size is drawn at random;
@@ -96,20 +96,22 @@ def glyphs(n_train: int = 8000, n_test: int = 2000, seed: int = 0, folder: Path 
     )
 
 
-def trained_resnet20(split: Split) -> nn.Module:
-    """Train ResNet-20 on the glyphs, or load the weights of the earlier training.
+def trained_resnet(split: Split, depth: int = 20) -> nn.Module:
+    """Train a ResNet on the glyphs, or load the weights of the earlier training.
 
     Args:
         split: What `glyphs` returns.
+        depth: As in `studies.networks.resnet`.
 
     Returns:
         The network, in eval mode.
 
     Example:
-        >>> model = trained_resnet20(glyphs())  # doctest: +SKIP
+        >>> model = trained_resnet(glyphs())  # doctest: +SKIP
     """
-    build = partial(resnet20, num_classes=len(CHARACTERS), in_channels=3)
-    return trained("resnet20-glyphs", build, split.train_images, split.train_labels, epochs=12)
+    build = partial(resnet, depth, num_classes=len(CHARACTERS), in_channels=3)
+    name = f"resnet{depth}-glyphs"
+    return trained(name, build, split.train_images, split.train_labels, epochs=12)
 
 
 def _atlas() -> Tensor:

@@ -34,6 +34,9 @@ ready = small()
 half = ready.half
 number = 3
 
+def score(network):
+    return -sum(p.numel() for p in network.parameters())
+
 def broken():
     raise RuntimeError("no\\nweights")
 

@@ -38,6 +38,40 @@ def test_calibrated_search_and_its_application(sekron_command, images):
     assert "calibrated=True, got False" in err
 
 
+def test_search_for_a_score_and_its_application(sekron_command, images):
+    arguments = ("cli_networks:small", "--weights", "good.safetensors", "--run", "scored", *QUICK)
+    score = ("--score", "cli_networks:score", "--network-trials", "2")
+    code, out, err = sekron_command("search", *arguments, *score, "--flops", "60%")
+    assert code == 0, err
+    assert "score" in out
+    result = search.load(images / "scored")
+    parameters = result.profile.totals(result.best)["params"]
+    assert -parameters == max(result.scores.networks.values())
+    code, out, _ = sekron_command("apply", "scored", "--output", "small.safetensors")
+    assert code == 0
+    assert f"{parameters:,} parameters" in out
+    code, _, err = sekron_command("search", *arguments, *score, "--min-score", "3")
+    assert code == 2
+    assert "`min_score` must be at most the dense network's -" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--score", "cli_networks"), "a score reads 'module:attribute', got 'cli_networks'"),
+        (("--score", "cli_networks:number"), "number must be a function of a network, got 3"),
+        (("--min-score", "0.5"), "a least score needs `score`, got score ≥ 0.5 without one"),
+    ],
+)
+def test_scores_that_are_none_are_refused(sekron_command, images, options, message):
+    arguments = ("cli_networks:small", *QUICK, "--run", "refused")
+    code, out, err = sekron_command("search", *arguments, *options)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (images / "refused").exists()
+
+
 @pytest.mark.parametrize(
     ("file", "message"),
     [

@@ -13,6 +13,7 @@ from search.metrics import FILE, calibrate, read_metrics, write_metrics
 from sekron import Plan, Structure, decompose, reconstruct, relative_error
 from sekron.metric import Metric, metrics
 from sekron.moments import moments
+from sekron.sensitivity import LEVELS, divergences, weighed
 
 ARGUMENTS = {"n_trials": 1, "max_sequence_length": 2, "measure_seconds": 0, "progress": False}
 SEARCHED = ["3", "6", "8", "11"]
@@ -66,11 +67,50 @@ def damaged(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
-def test_metrics_are_those_of_the_moments(small_network, batches, result):
+def test_metrics_are_those_of_the_moments_and_divergences(small_network, batches, result):
     weights = {name: small_network.get_submodule(name).weight for name in SEARCHED}
     own = metrics(weights, moments(small_network, SEARCHED, batches))
-    assert same_metrics(own, result.metrics)
-    assert calibrate(small_network, SEARCHED, None, None) == {}
+    found = divergences(small_network, own, [torch.cat(batches)])
+    assert same_metrics(weighed(own, found), result.metrics)
+    assert calibrate(small_network, result.profile, None, None) == {}
+
+
+def test_batches_are_gone_through_once(small_network, batches, result):
+    pairs = ((x, torch.zeros(len(x))) for x in batches)
+    assert same_metrics(calibrate(small_network, result.profile, pairs, None), result.metrics)
+
+
+def test_divergences_take_fewer_images_of_larger_networks(
+    small_network, batches, result, monkeypatch
+):
+    n_images = 9
+    work = result.profile.flops * len(SEARCHED) * len(LEVELS)
+    monkeypatch.setattr("search.metrics.WORK", n_images * work)
+    weights = {name: small_network.get_submodule(name).weight for name in SEARCHED}
+    own = metrics(weights, moments(small_network, SEARCHED, batches))
+    found = divergences(small_network, own, [torch.cat(batches)[:n_images]])
+    few = calibrate(small_network, result.profile, batches, None)
+    assert same_metrics(weighed(own, found), few)
+    assert not same_metrics(few, result.metrics)
+
+
+def test_without_comparable_outputs_the_metric_alone_weighs(
+    small_network, batches, result, monkeypatch
+):
+    def refused(*_):
+        raise ValueError("the outputs must keep their shapes.")
+
+    monkeypatch.setattr("search.metrics.divergences", refused)
+    weights = {name: small_network.get_submodule(name).weight for name in SEARCHED}
+    own = metrics(weights, moments(small_network, SEARCHED, batches))
+    with pytest.warns(UserWarning, match=r"keep their shapes\. Layers are weighed by the metric"):
+        assert same_metrics(calibrate(small_network, result.profile, batches, None), own)
+
+
+def test_images_of_many_sizes_are_shown_one_batch_after_another(small_network, batches, result):
+    mixed = [*batches, batches[0].repeat(1, 1, 2, 2)]
+    found = calibrate(small_network, result.profile, mixed, None)
+    assert sum(metric.sensitivity for metric in found.values()) == pytest.approx(len(SEARCHED))
 
 
 def test_metrics_are_read_as_they_were_written(small_network, batches, result, tmp_path):
@@ -78,7 +118,7 @@ def test_metrics_are_read_as_they_were_written(small_network, batches, result, t
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
     assert same_metrics(read_metrics(SEARCHED, tmp_path), result.metrics)
     assert list(read_metrics(["8"], tmp_path)) == ["8"]
-    assert same_metrics(calibrate(small_network, SEARCHED, never(), tmp_path), result.metrics)
+    assert same_metrics(calibrate(small_network, result.profile, never(), tmp_path), result.metrics)
 
 
 def test_a_metric_may_be_a_view_of_another(tmp_path):

@@ -1,5 +1,7 @@
 """What a budget is, and how it is written."""
 
+import math
+
 import pytest
 
 from search import Budget, InfeasibleBudget
@@ -78,9 +80,10 @@ SHARE = r"as a share must be in \(0, 1\], got"
         ("speedup", float("inf"), ValueError, "must be at least 1, got inf"),
         *(
             (name, value, TypeError, f"must be a number, got {value!r}")
-            for name in ("latency", "latency_ms", "speedup")
+            for name in ("latency", "latency_ms", "speedup", "min_score")
             for value in (True, "50%")
         ),
+        *(("min_score", x, ValueError, f"must be finite, got {x}") for x in (math.nan, math.inf)),
     ],
 )
 def test_no_other_latency_is_accepted(name, value, error, message):
@@ -88,14 +91,21 @@ def test_no_other_latency_is_accepted(name, value, error, message):
         Budget(**{name: value})
 
 
+def test_only_flops_and_parameters_are_known_without_running():
+    assert Budget(flops=0.5, params=3).is_static
+    for other in ({"latency": 0.5}, {"latency_ms": 2}, {"speedup": 2}, {"min_score": 0}):
+        assert not Budget(flops=0.5, **other).is_static
+
+
 def test_reads_like_a_sentence():
     assert str(Budget()) == "no limit"
     assert str(Budget(latency=0.5)) == "latency ≤ 50.0%"
     assert str(Budget(latency_ms=3)) == "latency ≤ 3 ms"
     assert str(Budget(speedup=1.5)) == "speedup ≥ 1.5"
-    every = Budget(flops=0.5, params=0.25, latency=0.5, latency_ms=2.5, speedup=2)
+    every = Budget(0.5, 0.25, 0.5, 2.5, 2, -0.75)
     assert str(every) == (
-        "flops ≤ 50.0%, params ≤ 25.0%, latency ≤ 50.0%, latency ≤ 2.5 ms, speedup ≥ 2"
+        "flops ≤ 50.0%, params ≤ 25.0%, latency ≤ 50.0%, latency ≤ 2.5 ms, speedup ≥ 2, "
+        "score ≥ -0.75"
     )
     assert str(Budget(flops=0.5)) == "flops ≤ 50.0%"
     assert str(Budget(flops=1_000_000, params=0.25)) == "flops ≤ 1,000,000, params ≤ 25.0%"

@@ -20,7 +20,7 @@ import sekron
 from sekron.decomposition import EXACT, fitted_error
 from studies.cifar import cifar10, cifar100
 from studies.digits import Split, digits
-from studies.glyphs import glyphs, trained_resnet20
+from studies.glyphs import glyphs, trained_resnet
 from studies.networks import resnet20
 from studies.tensorly_time import tensorly_seconds
 from studies.training import RUNS, accuracy, trained
@@ -122,7 +122,7 @@ def _print_refinement(
 def _trained(data: str, path: str) -> tuple[Split, nn.Module]:
     if data == "glyphs":
         split = glyphs()
-        return split, trained_resnet20(split)
+        return split, trained_resnet(split)
     split = digits() if data == "digits" else {"cifar10": cifar10, "cifar100": cifar100}[data](path)
     n_channels, n_classes = split.train_images.shape[1], int(split.train_labels.max()) + 1
     name = "resnet20" if data == "digits" else f"resnet20-{data}"

@@ -21,7 +21,7 @@ from sekron.geometry import Geometry
 from sekron.spectrum import Spectra
 from sekron.structure import Point
 from sekron.table import CandidateTable
-from studies.glyphs import glyphs, trained_resnet20
+from studies.glyphs import glyphs, trained_resnet
 
 FAMILIES = ("sekron", "chain")
 """Those whose errors at all ranks follow from singular values: all structures can be scored."""
@@ -39,7 +39,7 @@ def main() -> None:
     """Run the study, print the table and write it beside this file."""
     options = _options()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    model = trained_resnet20(glyphs())
+    model = trained_resnet(glyphs())
     rows = []
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)

@@ -22,7 +22,7 @@ import search
 from sekron.allocation import allocate
 from sekron.pareto import hypervolume
 from sekron.relaxation import Options
-from studies.glyphs import glyphs, trained_resnet20
+from studies.glyphs import glyphs, trained_resnet
 from studies.training import RUNS
 
 STEPS = 24
@@ -49,7 +49,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     split = glyphs()
     result = search.run(
-        trained_resnet20(split),
+        trained_resnet(split),
         split.test_images[:1],
         budget=search.Budget(flops=0.5),
         run=RUNS / "samplers",

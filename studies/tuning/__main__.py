@@ -11,7 +11,7 @@ from torch import nn
 
 import search
 import sekron
-from studies.glyphs import glyphs, trained_resnet20
+from studies.glyphs import glyphs, trained_resnet
 from studies.training import RUNS, accuracy
 
 N_IMAGES = 1024
@@ -22,7 +22,7 @@ def main() -> None:
     """Run the study, print the table and write it beside this file."""
     options = _options()
     split = glyphs()
-    model = trained_resnet20(split)
+    model = trained_resnet(split)
     batches = split.train_images[:N_IMAGES].split(64)
 
     def score(network: nn.Module) -> float:
