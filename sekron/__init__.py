@@ -12,6 +12,7 @@ from sekron.finetuning import finetune
 from sekron.linear import SeKronLinear
 from sekron.plan import Plan
 from sekron.recipe import Recipe
+from sekron.refitting import refit
 from sekron.structure import Structure
 from sekron.tuning import tune
 
@@ -27,6 +28,7 @@ __all__ = [
     "recalibrate",
     "reconstruct",
     "refine",
+    "refit",
     "relative_error",
     "save",
     "tune",

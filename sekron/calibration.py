@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sekron.evaluation import output_of
+
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) -> None:
     """Replace the running statistics of batch norm by the average over some batches, in place.
@@ -22,7 +24,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) 
         batches: Inputs of the network, or `(input, …)` tuples whose first entry is taken.
 
     Raises:
-        ValueError: If there are no batches; the statistics stay as they were.
+        ValueError: If there are no batches, or the network does not run on one; the statistics
+            stay as they were.
     """
     norms = norms_with_statistics(model)
     if not norms:
@@ -42,7 +45,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) 
             norm.training = True
         with torch.no_grad():
             for batch in batches:
-                model(batch if isinstance(batch, Tensor) else batch[0])
+                x = batch if isinstance(batch, Tensor) else batch[0]
+                output_of(model, x, "the batches")
                 seen += 1
         if seen == 0:
             raise ValueError("`batches` must hold at least one batch, got none.")

@@ -86,4 +86,6 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str
                 f"{source} must fit the network, but tensor {name!r} has the shape "
                 f"{tuple(tensor.shape)} instead of {tuple(expected[name].shape)}."
             )
-    model.load_state_dict(complete)
+    # With the versions of its modules, which a file of tensors does not have.
+    expected.update(complete)
+    model.load_state_dict(expected)

@@ -1,10 +1,10 @@
-"""A network as it is used: in evaluation, without gradients, and afterwards as it was."""
+"""A network as it is used: in evaluation, on inputs that it takes, and afterwards as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -18,3 +18,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+def output_of(network: nn.Module, x: Tensor, what: str) -> object:
+    """Run a network on one input.
+
+    Args:
+        network: Called with it.
+        x: One batch.
+        what: Where the batch comes from, for the error.
+
+    Raises:
+        ValueError: If it does not run; the message says on which shape, and why.
+    """
+    try:
+        return network(x)
+    except Exception as error:  # whatever the network raises
+        raise ValueError(
+            f"the network must run on {what}, but on {tuple(x.shape)} it raised "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error

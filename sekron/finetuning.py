@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from sekron.checkpoint import load_weights
 from sekron.distillation import divergence
 from sekron.evaluation import evaluating
 from sekron.factorized import Factorized
@@ -143,7 +144,7 @@ def fit(
                     mean = sum(losses) / len(losses)
                     record.add(Epoch(number, mean, _scored(model, score)), model)
         finally:
-            model.load_state_dict(record.best)
+            load_weights(model, record.best, "the record of the training")
             optimizer.zero_grad()
             accelerator.free_memory()
     return record.epochs

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
+from sekron.evaluation import output_of
+
+CHUNK = 16
+"""Images whose patches are spread out at once."""
+
 Batches = Iterable[Tensor | Sequence[Tensor]]
 
 
@@ -20,7 +25,8 @@ class Moments:
 
     Attributes:
         gradients: Mean of `g gᵀ` over positions and images, `(out, out)`, fp64.
-        inputs: Mean of `x xᵀ` over positions and images, `(in, in)`, fp64.
+        inputs: Mean of `x xᵀ` over positions and images, `(in, in)`, fp64; of whole patches where
+            these were asked for, `(in · kernel, in · kernel)`.
         n_positions: Output positions per image, all calls of the layer.
     """
 
@@ -30,7 +36,12 @@ class Moments:
 
 
 def moments(
-    model: nn.Module, names: Sequence[str], batches: Batches, *, seed: int = 0
+    model: nn.Module,
+    names: Sequence[str],
+    batches: Batches,
+    *,
+    seed: int = 0,
+    largest_patch: int = 0,
 ) -> dict[str, Moments]:
     """Pass unlabelled batches through a network, forwards and back, and collect the moments.
 
@@ -43,6 +54,8 @@ def moments(
         names: Layers to collect for.
         batches: Inputs of the network, or `(input, …)` tuples whose first entry is taken.
         seed: Of the draws.
+        largest_patch: Of a layer whose kernel takes at most that many numbers in, whole patches
+            are collected instead of channels.
 
     Returns:
         Layer name -> moments.
@@ -51,7 +64,7 @@ def moments(
         ValueError: If there are no batches, one is not finite, or the network does not run.
     """
     network = copy.deepcopy(model).eval().requires_grad_(False)
-    sums = {name: _Sums() for name in names}
+    sums = {name: _Sums(largest_patch) for name in names}
     handles = [
         network.get_submodule(name).register_forward_hook(own.hook, with_kwargs=True)
         for name, own in sums.items()
@@ -65,7 +78,8 @@ def moments(
             if not torch.isfinite(x).all():
                 raise ValueError("the calibration must be finite, got NaN or Inf in a batch.")
             with torch.enable_grad():
-                torch.autograd.backward(_objective(_output(network, x), generator))
+                output = output_of(network, x, "the calibration batches")
+                torch.autograd.backward(_objective(output, generator))
     finally:
         for handle in handles:
             handle.remove()
@@ -77,7 +91,8 @@ def moments(
 class _Sums:
     """The running sums of one layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest_patch: int) -> None:
+        self._largest_patch = largest_patch
         self._inputs: Tensor | float = 0.0
         self._gradients: Tensor | float = 0.0
         self._n_inputs = 0
@@ -91,9 +106,14 @@ class _Sums:
         output: Tensor,
     ) -> Tensor:
         """Take the input in, and wait for the gradient at the output."""
-        x = _rows(module, (inputs[0] if inputs else named["input"]).detach())
-        self._inputs = self._inputs + (x.T @ x).double()
-        self._n_inputs += len(x)
+        x = (inputs[0] if inputs else named["input"]).detach()
+        parts: Iterable[Tensor] = (x,)
+        if isinstance(module, nn.Conv2d) and module.weight[0].numel() <= self._largest_patch:
+            parts = (_patches(module, some) for some in torch.split(x, CHUNK))
+        for part in parts:
+            rows = _rows(module, part)
+            self._inputs = self._inputs + (rows.T @ rows).double()
+            self._n_inputs += len(rows)
         if not output.requires_grad:
             output = output.detach().requires_grad_()
 
@@ -125,14 +145,11 @@ def _rows(module: nn.Module, x: Tensor) -> Tensor:
     return rows.reshape(-1, rows.shape[-1]).float()
 
 
-def _output(network: nn.Module, x: Tensor) -> object:
-    try:
-        return network(x)
-    except Exception as error:  # whatever the network raises
-        raise ValueError(
-            f"the network must run on the calibration batches, but on {tuple(x.shape)} it raised "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
+def _patches(module: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return what the kernel sees at every position, `(N, in · kernel, positions)`."""
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    x = F.pad(x, module._reversed_padding_repeated_twice, mode)
+    return F.unfold(x, module.kernel_size, module.dilation, stride=module.stride)
 
 
 def _objective(output: object, generator: torch.Generator) -> Tensor:

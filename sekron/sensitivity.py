@@ -86,7 +86,8 @@ def weighed(
 ) -> dict[str, Metric]:
     """Let divergences count besides what the metrics themselves say of their layers.
 
-    The geometric mean of both sensitivities is better than either (`python -m studies.metric`).
+    The geometric mean of both sensitivities loses as little accuracy as either, or less, at five
+    budgets of six (`python -m studies.metric`).
 
     Args:
         metrics: Layer name -> metric with its own sensitivity.

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from sekron.calibration import recalibrate
 from sekron.distillation import divergence
-from sekron.evaluation import evaluating
+from sekron.evaluation import evaluating, output_of
 from sekron.progress import bar
 from sekron.surgery import structures_of
 
@@ -56,8 +56,8 @@ def tune(
         relative squared errors of all layers and the divergence of the outputs, summed.
 
     Raises:
-        ValueError: If nothing is factorized, there are no batches, an argument is out of range,
-            or the loss is not finite; the network is then as it was.
+        ValueError: If nothing is factorized, there are no batches, the networks do not run on one,
+            an argument is out of range, or the loss is not finite; the network is then as it was.
 
     Reference:
         Romero et al., FitNets, arXiv 1412.6550; Hinton et al., Distilling the knowledge in a
@@ -127,7 +127,7 @@ def _misfit(model: nn.Module, dense: nn.Module, names: list[str], inputs: list[T
 def _loss(model: nn.Module, dense: nn.Module, names: list[str], x: Tensor) -> Tensor:
     """Return the relative squared errors of all layers, and the divergence of the outputs."""
     with torch.no_grad(), _outputs(dense, names) as targets:
-        wanted = dense(x)
+        wanted = output_of(dense, x, "the batches")
     with _outputs(model, names) as own:
         output = model(x)
     terms = [

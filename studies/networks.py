@@ -13,6 +13,7 @@ class ResidualBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         stride: Stride of the first convolution, 1 or 2.
+        squeeze: Whether channels are gated by their means before the sum.
 
     Example:
         >>> ResidualBlock(16, 32, stride=2)(torch.zeros(2, 16, 8, 8)).shape
@@ -22,12 +23,15 @@ class ResidualBlock(nn.Module):
         He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, figure 2.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1, squeeze: bool = False
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
+        self.gate = SqueezeExcitation(out_channels) if squeeze else nn.Identity()
         self.shortcut = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,8 +45,34 @@ class ResidualBlock(nn.Module):
             negative.
         """
         residual = torch.relu(self.bn1(self.conv1(x)))  # (N, out_channels, H/stride, W/stride)
-        residual = self.bn2(self.conv2(residual))
+        residual = self.gate(self.bn2(self.conv2(residual)))
         return torch.relu(residual + self.shortcut(x))
+
+
+class SqueezeExcitation(nn.Module):
+    """Multiplies each channel by a gate in (0, 1) that all channels' means decide.
+
+    Args:
+        channels: Of the feature maps.
+        reduction: Channels over the width between the two linear layers.
+
+    Example:
+        >>> SqueezeExcitation(16)(torch.zeros(2, 16, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
+
+    Reference:
+        Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, section 3.
+    """
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(channels, channels // reduction)
+        self.excite = nn.Linear(channels // reduction, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate feature maps of shape `(N, channels, H, W)`."""
+        gates = torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean(dim=(2, 3))))))
+        return x * gates[:, :, None, None]
 
 
 class ResNet(nn.Module):
@@ -55,6 +85,7 @@ class ResNet(nn.Module):
         blocks_per_stage: Residual blocks in each of the three stages.
         num_classes: Length of the output vector.
         in_channels: Channels of the images.
+        squeeze: Whether its blocks have squeeze and excitation.
 
     Example:
         >>> ResNet(blocks_per_stage=1, num_classes=7)(torch.zeros(2, 1, 16, 16)).shape
@@ -64,14 +95,20 @@ class ResNet(nn.Module):
         He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2.
     """
 
-    def __init__(self, blocks_per_stage: int, num_classes: int = 10, in_channels: int = 1) -> None:
+    def __init__(
+        self,
+        blocks_per_stage: int,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        squeeze: bool = False,
+    ) -> None:
         super().__init__()
         first, second, third = STAGE_CHANNELS
         self.conv1 = nn.Conv2d(in_channels, first, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(first)
-        self.layer1 = _stage(first, first, blocks_per_stage, stride=1)
-        self.layer2 = _stage(first, second, blocks_per_stage, stride=2)
-        self.layer3 = _stage(second, third, blocks_per_stage, stride=2)
+        self.layer1 = _stage(first, first, blocks_per_stage, stride=1, squeeze=squeeze)
+        self.layer2 = _stage(first, second, blocks_per_stage, stride=2, squeeze=squeeze)
+        self.layer3 = _stage(second, third, blocks_per_stage, stride=2, squeeze=squeeze)
         self.fc = nn.Linear(third, num_classes)
         self._initialise()
 
@@ -95,13 +132,16 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def resnet(depth: int, num_classes: int = 10, in_channels: int = 1) -> ResNet:
+def resnet(
+    depth: int, num_classes: int = 10, in_channels: int = 1, squeeze: bool = False
+) -> ResNet:
     """Build the residual network of a given depth.
 
     Args:
         depth: Number of weighted layers on the longest path, `6n + 2` with n at least 1.
         num_classes: Length of the output vector.
         in_channels: Channels of the images.
+        squeeze: Whether its blocks have squeeze and excitation.
 
     Returns:
         The network with fresh weights, drawn from torch's global generator.
@@ -119,7 +159,7 @@ def resnet(depth: int, num_classes: int = 10, in_channels: int = 1) -> ResNet:
     blocks_per_stage, remainder = divmod(depth - 2, 6)
     if remainder or blocks_per_stage < 1:
         raise ValueError(f"`depth` must be 6n + 2 with n >= 1, got {depth}; try 20 or 32.")
-    return ResNet(blocks_per_stage, num_classes, in_channels)
+    return ResNet(blocks_per_stage, num_classes, in_channels, squeeze)
 
 
 def resnet20(num_classes: int = 10, in_channels: int = 1) -> ResNet:
@@ -167,7 +207,9 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     )
 
 
-def _stage(in_channels: int, out_channels: int, n_blocks: int, stride: int) -> nn.Sequential:
-    first = ResidualBlock(in_channels, out_channels, stride)
-    rest = [ResidualBlock(out_channels, out_channels) for _ in range(n_blocks - 1)]
+def _stage(
+    in_channels: int, out_channels: int, n_blocks: int, stride: int, squeeze: bool
+) -> nn.Sequential:
+    first = ResidualBlock(in_channels, out_channels, stride, squeeze)
+    rest = [ResidualBlock(out_channels, out_channels, squeeze=squeeze) for _ in range(n_blocks - 1)]
     return nn.Sequential(first, *rest)

@@ -107,7 +107,11 @@ def broken():
     [
         (list, ValueError, "`batches` must hold at least one batch, got none"),
         (broken, OSError, "the disk is gone"),
-        (lambda: [torch.randn(2, 4, 8, 8)], RuntimeError, "channels"),
+        (
+            lambda: [torch.randn(2, 4, 8, 8)],
+            ValueError,
+            r"must run on the batches, but on \(2, 4, 8, 8\) it raised RuntimeError: .* channels",
+        ),
     ],
     ids=["empty", "broken", "wrong"],
 )

@@ -175,6 +175,24 @@ def test_a_damaged_plan_inside_is_named(tmp_path):
         load(network(), tmp_path / "other")
 
 
+class Versioned(nn.Linear):
+    """Takes weights of its own version only, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        assert metadata.get("version") == 2
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_modules_see_their_version(tmp_path):
+    model = nn.Sequential(Versioned(3, 2), nn.Linear(2, 4))
+    save(model, tmp_path / "model.safetensors")
+    fresh = load(nn.Sequential(Versioned(3, 2), nn.Linear(2, 4)), tmp_path / "model.safetensors")
+    assert torch.equal(fresh[0].weight, model[0].weight)
+    load_weights(fresh, dict(model.state_dict()), "a dictionary")
+
+
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load(network(), tmp_path / "none")

@@ -157,6 +157,7 @@ def test_dropout_is_off_and_tuples_are_inputs_with_labels(small, dense, batches)
         ({"steps": 0}, "`steps` must be at least 1"),
         ({"learning_rate": 0.0}, "`learning_rate` positive, got 600 and 0.0"),
         ({"batches": []}, "must hold at least one batch"),
+        ({"batches": [torch.zeros(2, 4, 9, 9)]}, r"must run on the batches, but on \(2, 4, 9, 9\)"),
     ],
 )
 def test_bad_arguments_are_refused(small, dense, batches, arguments, message):

@@ -1,0 +1,1 @@
+"""Accuracy of compressed classifiers, rung by rung, against every rival."""

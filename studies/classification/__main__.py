@@ -1,0 +1,149 @@
+"""Compress classifiers at equal budgets, and give every one the same ladder of repairs.
+
+Decomposed; batch norm re-estimated, factors refitted and tuned on unlabelled images; fine-tuned on
+labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+import baselines
+import search
+import sekron
+from baselines.contenders import Contender, Decomposed, Pruned
+from sekron.profiling import count_flops, profile
+from sekron.surgery import structures_of
+from studies.classification.tasks import SPLITS, Task, task_of
+from studies.training import RUNS
+
+OURS, FUNNEL, PRUNING = "sekron", "funnel", "pruning"
+AS_LONG = "sekron, as long as funnel"
+"""Our plan, fine-tuned for as many epochs as the funnel and its fine-tuning take together."""
+
+METHODS = (OURS, FUNNEL, AS_LONG, "gkpd", "tensor_train", "tensor_ring", "cp", "tucker2", PRUNING)
+
+
+def main() -> None:
+    """Run the study; a row that is in the table already is not computed again."""
+    options = _options()
+    path = options.output or Path(__file__).with_name(f"{options.data}.csv")
+    frame = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    for name in options.networks:
+        task = task_of(name, options)
+        dense = task.score(task.model)
+        print(f"{name}, dense accuracy {dense:.4f}")
+        for budget in options.budgets:
+            for method in options.methods:
+                key = {"network": name, "budget": str(budget), "method": method}
+                if not frame.empty and (frame[list(key)] == pd.Series(key)).all(axis=1).any():
+                    continue
+                network = _compressed(task, budget, method, options)
+                if network is None:
+                    print(f"{method} does not reach {budget}")
+                    continue
+                epochs = options.epochs + options.funnel_epochs * (method == AS_LONG)
+                row = {**key, "dense": dense, **_ladder(task, network, options.steps, epochs)}
+                print(row)
+                frame = pd.concat([frame, pd.DataFrame([row])], ignore_index=True)
+                frame.round(4).to_csv(path, index=False)
+    print(frame.to_string(index=False, float_format="{:.3f}".format))
+    claims = pd.read_csv(Path(__file__).with_name("claims.csv"))
+    print("\nwhat the papers claim, on the real sets, trained for as long as they say")
+    print(claims.to_string(index=False))
+
+
+def _compressed(
+    task: Task, budget: search.Budget, method: str, options: argparse.Namespace
+) -> nn.Module | None:
+    """Return a compressed network, or None where the method does not reach the budget."""
+    if method in (OURS, AS_LONG):
+        result = search.run(
+            task.model,
+            task.example,
+            budget=budget,
+            n_trials=options.trials,
+            max_sequence_length=options.max_length,
+            run=options.runs / f"classification-{options.data}-{task.name}",
+            measure_seconds=0,
+            calibration=task.unlabelled,
+        )
+        return result.best.apply(task.model)
+    if method == FUNNEL:
+        recipe = sekron.Recipe(epochs=options.funnel_epochs)
+        found = search.funnel(
+            task.model, task.loader(), task.example, budget=budget, dense=task.model, recipe=recipe
+        )
+        return found.network
+    entry = _rival(task, method).enter(budget, "exact")
+    return None if entry is None else entry.network
+
+
+def _rival(task: Task, method: str) -> Contender:
+    measured = profile(task.model, task.example)
+    if method == PRUNING:
+        return Pruned(task.model, task.example, measured)
+    own = baselines.METHODS[method]
+    tables = baselines.candidates(task.model, measured, own)
+    return Decomposed(task.model, measured, tables, own.factorize)
+
+
+def _ladder(task: Task, network: nn.Module, tune_steps: int, epochs: int) -> dict[str, float]:
+    """Return what the network costs, as shares of the dense one, and its accuracy on every rung."""
+    flops = [count_flops(n, (task.example,))[0] for n in (network, task.model)]
+    params = [sum(p.numel() for p in n.parameters()) for n in (network, task.model)]
+    row = {"flops": flops[0] / flops[1], "params": params[0] / params[1]}
+    row["decomposed"] = task.score(network)
+    rungs: dict[str, Callable[[], object]] = {
+        "recalibrated": lambda: sekron.recalibrate(network, task.unlabelled),
+        "refitted": lambda: sekron.refit(network, task.model, task.unlabelled),
+        "tuned": lambda: sekron.tune(network, task.model, task.unlabelled, steps=tune_steps),
+        "finetuned": lambda: sekron.finetune(
+            network, task.loader(), dense=task.model, recipe=sekron.Recipe(epochs=epochs)
+        ),
+    }
+    if not structures_of(network):
+        del rungs["refitted"], rungs["tuned"]  # pruned: there are no factors
+    for rung, climb in rungs.items():
+        start = time.perf_counter()
+        climb()
+        row[f"{rung}_seconds"] = time.perf_counter() - start
+        row[rung] = task.score(network)
+    return row
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m studies.classification", description=__doc__)
+    parser.add_argument("--data", choices=(*SPLITS, "imagenet"), default="glyphs")
+    parser.add_argument("--path", default="", help="folder of CIFAR (binary) or ImageNet")
+    parser.add_argument("--weights", default="", help="state dict, for ImageNet")
+    parser.add_argument("--networks", nargs="+", default=("resnet32", "se_resnet20"))
+    parser.add_argument(
+        "--budgets", nargs="+", type=_budget, default=(_budget("flops=0.5"), _budget("params=0.2"))
+    )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--dense-epochs", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=50, help="of the search, per layer")
+    parser.add_argument("--max-length", type=int, default=3, help="of a sequence, in the search")
+    parser.add_argument("--steps", type=int, default=60, help="of tune")
+    parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning")
+    parser.add_argument("--funnel-epochs", type=int, default=2, help="before the fine-tuning")
+    parser.add_argument("--output", type=Path, help="of the table; default beside this file")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="of trained networks and searches")
+    return parser.parse_args()
+
+
+def _budget(text: str) -> search.Budget:
+    """Read `flops=0.5`."""
+    resource, _, share = text.partition("=")
+    return search.Budget(**{resource: float(share)})
+
+
+if __name__ == "__main__":
+    main()

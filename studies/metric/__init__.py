@@ -1,0 +1,1 @@
+"""Which settings of the metric, and which weights of the layers, keep most accuracy."""

@@ -1,0 +1,146 @@
+"""Compare settings of the metric: accuracy after batch-norm re-estimation, nothing trained.
+
+Every line differs from the default, the first one, in what it names.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor, nn
+
+import search
+import sekron
+from search.metrics import write_metrics
+from search.result import SearchResult
+from sekron.metric import DAMPING, ERROR_POWER, POWER, Metric, metrics
+from sekron.moments import Moments, moments
+from sekron.profiling import profile
+from sekron.sensitivity import divergences, sensitivities, weighed
+from sekron.surgery import weight_of
+from studies.digits import Split
+from studies.glyphs import glyphs, trained_resnet
+from studies.training import RUNS, accuracy
+
+N_IMAGES = 1024
+"""Unlabelled training images that everything here may look at."""
+
+BUDGETS = [search.Budget(**{r: s}) for r in ("flops", "params") for s in (0.1, 0.15, 0.25)]
+COLUMNS = ("network", "setting", "budget", "dense", "accuracy", "lost")
+
+REFITTED = "factors refitted to patches"
+"""What `sekron.refit` makes of the default, in the place of batch-norm re-estimation alone."""
+
+POWERS, DAMPINGS = (0.25, 1.0), (0.01, 0.2)
+"""Besides the default ones."""
+
+
+def main() -> None:
+    """Run the study and print its tables; rows in the file beside this one are not run again."""
+    options = _options()
+    split = glyphs()
+    path = Path(__file__).with_name("glyphs.csv")
+    frame = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+    known = set(frame[list(COLUMNS[:3])].itertuples(index=False, name=None))
+    for depth in options.depths:
+        model = trained_resnet(split, depth)
+        dense = accuracy(model, split.test_images, split.test_labels)
+        for setting, result in _settings(depth, model, split):
+            for budget in BUDGETS:
+                key = (f"resnet{depth}", setting, str(budget))
+                if key in known:
+                    continue
+                small = result.plan(budget).apply(model)
+                if setting == REFITTED:
+                    sekron.refit(small, model, _batches(split))
+                else:
+                    sekron.recalibrate(small, _batches(split))
+                kept = accuracy(small, split.test_images, split.test_labels)
+                frame.loc[len(frame)] = [*key, dense, kept, dense - kept]
+                frame.round(4).to_csv(path, index=False)
+                print(*key, kept)
+    settings, budgets = frame["setting"].unique(), frame["budget"].unique()
+    for network, part in [*frame.groupby("network", sort=False), ("the mean of all", frame)]:
+        table = 100 * part.pivot_table(index="setting", columns="budget", values="lost")
+        table = table.loc[settings, budgets]
+        table["mean"] = table.mean(axis=1)
+        print(f"\npoints of accuracy lost, {network}")
+        print(table.round(1).to_string())
+
+
+def _settings(depth: int, model: nn.Module, split: Split) -> Iterator[tuple[str, SearchResult]]:
+    """Yield searches in different metrics; those that differ in weights share their candidates."""
+    example = split.test_images[:1]
+    names = [layer.name for layer in profile(model, example).searched]
+    collected = moments(model, names, _batches(split))
+
+    def searched(label: str, own: dict[str, Metric] | None) -> SearchResult:
+        run = RUNS / f"metric-resnet{depth}" / label
+        if own is not None:
+            run.mkdir(parents=True, exist_ok=True)
+            write_metrics(own, run)  # so that the search takes it instead of looking at batches
+        return search.run(
+            model,
+            example,
+            budget=BUDGETS[2],
+            run=run,
+            measure_seconds=0,
+            calibration=None if own is None else (),
+        )
+
+    default, own, found = _metrics(model, collected, POWER, DAMPING, split)
+    result = searched("default", default)
+    yield "default", result
+    yield REFITTED, result
+    of_metric = {name: metric.sensitivity for name, metric in own.items()}
+    of_both = {name: metric.sensitivity for name, metric in default.items()}
+    for label, power, weights in (
+        ("layers not weighed", ERROR_POWER, dict.fromkeys(names, 1.0)),
+        ("layers by the metric alone", ERROR_POWER, of_metric),
+        ("layers by divergence alone", ERROR_POWER, sensitivities(found)),
+        ("squares of errors", 2, of_both),
+    ):
+        tables = {
+            name: replace(table, sensitivity=weights[name], power=power)
+            for name, table in result.tables.items()
+        }
+        yield label, replace(result, tables=tables)
+    for power in POWERS:
+        yield (
+            f"power {power}",
+            searched(f"power-{power}", _metrics(model, collected, power, DAMPING, split)[0]),
+        )
+    for damping in DAMPINGS:
+        yield (
+            f"damping {damping}",
+            searched(f"damping-{damping}", _metrics(model, collected, POWER, damping, split)[0]),
+        )
+    yield "no metric", searched("plain", None)
+
+
+def _metrics(
+    model: nn.Module, collected: dict[str, Moments], power: float, damping: float, split: Split
+) -> tuple[dict[str, Metric], dict[str, Metric], dict[str, list[tuple[float, float]]]]:
+    """Return the metrics as a search weighs them, as they weigh themselves, and divergences."""
+    weights = {name: weight_of(model, name) for name in collected}
+    own = metrics(weights, collected, power, damping)
+    found = divergences(model, own, _batches(split)[:2])
+    return weighed(own, found), own, found
+
+
+def _batches(split: Split) -> tuple[Tensor, ...]:
+    return split.train_images[:N_IMAGES].split(128)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m studies.metric", description=__doc__)
+    parser.add_argument("--depths", type=int, nargs="+", default=(20, 32))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

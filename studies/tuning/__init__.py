@@ -1,1 +1,0 @@
-"""What batch-norm re-estimation and tuning give back, without labels."""
