@@ -99,7 +99,7 @@ def funnel(
         ValueError: If the budget limits latency, or as `sekron.finetune` does.
 
     Reference:
-        Chu, Lee, Funnel regularization; thresholds here are relative to the first value.
+        Chu, Lee, Funnel regularization; thresholds here are relative to the first values.
     """
     if not budget.is_static:
         raise ValueError(f"a funnel's budget must limit FLOPs or parameters, got {budget}.")
@@ -113,6 +113,7 @@ def funnel(
     layers = gated(network)
     _threshold(budget, measured, layers)  # refuses a budget that is out of reach
     gates = [gate for layer in layers.values() for gate in layer.gates]
+    first = [value for layer in layers.values() for value in layer.first]
 
     def hold() -> None:
         for layer in layers.values():
@@ -122,7 +123,7 @@ def funnel(
         f"{penalty} at {gate_rate}",
         gates,
         gate_rate,
-        lambda share: penalty.penalty(list(gates), share),
+        lambda share: penalty.penalty(list(gates), first, share),
         hold,
     )
     epochs = fit(network, loader, dense, None, recipe, folder, progress, regularizer)
@@ -180,7 +181,7 @@ def _plan(
 
 def _threshold(budget: Budget, measured: NetworkProfile, layers: dict[str, Gated]) -> float:
     """Return the least threshold at which the budget holds."""
-    gates = [gate.detach().abs() for own in layers.values() for gate in own.gates]
+    gates = [sizes for own in layers.values() for sizes in own.sizes]
     sizes: set[float] = set(torch.cat(gates).tolist())
     steps = [CLOSED, *sorted(size for size in sizes if size > CLOSED), math.inf]
 

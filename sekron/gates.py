@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,16 @@ from sekron.decomposition import decompose, reconstruct
 from sekron.factorized import Factorized
 from sekron.structure import Structure, clipped_ranks
 
+LEAST = 1e-3
+"""First value of a gate at whose index there is nothing."""
+
 
 class Gated(nn.Module):
     """A factorized layer in which every index of every bond is multiplied by a gate.
+
+    A gate's first value is what its index carries, relative to the others of its bond, as the
+    product of slice norms: in an SVD the singular value. So a penalty that pulls alike at all
+    closes the weak ones first, and gates that were hardly trained say what the spectrum says.
 
     A gate that shrinks could be made up for by the slices that it multiplies, so none of them
     may grow beyond its first norm: `hold` sees to it after every step.
@@ -32,11 +38,12 @@ class Gated(nn.Module):
     def __init__(self, layer: Factorized) -> None:
         super().__init__()
         self.layer = layer
-        like: dict[str, Any] = {"device": layer.weights[0].device, "dtype": layer.weights[0].dtype}
-        self.gates = nn.ParameterList(torch.ones(rank, **like) for rank in layer.structure.ranks)
         factors = layer.factors()
         for k, axis in self._slices():
             self.register_buffer(f"norms_{k}_{axis}", _norms(factors[k].detach(), axis))
+        for bond in range(len(layer.structure.ranks)):
+            self.register_buffer(f"first_{bond}", self._carried(bond))
+        self.gates = nn.ParameterList(first.clone() for first in self.first)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the layer with its gated factors."""
@@ -48,13 +55,23 @@ class Gated(nn.Module):
         result: Tensor = functional_call(self.layer, packed, (x,))
         return result
 
+    @property
+    def first(self) -> list[Tensor]:
+        """The first values of the gates of every bond, positive."""
+        return [getattr(self, f"first_{bond}") for bond in range(len(self.layer.structure.ranks))]
+
+    @property
+    def sizes(self) -> list[Tensor]:
+        """What the gates of every bond are, relative to the mean square of their first values."""
+        return [gate.detach().abs() for gate in self.gates]
+
     def factors(self) -> list[Tensor]:
         """Return the factors, the gates of a bond multiplied into the first that carries it."""
         factors = list(self.layer.factors())
         bonds = self.layer.structure.bonds
-        for bond, gate in enumerate(self.gates):
+        for bond, (gate, first) in enumerate(zip(self.gates, self.first, strict=True)):
             k = next(k for k, own in enumerate(bonds) if bond in own)
-            factors[k] = _scaled(factors[k], bonds[k].index(bond), gate)
+            factors[k] = _scaled(factors[k], bonds[k].index(bond), gate / first)
         return factors
 
     @torch.no_grad()
@@ -72,8 +89,8 @@ class Gated(nn.Module):
     def structure(self, threshold: float) -> Structure:
         """Return the structure that is left without the gates below a threshold.
 
-        Gates start at 1, so the threshold is relative to their first values. The widest gate of
-        a bond is kept in any case.
+        The threshold is relative to the mean square of the first values in a bond, so the same for
+        layers of any scale. The widest gate of a bond is kept in any case.
         """
         old = self.layer.structure
         ranks = [len(kept) for kept in self._kept(threshold)]
@@ -101,12 +118,24 @@ class Gated(nn.Module):
         return decompose(reconstruct(zeroed, self.layer.structure), structure)
 
     def _kept(self, threshold: float) -> list[Tensor]:
-        sizes = [gate.detach().abs() for gate in self.gates]
+        sizes = self.sizes
         opened = [(size >= threshold).nonzero().flatten() for size in sizes]
         return [
             indices if len(indices) else size.argmax().reshape(1)
             for indices, size in zip(opened, sizes, strict=True)
         ]
+
+    def _carried(self, bond: int) -> Tensor:
+        """Return the product of the norms of the slices at every index, their mean square 1."""
+        bonds = self.layer.structure.bonds
+        norms = [
+            getattr(self, f"norms_{k}_{own.index(bond)}")
+            for k, own in enumerate(bonds)
+            if bond in own
+        ]
+        product: Tensor = torch.stack(norms).prod(dim=0)
+        size = product.square().mean().sqrt().clamp_min(1e-30)
+        return (product / size).clamp_min(LEAST)
 
     def _slices(self) -> Iterator[tuple[int, int]]:
         """Yield factor and axis of every bond of every factor."""
@@ -137,18 +166,19 @@ class Funnel:
         if self.strength is not None and not self.strength > 0:
             raise ValueError(f"`strength` must be positive, got {self.strength}.")
 
-    def penalty(self, gates: list[Tensor], progress: float) -> Tensor:
+    def penalty(self, gates: list[Tensor], first: list[Tensor], progress: float) -> Tensor:
         """Return the penalty.
 
         Args:
-            gates: Of all bonds of all layers; their first values are 1.
+            gates: Of all bonds of all layers.
+            first: Their first values.
             progress: Share of the training that is done, 0 to 1.
         """
-        is_global = self.schedule == "global"
-        c = 10.0 ** (1.0 - 4.0 * progress) if is_global else 0.01
-        strength = self.strength or (0.002 if is_global else 0.01)
-        sizes = torch.cat(gates).abs()
-        return strength * (sizes / (sizes + c)).sum()
+        sizes, scale = torch.cat(gates).abs(), torch.cat(first)
+        if self.schedule == "global":
+            c = 10.0 ** (1.0 - 4.0 * progress)
+            return torch.sum(sizes / (sizes + c)) * (self.strength or 0.002)
+        return torch.sum(scale * sizes / (sizes + 0.01 * scale)) * (self.strength or 0.01)
 
 
 def gated(model: nn.Module) -> dict[str, Gated]:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sekron import SeKronConv2d, SeKronLinear, Structure, reconstruct
-from sekron.gates import Funnel, Gated, gated
+from sekron import SeKronConv2d, SeKronLinear, Structure, decompose, reconstruct
+from sekron.gates import LEAST, Funnel, Gated, gated
 
 CONVS = [
     "chain:8x1x1x1,1x1x3x3,1x6x1x1@5,4",
@@ -66,7 +66,7 @@ def test_a_gate_scales_all_that_its_index_carries(text):
 def test_a_gate_that_was_pulled_below_zero_is_closed():
     module = gated_conv(CONVS[2], [[0.5, -0.1, 0.0, 1e-9, 2.0, -3.0, 1.0]])
     module.hold()
-    assert module.gates[0].tolist() == pytest.approx([0.5, 0.0, 0.0, 1e-9, 2.0, 0.0, 1.0])
+    assert module.sizes[0].tolist() == pytest.approx([0.5, 0.0, 0.0, 1e-9, 2.0, 0.0, 1.0])
 
 
 def test_linear_layers_have_gates():
@@ -126,8 +126,8 @@ def test_ranks_beyond_an_exact_factorization_are_clipped():
 @pytest.mark.parametrize(
     ("funnel", "progress", "c", "strength"),
     [
-        (Funnel(), 0.3, 0.01, 0.01),
-        (Funnel(strength=2.0), 0.3, 0.01, 2.0),
+        (Funnel(), 0.3, None, 0.01),
+        (Funnel(strength=2.0), 0.3, None, 2.0),
         (Funnel("global"), 0.0, 10.0, 0.002),
         (Funnel("global"), 0.5, 0.1, 0.002),
         (Funnel("global"), 1.0, 0.001, 0.002),
@@ -135,8 +135,37 @@ def test_ranks_beyond_an_exact_factorization_are_clipped():
 )
 def test_the_penalty_is_that_of_the_schedule(funnel, progress, c, strength):
     gates = [torch.tensor([1.0, -0.5]), torch.tensor([0.0, 1e-3, 2.0])]
-    wanted = strength * sum(abs(float(g)) / (abs(float(g)) + c) for own in gates for g in own)
-    assert float(funnel.penalty(gates, progress)) == pytest.approx(wanted, rel=1e-5)
+    first = [torch.tensor([1.5, 0.5]), torch.tensor([0.1, 1e-2, 2.0])]
+    wanted = 0.0
+    for gate, start in zip(torch.cat(gates).tolist(), torch.cat(first).tolist(), strict=True):
+        own_c, m = (0.01 * start, start) if c is None else (c, 1.0)
+        wanted += strength * m * abs(gate) / (abs(gate) + own_c)
+    assert float(funnel.penalty(gates, first, progress)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_every_gate_is_pulled_alike_at_first():
+    first = [torch.tensor([1.5, 0.5]), torch.tensor([0.1, 1e-2, 2.0])]
+    gates = [own.clone().requires_grad_() for own in first]
+    slopes = torch.autograd.grad(Funnel().penalty(gates, first, 0.0), gates)
+    torch.testing.assert_close(torch.cat(slopes), torch.full((5,), 0.01 * 0.01 / 1.01**2))
+
+
+def test_first_values_are_the_singular_values_of_an_svd():
+    weight = torch.randn(8, 6, dtype=torch.float64)
+    structure = Structure.parse("sekron:8x1,1x6@6")
+    layer = SeKronLinear(structure, dtype=torch.float64)
+    layer.set_factors(decompose(weight, structure))
+    (first,) = Gated(layer).first
+    singular = torch.linalg.svdvals(weight)
+    torch.testing.assert_close(first, singular / singular.square().mean().sqrt())
+
+
+def test_an_index_that_carries_nothing_has_a_gate():
+    layer = SeKronLinear(Structure.parse("sekron:8x1,1x6@2"))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+    assert Gated(layer).first[0].tolist() == pytest.approx([LEAST, LEAST])
 
 
 @pytest.mark.parametrize(

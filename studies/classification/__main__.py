@@ -18,6 +18,7 @@ import baselines
 import search
 import sekron
 from baselines.contenders import Contender, Decomposed, Pruned
+from sekron.gates import Funnel
 from sekron.profiling import count_flops, profile
 from sekron.surgery import structures_of
 from studies.classification.tasks import SPLITS, Task, task_of
@@ -78,7 +79,13 @@ def _compressed(
     if method == FUNNEL:
         recipe = sekron.Recipe(epochs=options.funnel_epochs)
         found = search.funnel(
-            task.model, task.loader(), task.example, budget=budget, dense=task.model, recipe=recipe
+            task.model,
+            task.loader(),
+            task.example,
+            budget=budget,
+            dense=task.model,
+            penalty=Funnel("global", options.funnel_strength),
+            recipe=recipe,
         )
         return found.network
     entry = _rival(task, method).enter(budget, "exact")
@@ -134,6 +141,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=60, help="of tune")
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning")
     parser.add_argument("--funnel-epochs", type=int, default=2, help="before the fine-tuning")
+    parser.add_argument(
+        "--funnel-strength", type=float, default=0.025, help="more than published: fewer steps"
+    )
     parser.add_argument("--output", type=Path, help="of the table; default beside this file")
     parser.add_argument("--runs", type=Path, default=RUNS, help="of trained networks and searches")
     return parser.parse_args()

@@ -6,6 +6,7 @@ Every line differs from the default, the first one, in what it names.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -97,12 +98,13 @@ def _settings(depth: int, model: nn.Module, split: Split) -> Iterator[tuple[str,
     yield "default", result
     yield REFITTED, result
     of_metric = {name: metric.sensitivity for name, metric in own.items()}
-    of_both = {name: metric.sensitivity for name, metric in default.items()}
+    alone = sensitivities(found)
+    both = {name: math.sqrt(alone[name] * of_metric[name]) for name in names}
     for label, power, weights in (
         ("layers not weighed", ERROR_POWER, dict.fromkeys(names, 1.0)),
         ("layers by the metric alone", ERROR_POWER, of_metric),
-        ("layers by divergence alone", ERROR_POWER, sensitivities(found)),
-        ("squares of errors", 2, of_both),
+        ("layers by the metric and divergence", ERROR_POWER, both),
+        ("squares of errors", 2, alone),
     ):
         tables = {
             name: replace(table, sensitivity=weights[name], power=power)
