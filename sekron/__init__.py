@@ -6,7 +6,7 @@ Reference:
 
 from sekron.calibration import recalibrate
 from sekron.checkpoint import load, save
-from sekron.conv import SeKronConv2d
+from sekron.conv import SeKronConv, SeKronConv2d
 from sekron.decomposition import decompose, reconstruct, refine, relative_error
 from sekron.finetuning import finetune
 from sekron.linear import SeKronLinear
@@ -19,6 +19,7 @@ from sekron.tuning import tune
 __all__ = [
     "Plan",
     "Recipe",
+    "SeKronConv",
     "SeKronConv2d",
     "SeKronLinear",
     "Structure",

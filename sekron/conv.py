@@ -1,7 +1,8 @@
-"""The factorized convolution: one native convolution per factor, the kernel never rebuilt."""
+"""The factorized convolution of any dimension: one native convolution per factor, never rebuilt."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -16,30 +17,42 @@ from sekron.structure import Structure
 Sizes = int | tuple[int, ...]
 
 
-class SeKronConv2d(Factorized):
-    """A 2-d convolution with a factorized kernel, equal to the dense one up to the error.
+Dense = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+NATIVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+"""Spatial axes -> convolution."""
+
+DENSE: dict[int, Callable[..., Dense]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+"""Spatial axes -> class of the dense layer."""
+
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+"""Spatial axes -> memory format with the channels last."""
+
+
+class SeKronConv(Factorized):
+    """A convolution with a factorized kernel, equal to the dense one up to the error.
 
     Every factor is one native convolution. Where no factor divides the channels, the layer is a
     plain sequence of convolutions; else the channels are reshaped between them.
 
     Args:
-        structure: Factorization of a kernel `(out, in, height, width)`.
-        stride: As in `torch.nn.Conv2d`.
-        padding: As in `torch.nn.Conv2d`: numbers, `"same"` or `"valid"`.
-        dilation: As in `torch.nn.Conv2d`.
-        padding_mode: As in `torch.nn.Conv2d`.
+        structure: Factorization of a kernel `(out, in, extents…)` with one to three extents.
+        stride: As in `torch.nn.Conv1d` and its siblings.
+        padding: As there: numbers, `"same"` or `"valid"`.
+        dilation: As there.
+        padding_mode: As there.
         bias: Whether there is one, of shape `(out,)`.
         form: How to run it; default the order with the fewest FLOPs.
         device: Of the parameters.
         dtype: Of the parameters.
 
     Raises:
-        ValueError: If the structure is not one of a 2-d convolution.
+        ValueError: If the structure is not one of a convolution.
 
     Example:
-        >>> conv = nn.Conv2d(8, 16, 3, padding=1)
-        >>> layer = SeKronConv2d.from_conv2d(conv, Structure.parse("chain:16x1x3x1,1x8x1x3@24"))
-        >>> x = torch.randn(1, 8, 10, 10)
+        >>> conv = nn.Conv1d(8, 16, 3, padding=1)
+        >>> layer = SeKronConv.from_conv(conv, Structure.parse("chain:16x1x1,1x8x3@16"))
+        >>> x = torch.randn(1, 8, 10)
         >>> torch.allclose(layer(x), conv(x), atol=1e-5)
         True
     """
@@ -57,10 +70,11 @@ class SeKronConv2d(Factorized):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if len(structure.weight_shape) != 4:
-            raise ValueError(f"a 2-d convolution has a weight of 4 modes, got {structure}.")
-        self.stride = _pair(stride)
-        self.dilation = _pair(dilation)
+        self.n_axes = len(structure.weight_shape) - 2
+        if self.n_axes not in NATIVE:
+            raise ValueError(f"a convolution has a weight of 3 to 5 modes, got {structure}.")
+        self.stride = self._per_axis(stride)
+        self.dilation = self._per_axis(dilation)
         self.padding = padding
         self.padding_mode = padding_mode
         super().__init__(structure, form, self.stride, self.dilation, bias, device, dtype)
@@ -69,7 +83,7 @@ class SeKronConv2d(Factorized):
         self.sequence = self._sequence()
 
     @classmethod
-    def from_conv2d(cls, conv: nn.Conv2d, structure: Structure, form: Form = DEFAULT) -> Self:
+    def from_conv(cls, conv: Dense, structure: Structure, form: Form = DEFAULT) -> Self:
         """Decompose a convolution; its weight and bias are copied, never shared.
 
         Raises:
@@ -80,7 +94,7 @@ class SeKronConv2d(Factorized):
         return with_bias_of(conv, layer)
 
     @classmethod
-    def like(cls, conv: nn.Conv2d, structure: Structure, form: Form = DEFAULT) -> Self:
+    def like(cls, conv: Dense, structure: Structure, form: Form = DEFAULT) -> Self:
         """Make a layer in place of a convolution, with factors of its own.
 
         Raises:
@@ -99,22 +113,22 @@ class SeKronConv2d(Factorized):
             device=conv.weight.device,
             dtype=conv.weight.dtype,
         )
-        if not conv.weight.is_contiguous():  # then it is channels-last
-            for weight in layer.weights:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        layout = _layout(conv.weight)
+        for weight in layer.weights:
+            weight.data = weight.data.contiguous(memory_format=layout)
         return layer.train(conv.training)
 
-    def to_conv2d(self) -> nn.Conv2d:
+    def to_conv(self) -> Dense:
         """Multiply the factors out to an ordinary convolution, bias copied."""
         out_channels, in_channels, *kernel = self.structure.weight_shape
-        conv = nn.Conv2d(
+        conv = DENSE[self.n_axes](
             in_channels,
             out_channels,
-            (kernel[0], kernel[1]),
-            stride=self.stride,  # type: ignore[arg-type]  # always a pair here
-            padding=self.padding,  # type: ignore[arg-type]
-            dilation=self.dilation,  # type: ignore[arg-type]
-            padding_mode=self.padding_mode,  # type: ignore[arg-type]  # any string in our own
+            tuple(kernel),
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            padding_mode=self.padding_mode,
             bias=self.bias is not None,
             device=self.weights[0].device,
             dtype=self.weights[0].dtype,
@@ -123,24 +137,23 @@ class SeKronConv2d(Factorized):
         return with_bias_of(self, conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(N, in, H, W)` or `(in, H, W)` to `(N, out, H', W')` or `(out, H', W')`."""
+        """Map `(N, in, sizes…)` or `(in, sizes…)` to `(N, out, sizes…)` or `(out, sizes…)`."""
         if self.sequence is None:
             return self._folded(x)
+        convolve = NATIVE[self.n_axes]
         # What a hand-written sequence does and no more: microseconds count in small layers.
         weights: Any = self.weights._parameters.values()
         *first, last = zip(self.sequence, weights, strict=True)
         for (o, padding), weight in first:
-            x = F.conv2d(x, weight, None, o.stride, padding, o.dilation, o.groups)
+            x = convolve(x, weight, None, o.stride, padding, o.dilation, o.groups)
         (o, padding), weight = last
-        return F.conv2d(x, weight, self.bias, o.stride, padding, o.dilation, o.groups)
+        return convolve(x, weight, self.bias, o.stride, padding, o.dilation, o.groups)
 
     def _folded(self, x: Tensor) -> Tensor:
         """Run any structure in any form."""
-        if x.dim() == 3:
+        if x.dim() == 1 + self.n_axes:
             return self._folded(x.unsqueeze(0)).squeeze(0)
-        batch = x.shape[0]
-        bias = self.bias
-        channels_last = _is_channels_last(x)
+        batch, layout, bias = x.shape[0], _layout(x), self.bias
         steps = zip(self.operations, self.paddings, self.weights, strict=True)
         for operation, native, weight in steps:
             if operation.before is not None:
@@ -155,7 +168,7 @@ class SeKronConv2d(Factorized):
             if self.form.matmul and operation.is_pointwise and not any(padding):
                 x = _pointwise(x, operation, weight, bias if fused else None)
             else:
-                x = F.conv2d(
+                x = NATIVE[self.n_axes](
                     x,
                     operation.repeated(weight),
                     bias if fused else None,
@@ -169,9 +182,9 @@ class SeKronConv2d(Factorized):
         if self.after is not None:
             x = self.after(x)
         if not (fused or bias is None):
-            x = x + bias.to(x.dtype)[:, None, None]
+            x = x + _along_channels(bias, x)
         # What comes next shall not run in a layout that nobody asked for.
-        return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+        return x if layout is torch.contiguous_format else x.contiguous(memory_format=layout)
 
     def _margins(self) -> tuple[tuple[int, int], ...]:
         """Zeros (or what the mode says) before and after each spatial axis."""
@@ -185,7 +198,10 @@ class SeKronConv2d(Factorized):
             return tuple((total // 2, total - total // 2) for total in totals)
         if isinstance(self.padding, str):
             raise ValueError(f"padding must be numbers, 'same' or 'valid', got {self.padding!r}.")
-        return tuple((p, p) for p in _pair(self.padding))
+        return tuple((p, p) for p in self._per_axis(self.padding))
+
+    def _per_axis(self, value: Sizes) -> tuple[int, ...]:
+        return (value,) * self.n_axes if isinstance(value, int) else tuple(value)
 
     def _sequence(self) -> tuple[tuple[Operation, tuple[int, ...]], ...] | None:
         """Return the convolutions with their paddings, where there is nothing between them."""
@@ -228,20 +244,55 @@ class SeKronConv2d(Factorized):
         return extending > 1 and self.stride[axis] > 1
 
 
+class SeKronConv2d(SeKronConv):
+    """A 2-d convolution with a factorized kernel, as `SeKronConv`.
+
+    Raises:
+        ValueError: If the structure is not one of a 2-d convolution.
+
+    Example:
+        >>> conv = nn.Conv2d(8, 16, 3, padding=1)
+        >>> layer = SeKronConv2d.from_conv2d(conv, Structure.parse("chain:16x1x3x1,1x8x1x3@24"))
+        >>> x = torch.randn(1, 8, 10, 10)
+        >>> torch.allclose(layer(x), conv(x), atol=1e-5)
+        True
+    """
+
+    def __init__(self, structure: Structure, **options: Any) -> None:
+        if len(structure.weight_shape) != 4:
+            raise ValueError(f"a 2-d convolution has a weight of 4 modes, got {structure}.")
+        super().__init__(structure, **options)
+
+    @classmethod
+    def from_conv2d(cls, conv: nn.Conv2d, structure: Structure, form: Form = DEFAULT) -> Self:
+        """Decompose a convolution, as `from_conv`."""
+        return cls.from_conv(conv, structure, form)
+
+    def to_conv2d(self) -> nn.Conv2d:
+        """Multiply the factors out, as `to_conv`."""
+        conv = self.to_conv()
+        assert isinstance(conv, nn.Conv2d)
+        return conv
+
+
 def _pointwise(x: Tensor, operation: Operation, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Apply a convolution of extent 1 to `(N, groups·in, H, W)` as one product per group."""
+    """Apply a convolution of extent 1 to `(N, groups·in, sizes…)` as one product per group."""
     n, groups, n_in = x.shape[0], operation.groups, weight.shape[1]
     matrix = operation.repeated(weight).reshape(-1, n_in)
-    if groups == 1 and _is_channels_last(x):
-        return F.linear(x.permute(0, 2, 3, 1), matrix, bias).permute(0, 3, 1, 2)
+    if groups == 1 and _layout(x) is not torch.contiguous_format:
+        return F.linear(x.movedim(1, -1), matrix, bias).movedim(-1, 1)
     matrices = matrix.reshape(groups, -1, n_in).repeat(n, 1, 1)
     y = torch.bmm(matrices, x.reshape(n * groups, n_in, -1)).reshape(n, -1, *x.shape[2:])
-    return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+    return y if bias is None else y + _along_channels(bias, y)
 
 
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+def _along_channels(bias: Tensor, x: Tensor) -> Tensor:
+    return bias.to(x.dtype).reshape(-1, *[1] * (x.dim() - 2))
 
 
-def _pair(value: Sizes) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+def _layout(x: Tensor) -> torch.memory_format:
+    """Return the memory format, contiguous where several fit."""
+    last = CHANNELS_LAST.get(x.dim() - 2)
+    if last is None or x.is_contiguous() or not x.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last

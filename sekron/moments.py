@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from sekron.evaluation import output_of
 
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
 CHUNK = 16
 """Images whose patches are spread out at once."""
 
@@ -108,7 +110,7 @@ class _Sums:
         """Take the input in, and wait for the gradient at the output."""
         x = (inputs[0] if inputs else named["input"]).detach()
         parts: Iterable[Tensor] = (x,)
-        if isinstance(module, nn.Conv2d) and module.weight[0].numel() <= self._largest_patch:
+        if isinstance(module, Convolution) and module.weight[0].numel() <= self._largest_patch:
             parts = (_patches(module, some) for some in torch.split(x, CHUNK))
         for part in parts:
             rows = _rows(module, part)
@@ -145,11 +147,16 @@ def _rows(module: nn.Module, x: Tensor) -> Tensor:
     return rows.reshape(-1, rows.shape[-1]).float()
 
 
-def _patches(module: nn.Conv2d, x: Tensor) -> Tensor:
+def _patches(module: Convolution, x: Tensor) -> Tensor:
     """Return what the kernel sees at every position, `(N, in · kernel, positions)`."""
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     x = F.pad(x, module._reversed_padding_repeated_twice, mode)
-    return F.unfold(x, module.kernel_size, module.dilation, stride=module.stride)
+    options = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    for axis, (extent, stride, dilation) in enumerate(options):
+        x = x.unfold(2 + axis, dilation * (extent - 1) + 1, stride)[..., ::dilation]
+    n_axes = len(module.kernel_size)
+    kernel, places = range(2 + n_axes, 2 + 2 * n_axes), range(2, 2 + n_axes)
+    return x.permute(0, 1, *kernel, *places).flatten(1, 1 + n_axes).flatten(2)
 
 
 def _objective(output: object, generator: torch.Generator) -> Tensor:

@@ -243,7 +243,7 @@ def _geometry(module: nn.Module, x: Tensor, output: Tensor) -> Geometry:
 
 
 def _sensitive_ends(order: list[str], modules: dict[str, nn.Module]) -> dict[str, str]:
-    convolutions = [name for name in order if isinstance(modules[name], nn.Conv2d)]
+    convolutions = [name for name in order if not isinstance(modules[name], nn.Linear)]
     linears = [name for name in order if isinstance(modules[name], nn.Linear)]
     ends = {}
     if convolutions:

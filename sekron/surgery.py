@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from sekron.conv import SeKronConv2d
+from sekron.conv import SeKronConv, SeKronConv2d
 from sekron.decomposition import decompose
 from sekron.emission import DEFAULT, Form
 from sekron.factorized import Factorized, with_bias_of
@@ -31,8 +31,8 @@ def reason_to_skip(module: nn.Module) -> str:
 
     Only the exact classes are taken: a subclass may compute something else with its weight.
     """
-    if type(module) not in (nn.Conv2d, nn.Linear):
-        return f"{type(module).__name__} is not one of Conv2d, Linear"
+    if type(module) not in KINDS:
+        return f"{type(module).__name__} is not one of {', '.join(k.__name__ for k in KINDS)}"
     if getattr(module, "groups", 1) != 1:
         return f"grouped convolution (groups={module.groups})"
     if not isinstance(module._parameters.get("weight"), nn.Parameter):
@@ -142,10 +142,11 @@ def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
 
 def blank_layer(module: nn.Module, structure: Structure, form: Form) -> Factorized:
     """Return a factorized layer in place of a dense one, its factors not yet filled in."""
-    if isinstance(module, nn.Conv2d):
-        return SeKronConv2d.like(module, structure, form)
-    assert isinstance(module, nn.Linear)
-    return SeKronLinear.like(module, structure, form)
+    if isinstance(module, nn.Linear):
+        return SeKronLinear.like(module, structure, form)
+    kind = SeKronConv2d if isinstance(module, nn.Conv2d) else SeKronConv
+    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    return kind.like(module, structure, form)
 
 
 def _made(
