@@ -14,6 +14,7 @@ from sekron.plan import Plan
 from sekron.recipe import Recipe
 from sekron.refitting import refit
 from sekron.structure import Structure
+from sekron.transposed import SeKronConvTranspose
 from sekron.tuning import tune
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Recipe",
     "SeKronConv",
     "SeKronConv2d",
+    "SeKronConvTranspose",
     "SeKronLinear",
     "Structure",
     "decompose",

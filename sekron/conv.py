@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 
 from sekron.decomposition import decompose
 from sekron.emission import DEFAULT, Form, Operation
@@ -17,13 +18,8 @@ from sekron.structure import Structure
 Sizes = int | tuple[int, ...]
 
 
-Dense = nn.Conv1d | nn.Conv2d | nn.Conv3d
-
 NATIVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 """Spatial axes -> convolution."""
-
-DENSE: dict[int, Callable[..., Dense]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-"""Spatial axes -> class of the dense layer."""
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 """Spatial axes -> memory format with the channels last."""
@@ -57,6 +53,12 @@ class SeKronConv(Factorized):
         True
     """
 
+    dense: ClassVar[dict[int, type[_ConvNd]]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+    """Spatial axes -> class of the dense layer."""
+
+    options: ClassVar[tuple[str, ...]] = ("stride", "padding", "dilation", "padding_mode")
+    """Attributes that the dense layer has too, and its constructor takes."""
+
     def __init__(
         self,
         structure: Structure,
@@ -83,7 +85,7 @@ class SeKronConv(Factorized):
         self.sequence = self._sequence()
 
     @classmethod
-    def from_conv(cls, conv: Dense, structure: Structure, form: Form = DEFAULT) -> Self:
+    def from_conv(cls, conv: _ConvNd, structure: Structure, form: Form = DEFAULT) -> Self:
         """Decompose a convolution; its weight and bias are copied, never shared.
 
         Raises:
@@ -94,7 +96,7 @@ class SeKronConv(Factorized):
         return with_bias_of(conv, layer)
 
     @classmethod
-    def like(cls, conv: Dense, structure: Structure, form: Form = DEFAULT) -> Self:
+    def like(cls, conv: _ConvNd, structure: Structure, form: Form = DEFAULT) -> Self:
         """Make a layer in place of a convolution, with factors of its own.
 
         Raises:
@@ -104,31 +106,26 @@ class SeKronConv(Factorized):
             raise ValueError(f"the convolution must have groups=1, got groups={conv.groups}.")
         layer = cls(
             structure,
-            stride=conv.stride,
-            padding=conv.padding,
-            dilation=conv.dilation,
-            padding_mode=conv.padding_mode,
+            **{name: getattr(conv, name) for name in cls.options},
             bias=conv.bias is not None,
             form=form,
             device=conv.weight.device,
             dtype=conv.weight.dtype,
         )
-        layout = _layout(conv.weight)
+        layout = layout_of(conv.weight)
         for weight in layer.weights:
             weight.data = weight.data.contiguous(memory_format=layout)
         return layer.train(conv.training)
 
-    def to_conv(self) -> Dense:
+    def to_conv(self) -> _ConvNd:
         """Multiply the factors out to an ordinary convolution, bias copied."""
-        out_channels, in_channels, *kernel = self.structure.weight_shape
-        conv = DENSE[self.n_axes](
-            in_channels,
-            out_channels,
-            tuple(kernel),
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            padding_mode=self.padding_mode,
+        shape = self.structure.weight_shape
+        make: Callable[..., _ConvNd] = self.dense[self.n_axes]
+        conv = make(
+            shape[1 - self.output_mode],
+            shape[self.output_mode],
+            shape[2:],
+            **{name: getattr(self, name) for name in self.options},
             bias=self.bias is not None,
             device=self.weights[0].device,
             dtype=self.weights[0].dtype,
@@ -153,7 +150,7 @@ class SeKronConv(Factorized):
         """Run any structure in any form."""
         if x.dim() == 1 + self.n_axes:
             return self._folded(x.unsqueeze(0)).squeeze(0)
-        batch, layout, bias = x.shape[0], _layout(x), self.bias
+        batch, layout, bias = x.shape[0], layout_of(x), self.bias
         steps = zip(self.operations, self.paddings, self.weights, strict=True)
         for operation, native, weight in steps:
             if operation.before is not None:
@@ -182,7 +179,7 @@ class SeKronConv(Factorized):
         if self.after is not None:
             x = self.after(x)
         if not (fused or bias is None):
-            x = x + _along_channels(bias, x)
+            x = x + along_channels(bias, x)
         # What comes next shall not run in a layout that nobody asked for.
         return x if layout is torch.contiguous_format else x.contiguous(memory_format=layout)
 
@@ -279,18 +276,19 @@ def _pointwise(x: Tensor, operation: Operation, weight: Tensor, bias: Tensor | N
     """Apply a convolution of extent 1 to `(N, groups·in, sizes…)` as one product per group."""
     n, groups, n_in = x.shape[0], operation.groups, weight.shape[1]
     matrix = operation.repeated(weight).reshape(-1, n_in)
-    if groups == 1 and _layout(x) is not torch.contiguous_format:
+    if groups == 1 and layout_of(x) is not torch.contiguous_format:
         return F.linear(x.movedim(1, -1), matrix, bias).movedim(-1, 1)
     matrices = matrix.reshape(groups, -1, n_in).repeat(n, 1, 1)
     y = torch.bmm(matrices, x.reshape(n * groups, n_in, -1)).reshape(n, -1, *x.shape[2:])
-    return y if bias is None else y + _along_channels(bias, y)
+    return y if bias is None else y + along_channels(bias, y)
 
 
-def _along_channels(bias: Tensor, x: Tensor) -> Tensor:
+def along_channels(bias: Tensor, x: Tensor) -> Tensor:
+    """Return a bias in the shape and type in which it can be added to `x`."""
     return bias.to(x.dtype).reshape(-1, *[1] * (x.dim() - 2))
 
 
-def _layout(x: Tensor) -> torch.memory_format:
+def layout_of(x: Tensor) -> torch.memory_format:
     """Return the memory format, contiguous where several fit."""
     last = CHANNELS_LAST.get(x.dim() - 2)
     if last is None or x.is_contiguous() or not x.is_contiguous(memory_format=last):

@@ -42,6 +42,15 @@ class Rearrangement:
         rest = range(1 + len(axes), split.dim())
         return split.permute(0, *axes, *rest).reshape(x.shape[0], prod(self.sizes), *spatial)
 
+    @property
+    def inverse(self) -> Rearrangement:
+        """The permutation that undoes this one."""
+        order = range(len(self.sizes))
+        return Rearrangement(
+            tuple(self.sizes[axis] for axis in self.permutation),
+            tuple(sorted(order, key=lambda axis: self.permutation[axis])),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:

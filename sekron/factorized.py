@@ -20,6 +20,9 @@ Layer = TypeVar("Layer", bound=nn.Module)
 class Factorized(nn.Module):
     """What the layers share: weights in the layout that runs, and their way back to factors."""
 
+    output_mode = 0
+    """Mode of the weight that holds the output channels."""
+
     def __init__(
         self,
         structure: Structure,
@@ -46,7 +49,7 @@ class Factorized(nn.Module):
         self.bias: nn.Parameter | None = None
         if bias:
             self.bias = nn.Parameter(
-                torch.empty(structure.weight_shape[0], device=device, dtype=dtype)
+                torch.empty(structure.weight_shape[self.output_mode], device=device, dtype=dtype)
             )
         self.reset_parameters()
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from sekron.evaluation import output_of
+from sekron.kinds import TRANSPOSED
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -28,7 +29,8 @@ class Moments:
     Attributes:
         gradients: Mean of `g gᵀ` over positions and images, `(out, out)`, fp64.
         inputs: Mean of `x xᵀ` over positions and images, `(in, in)`, fp64; of whole patches where
-            these were asked for, `(in · kernel, in · kernel)`.
+            these were asked for, `(in · kernel, in · kernel)`. Of a transposed convolution the two
+            change places, as the channels do in its weight.
         n_positions: Output positions per image, all calls of the layer.
     """
 
@@ -66,7 +68,10 @@ def moments(
         ValueError: If there are no batches, one is not finite, or the network does not run.
     """
     network = copy.deepcopy(model).eval().requires_grad_(False)
-    sums = {name: _Sums(largest_patch) for name in names}
+    sums = {
+        name: _Sums(largest_patch, isinstance(network.get_submodule(name), TRANSPOSED))
+        for name in names
+    }
     handles = [
         network.get_submodule(name).register_forward_hook(own.hook, with_kwargs=True)
         for name, own in sums.items()
@@ -93,8 +98,8 @@ def moments(
 class _Sums:
     """The running sums of one layer."""
 
-    def __init__(self, largest_patch: int) -> None:
-        self._largest_patch = largest_patch
+    def __init__(self, largest_patch: int, is_transposed: bool) -> None:
+        self._largest_patch, self._is_transposed = largest_patch, is_transposed
         self._inputs: Tensor | float = 0.0
         self._gradients: Tensor | float = 0.0
         self._n_inputs = 0
@@ -134,11 +139,11 @@ class _Sums:
             )
         if not (torch.isfinite(self._inputs).all() and torch.isfinite(self._gradients).all()):
             raise ValueError(f"the moments must be finite, got NaN or Inf at layer {name!r}.")
-        return Moments(
-            (self._gradients / self._n_outputs).cpu(),
-            (self._inputs / self._n_inputs).cpu(),
-            self._n_outputs / n_images,
-        )
+        gradients = (self._gradients / self._n_outputs).cpu()
+        inputs = (self._inputs / self._n_inputs).cpu()
+        if self._is_transposed:
+            gradients, inputs = inputs, gradients
+        return Moments(gradients, inputs, self._n_outputs / n_images)
 
 
 def _rows(module: nn.Module, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from sekron.budget import RESOURCES, Budget
 from sekron.contraction import flops_of_ranks
 from sekron.evaluation import evaluating
 from sekron.geometry import Geometry
+from sekron.kinds import TRANSPOSED
 from sekron.plan import Plan
 from sekron.structure import Structure
 from sekron.surgery import reason_to_skip, replaceable_modules, shared_weights
@@ -234,6 +235,8 @@ def _geometry(module: nn.Module, x: Tensor, output: Tensor) -> Geometry:
     if isinstance(module, nn.Linear):
         return Geometry(tuple(output.shape[:-1]), tuple(x.shape[:-1]), (), ())
     n_axes = module.weight.dim() - 2  # type: ignore[operator]
+    if isinstance(module, TRANSPOSED):
+        x, output = output, x  # its steps are those of a convolution the other way
     return Geometry(
         tuple(output.shape[-n_axes:]),
         tuple(x.shape[-n_axes:]),

@@ -8,17 +8,17 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from sekron.conv import SeKronConv, SeKronConv2d
 from sekron.decomposition import decompose
 from sekron.emission import DEFAULT, Form
 from sekron.factorized import Factorized, with_bias_of
+from sekron.kinds import KINDS, TRANSPOSED
 from sekron.linear import SeKronLinear
 from sekron.metric import Metric
 from sekron.structure import Structure
-
-KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-"""What is listed as a layer, replaced or with a reason; subclasses included."""
+from sekron.transposed import SeKronConvTranspose
 
 
 def replaceable_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -32,7 +32,8 @@ def reason_to_skip(module: nn.Module) -> str:
     Only the exact classes are taken: a subclass may compute something else with its weight.
     """
     if type(module) not in KINDS:
-        return f"{type(module).__name__} is not one of {', '.join(k.__name__ for k in KINDS)}"
+        base = next(kind for kind in KINDS if isinstance(module, kind))
+        return f"{type(module).__name__} may not compute what {base.__name__} does"
     if getattr(module, "groups", 1) != 1:
         return f"grouped convolution (groups={module.groups})"
     if not isinstance(module._parameters.get("weight"), nn.Parameter):
@@ -144,8 +145,10 @@ def blank_layer(module: nn.Module, structure: Structure, form: Form) -> Factoriz
     """Return a factorized layer in place of a dense one, its factors not yet filled in."""
     if isinstance(module, nn.Linear):
         return SeKronLinear.like(module, structure, form)
+    assert isinstance(module, _ConvNd)
+    if isinstance(module, TRANSPOSED):
+        return SeKronConvTranspose.like(module, structure, form)
     kind = SeKronConv2d if isinstance(module, nn.Conv2d) else SeKronConv
-    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     return kind.like(module, structure, form)
 
 
