@@ -23,6 +23,7 @@ from baselines.methods import METHODS, Method, truncate
 from baselines.rows import COLUMNS, Row, Rows
 from sekron.budget import RESOURCES, Budget
 from sekron.calibration import recalibrate
+from sekron.choice import Selection
 from sekron.plan import Plan
 from sekron.profiling import Inputs, NetworkProfile, first_image, profile
 from sekron.progress import bar
@@ -46,8 +47,8 @@ def compare(
     score: Score | None = None,
     calibration: Sequence[Tensor] | None = None,
     clock: Clock | None = None,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
+    include: Selection | None = None,
+    exclude: Selection | None = None,
     max_seconds: float = 600.0,
     output: str | Path | None = None,
     progress: bool = True,

@@ -18,6 +18,10 @@ Speedup = Annotated[float | None, typer.Option(help="Dense time over that of the
 MinScore = Annotated[float | None, typer.Option(help="Least score; the fewest FLOPs with it.")]
 Patterns = Annotated[list[str] | None, typer.Option(help="Pattern of layer names; repeatable.")]
 
+MinShare = Annotated[
+    float, typer.Option(help="Share of FLOPs or parameters that makes a layer worth it.")
+]
+
 
 def budget_of(
     flops: str | None,

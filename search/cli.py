@@ -20,6 +20,7 @@ from search.arguments import (
     Limit,
     Milliseconds,
     MinScore,
+    MinShare,
     Model,
     Patterns,
     Run,
@@ -56,10 +57,11 @@ def layers(
     weights: Weights = "",
     include: Patterns = None,
     exclude: Patterns = None,
+    min_share: MinShare = 0.0,
 ) -> None:
     """List every layer with its cost, and why it would stay dense."""
     network = load_model(model, weights)
-    measured = profile(network, _example(input_shape), include, exclude)
+    measured = profile(network, _example(input_shape), include, exclude, min_share)
     frame = layers_frame(measured)
     _print(frame[["layer", "kind", "weight_shape", "flops_share", "params_share", "reason"]])
     _say(f"{measured.flops:,} FLOPs, {measured.params:,} parameters")
@@ -80,6 +82,7 @@ def search(
     min_score: MinScore = None,
     include: Patterns = None,
     exclude: Patterns = None,
+    min_share: MinShare = 0.0,
     trials: Annotated[int, typer.Option(help="Proposals per layer.")] = 50,
     max_length: Annotated[int, typer.Option(help="Most factors in a sequence.")] = 3,
     sampler: Annotated[str, typer.Option(help="neighbour, tpe, nsga2 or random.")] = "neighbour",
@@ -111,6 +114,7 @@ def search(
         max_sequence_length=max_length,
         include=include,
         exclude=exclude,
+        min_share=min_share,
         sampler=sampler,
         run=run,
         storage=storage,

@@ -39,6 +39,7 @@ class Settings:
         n_trials: Proposals per layer.
         include: Patterns of layers to search, or None.
         exclude: Patterns of layers to leave dense, or None.
+        min_share: Share of FLOPs or parameters below which a layer is left dense.
         storage: URL of the Optuna storage; None for the file in the folder.
         name: Prefix of the names of the studies.
         model: How the command line made the model; empty for a run from Python.
@@ -61,6 +62,7 @@ class Settings:
     weights: str = ""
     input_shape: tuple[int, ...] = ()
     calibrated: bool = False
+    min_share: float = 0.0
     budget: Budget = field(default_factory=Budget)
 
 

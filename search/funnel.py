@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from baselines.templates import channel_svd, tucker2
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.choice import Selection
 from sekron.decomposition import reconstruct
 from sekron.emission import DEFAULT
 from sekron.factorized import Factorized, with_bias_of
@@ -64,8 +65,8 @@ def funnel(
     recipe: Recipe = DEFAULT_RECIPE,
     gate_rate: float = GATE_RATE,
     point: Callable[[tuple[int, ...]], Point] | None = None,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
+    include: Selection | None = None,
+    exclude: Selection | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> FunnelResult:

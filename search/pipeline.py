@@ -46,7 +46,7 @@ def search(
 ) -> SearchResult:
     """Run a search from its settings; what `run` does once its arguments are checked."""
     budget = settings.budget
-    measured = profile(model, example_input, settings.include, settings.exclude)
+    measured = profile(model, example_input, settings.include, settings.exclude, settings.min_share)
     if not measured.searched:
         reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in measured.layers)
         raise ValueError(f"the network has nothing to replace: {reasons or 'it has no layers'}.")

@@ -15,9 +15,11 @@ from search.samplers import SAMPLERS
 from search.scores import Score
 from search.space import DEFAULT_FAMILIES
 from sekron.budget import Budget
+from sekron.choice import Selection, patterns_of
 from sekron.moments import Batches
 from sekron.profiling import Inputs
 from sekron.structure import FAMILIES
+from sekron.surgery import replaceable_modules
 
 
 def run(
@@ -29,8 +31,9 @@ def run(
     max_sequence_length: int = 3,
     families: Sequence[str] = DEFAULT_FAMILIES,
     sampler: str = "neighbour",
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
+    include: Selection | None = None,
+    exclude: Selection | None = None,
+    min_share: float = 0.0,
     run: str | Path | None = None,
     storage: str | None = None,
     name: str | None = None,
@@ -57,9 +60,11 @@ def run(
         max_sequence_length: Most factors of a structure, at least 2.
         families: Names from `sekron.structure.FAMILIES`.
         sampler: One of `neighbour`, `tpe`, `nsga2`, `random`.
-        include: Patterns of the layers to search; default all but the first convolution and the
-            last linear layer.
-        exclude: Patterns of layers to leave dense.
+        include: Layers to search: patterns of their names, classes, or a function of name and
+            module; default all but the first convolution and the last linear layer.
+        exclude: Layers to leave dense, in the same way.
+        min_share: Share of the FLOPs, or of the parameters, that a layer must have to be worth a
+            search.
         run: Folder that keeps everything; a later call with it goes on where this one ended.
         storage: Optuna storage URL; default a journal in the run folder, or memory without one.
         name: Prefix of the studies' names, for a storage that several searches share.
@@ -100,14 +105,16 @@ def run(
         )
     if budget.min_score is not None and score is None:
         raise ValueError(f"a least score needs `score`, got {budget} without one.")
+    layers = replaceable_modules(model)
     settings = Settings(
         max_sequence_length=max_sequence_length,
         families=tuple(sorted(families, key=lambda name: name == "cp")),
         sampler=sampler,
         seed=seed,
         n_trials=n_trials,
-        include=None if include is None else tuple(include),
-        exclude=None if exclude is None else tuple(exclude),
+        include=patterns_of("include", include, layers),
+        exclude=patterns_of("exclude", exclude, layers),
+        min_share=min_share,
         storage=storage,
         name=name or "sekron",
         model=source[0],

@@ -91,6 +91,7 @@ def settle_score(
         try:
             plan = result.weighed(weights).plan(contest.budget)
         except InfeasibleBudget:
+            study.tell(trial, state=TrialState.FAIL)
             break  # nothing is cheaper than the best plan
         trial.set_user_attr("plan", plan.to_json())
         study.tell(trial, contest.enter(plan))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from fvcore.nn.jit_handles import conv_flop_count, get_shape
 from torch import Tensor, nn
 
 from sekron.budget import RESOURCES, Budget
+from sekron.choice import Selection, left_out, patterns_of, sensitive_ends
 from sekron.contraction import flops_of_ranks
 from sekron.evaluation import evaluating
 from sekron.geometry import Geometry
@@ -118,8 +117,9 @@ class NetworkProfile:
 def profile(
     model: nn.Module,
     example_input: Inputs,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
+    include: Selection | None = None,
+    exclude: Selection | None = None,
+    min_share: float = 0.0,
 ) -> NetworkProfile:
     """Count a network's cost on an example and find the layers that can be replaced.
 
@@ -130,28 +130,31 @@ def profile(
         model: Any network that torch.jit can trace.
         example_input: What its forward takes: a tensor, or a tuple of arguments. Of a tensor the
             first image counts, of a tuple everything.
-        include: Shell-style patterns of layer names; only these are searched.
-        exclude: Patterns of layer names that are left dense.
+        include: Shell-style patterns of layer names, classes of layers, or a function of name and
+            module; only these are searched.
+        exclude: In the same way, layers that are left dense.
+        min_share: Share of the FLOPs, or of the parameters, that a layer must have to be worth a
+            search.
 
     Returns:
         The costs.
 
     Raises:
-        ValueError: If the network does not run on the example, or a pattern matches no layer.
+        ValueError: If the network does not run on the example, a pattern, a class or a function
+            matches no layer, or `min_share` is no share.
     """
+    if not 0.0 <= min_share <= 1.0:
+        raise ValueError(f"`min_share` must be between 0 and 1, got {min_share}.")
     network = copy.deepcopy(model).eval()
     arguments = first_image(example_input)
     calls = _record_calls(network, arguments)
     total, unsupported = count_flops(network, arguments)
     modules, shared = replaceable_modules(network), shared_weights(network)
     order = sorted(modules, key=lambda name: list(calls).index(name) if name in calls else 10**9)
-    for pattern in (*(include or ()), *(exclude or ())):
-        if not any(fnmatchcase(name, pattern) for name in order):
-            raise ValueError(
-                f"the pattern {pattern!r} must match a layer, but matches none of "
-                f"{', '.join(order[:4])}, …; `sekron layers` lists all."
-            )
-    ends = _sensitive_ends([name for name in order if name in calls], modules)
+    listed = {name: modules[name] for name in order}
+    include = patterns_of("include", include, listed)
+    exclude = patterns_of("exclude", exclude, listed)
+    ends = sensitive_ends([name for name in order if name in calls], modules)
     layers = []
     for name in order:
         module = modules[name]
@@ -161,13 +164,18 @@ def profile(
         if not reason and name not in calls:
             reason = "never ran on the example input"
         if not reason:
-            reason = _left_out(name, include, exclude) or (
+            reason = left_out(name, include, exclude) or (
                 "" if include is not None else ends.get(name, "")
             )
         layers.append(_layer(name, module, tuple(calls.get(name, ())), reason))
+    n_params = sum(p.numel() for p in network.parameters())
+    for index, layer in enumerate(layers):
+        share = max(layer.flops / max(total, 1), layer.params / max(n_params, 1))
+        if not layer.reason and share < min_share:
+            layers[index] = replace(layer, reason=f"below `min_share`, {share:.4f} at most")
     return NetworkProfile(
         flops=total,
-        params=sum(p.numel() for p in network.parameters()),
+        params=n_params,
         unsupported=unsupported,
         layers=tuple(layers),
     )
@@ -243,25 +251,6 @@ def _geometry(module: nn.Module, x: Tensor, output: Tensor) -> Geometry:
         tuple(module.stride),  # type: ignore[arg-type]
         tuple(module.dilation),  # type: ignore[arg-type]
     )
-
-
-def _sensitive_ends(order: list[str], modules: dict[str, nn.Module]) -> dict[str, str]:
-    convolutions = [name for name in order if not isinstance(modules[name], nn.Linear)]
-    linears = [name for name in order if isinstance(modules[name], nn.Linear)]
-    ends = {}
-    if convolutions:
-        ends[convolutions[0]] = "first convolution, left dense unless `include` names it"
-    if linears and order[-1] == linears[-1]:
-        ends[linears[-1]] = "last linear layer, left dense unless `include` names it"
-    return ends
-
-
-def _left_out(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> str:
-    if include is not None and not any(fnmatchcase(name, pattern) for pattern in include):
-        return "not in `include`"
-    if any(fnmatchcase(name, pattern) for pattern in exclude or ()):
-        return "in `exclude`"
-    return ""
 
 
 def _layer(name: str, module: nn.Module, calls: tuple[Geometry, ...], reason: str) -> LayerProfile:

@@ -213,3 +213,25 @@ def test_a_database_holds_the_trials_too(small_network, small_input, tmp_path):
     assert not (tmp_path / "run" / "study.log").exists()
     assert same_candidates(found, run(small_network, small_input, **short))
     assert same_candidates(search.load(tmp_path / "run"), found)
+
+
+def test_layers_may_be_chosen_by_class_or_function_and_found_again(
+    small_network, small_input, tmp_path
+):
+    arguments = {
+        "n_trials": 0,
+        "max_sequence_length": 2,
+        "run": tmp_path / "run",
+        "min_share": 0.02,
+    }
+    arguments["budget"] = Budget(flops=0.9)
+    found = run(small_network, small_input, include=[nn.Conv2d], **arguments)
+    assert [layer.kind for layer in found.profile.searched] == ["Conv2d"] * 4
+    again = run(
+        small_network, small_input, include=lambda _, m: isinstance(m, nn.Conv2d), **arguments
+    )
+    assert again.best == found.best
+    assert search.load(tmp_path / "run").layers().equals(found.layers())
+    arguments["budget"] = Budget(flops=1.0)
+    with pytest.raises(ValueError, match="holds the search of another network"):
+        run(small_network, small_input, include=[nn.Linear], **arguments)

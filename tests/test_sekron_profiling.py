@@ -163,7 +163,7 @@ def test_the_model_is_untouched(zoo, images):
     ],
     ids=str,
 )
-def test_include_and_exclude(zoo, images, settings, searched):
+def test_include_and_exclude_by_pattern(zoo, images, settings, searched):
     found = reasons(zoo, images, **settings)
     assert [name for name, reason in found.items() if not reason] == searched.split()
     allowed = {"not in `include`", "in `exclude`", ""}
@@ -233,3 +233,58 @@ def test_a_plan_of_layers_that_are_not_searched_has_no_totals(small_network, sma
     plan = Plan({"0": Structure.parse("chain:8x1x3x1,1x3x1x3@2")})
     with pytest.raises(ValueError, match="must replace searched layers only, got '0'"):
         measured.totals(plan)
+
+
+@pytest.mark.parametrize(
+    ("settings", "searched"),
+    [
+        ({"include": [nn.Conv1d, "b*"]}, "sequence body"),
+        ({"exclude": [nn.Conv2d, "head"]}, "sequence body"),
+        ({"include": lambda _, module: module.weight.shape[0] == 10}, "sequence"),
+        ({"include": ["*"], "exclude": lambda name, _: "e" in name}, "plain body"),
+    ],
+    ids=["classes", "excluded-classes", "function", "excluding-function"],
+)
+def test_include_and_exclude_by_class_and_by_function(zoo, images, settings, searched):
+    found = reasons(zoo, images, **settings)
+    assert [name for name, reason in found.items() if not reason] == searched.split()
+
+
+def test_names_are_no_patterns_where_a_function_chose_them():
+    network = nn.Sequential(nn.Linear(4, 4))
+    network.add_module("a[1]", nn.Linear(4, 4))
+    network.add_module("a1", nn.Linear(4, 4))
+    found = reasons(network, torch.zeros(2, 4), include=lambda name, _: name == "a[1]")
+    assert found == {"0": "not in `include`", "a[1]": "", "a1": "not in `include`"}
+
+
+def test_a_layer_must_have_a_share_of_flops_or_of_parameters(zoo, images, measured):
+    share = {
+        layer.name: max(layer.flops / measured.flops, layer.params / measured.params)
+        for layer in measured.searched
+    }
+    limit = sorted(share.values())[1]
+    found = reasons(zoo, images, min_share=limit)
+    for name, of_layer in share.items():
+        reason = "" if of_layer >= limit else f"below `min_share`, {of_layer:.4f} at most"
+        assert found[name] == reason
+    assert {name: found[name] for name in found if name not in share} == {
+        name: REASONS[name] for name in found if name not in share
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"include": "plain"}, "`include` must be a list of patterns, got the string 'plain'"),
+        (
+            {"exclude": [nn.Conv3d]},
+            "the class Conv3d must match a layer, but matches none of stem,",
+        ),
+        ({"include": lambda *_: False}, "`include` must choose a layer, but chooses none of stem,"),
+        ({"min_share": 1.5}, "`min_share` must be between 0 and 1, got 1.5"),
+    ],
+)
+def test_choices_of_nothing_are_refused(zoo, images, settings, message):
+    with pytest.raises(ValueError, match=message):
+        profile(zoo, images, **settings)

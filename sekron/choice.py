@@ -1,0 +1,75 @@
+"""Which layers a user wants searched: by patterns of names, by classes, or by a function."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+Selection = Sequence[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
+"""Shell-style patterns of layer names and classes of layers, or a function of name and module."""
+
+
+def patterns_of(
+    argument: str, selection: Selection | None, layers: Mapping[str, nn.Module]
+) -> tuple[str, ...] | None:
+    """Return a selection as patterns of names, which can be written down; None stays None.
+
+    Args:
+        argument: Its name, for an error.
+        selection: As the user gave it.
+        layers: Layer name -> module, all that can be chosen.
+
+    Raises:
+        ValueError: If a pattern, a class or the function matches no layer.
+    """
+    if selection is None:
+        return None
+    if isinstance(selection, str):
+        raise ValueError(f"`{argument}` must be a list of patterns, got the string {selection!r}.")
+    some = f"{', '.join(list(layers)[:4])}, …; `sekron layers` lists all"
+    if callable(selection):
+        names = [glob.escape(name) for name, module in layers.items() if selection(name, module)]
+        if not names:
+            raise ValueError(f"`{argument}` must choose a layer, but chooses none of {some}.")
+        return tuple(names)
+    patterns: list[str] = []
+    for entry in selection:
+        if isinstance(entry, str):
+            found = [entry] if any(fnmatchcase(name, entry) for name in layers) else []
+            what = f"pattern {entry!r}"
+        else:
+            found = [glob.escape(name) for name, m in layers.items() if isinstance(m, entry)]
+            what = f"class {entry.__name__}"
+        if not found:
+            raise ValueError(f"the {what} must match a layer, but matches none of {some}.")
+        patterns += found
+    return tuple(patterns)
+
+
+def left_out(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> str:
+    """Return why a layer is left dense by choice, or nothing."""
+    if include is not None and not any(fnmatchcase(name, pattern) for pattern in include):
+        return "not in `include`"
+    if any(fnmatchcase(name, pattern) for pattern in exclude or ()):
+        return "in `exclude`"
+    return ""
+
+
+def sensitive_ends(order: Sequence[str], layers: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return the layers that stay dense unless they are named, and why.
+
+    Args:
+        order: Names of the layers that ran, in that order.
+        layers: Layer name -> module.
+    """
+    convolutions = [name for name in order if not isinstance(layers[name], nn.Linear)]
+    linears = [name for name in order if isinstance(layers[name], nn.Linear)]
+    ends = {}
+    if convolutions:
+        ends[convolutions[0]] = "first convolution, left dense unless `include` names it"
+    if linears and order[-1] == linears[-1]:
+        ends[linears[-1]] = "last linear layer, left dense unless `include` names it"
+    return ends
