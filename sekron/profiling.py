@@ -21,6 +21,7 @@ from sekron.kinds import TRANSPOSED
 from sekron.plan import Plan
 from sekron.structure import Structure
 from sekron.surgery import reason_to_skip, replaceable_modules, shared_weights
+from sekron.witness import reasons_to_keep
 
 Inputs = Tensor | tuple[Any, ...]
 
@@ -155,6 +156,8 @@ def profile(
     include = patterns_of("include", include, listed)
     exclude = patterns_of("exclude", exclude, listed)
     ends = sensitive_ends([name for name in order if name in calls], modules)
+    replaced = [name for name in calls if not reason_to_skip(modules[name])]
+    kept = reasons_to_keep(network, replaced, arguments)
     layers = []
     for name in order:
         module = modules[name]
@@ -163,6 +166,7 @@ def profile(
             reason = f"shares its weight with {shared[name]}"
         if not reason and name not in calls:
             reason = "never ran on the example input"
+        reason = reason or kept.get(name, "")
         if not reason:
             reason = left_out(name, include, exclude) or (
                 "" if include is not None else ends.get(name, "")
