@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
-from sekron.profiling import Inputs, NetworkProfile, count_flops, first_image
+from sekron.counting import count_flops
+from sekron.profiling import Inputs, NetworkProfile, first_image
 
 BISECTIONS = 8
 """Halvings of the pruning ratio; each prunes a copy of the network."""

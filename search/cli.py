@@ -39,7 +39,8 @@ from search.run import run as run_search
 from search.sources import load_images, load_model, load_score, parse_shape
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.checkpoint import save
-from sekron.profiling import count_flops, profile
+from sekron.counting import count_flops
+from sekron.profiling import profile
 
 app = typer.Typer(
     help="Search tensor factorizations that make a trained network smaller and faster.",

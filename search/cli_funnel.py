@@ -14,8 +14,9 @@ from search.funnel import GATE_RATE
 from search.funnel import funnel as close_gates
 from search.sources import load_labelled, load_model, parse_shape
 from sekron.checkpoint import save
+from sekron.counting import count_flops
 from sekron.gates import Funnel
-from sekron.profiling import count_flops, profile
+from sekron.profiling import profile
 from sekron.recipe import Recipe
 
 

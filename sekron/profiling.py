@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import conv_flop_count, get_shape
 from torch import Tensor, nn
 
 from sekron.budget import RESOURCES, Budget
 from sekron.choice import Selection, left_out, patterns_of, sensitive_ends
 from sekron.contraction import flops_of_ranks
-from sekron.evaluation import evaluating
+from sekron.counting import count_flops
 from sekron.geometry import Geometry
 from sekron.kinds import TRANSPOSED
 from sekron.plan import Plan
@@ -188,27 +186,6 @@ def profile(
 def first_image(example_input: Inputs) -> tuple[Any, ...]:
     """Return the arguments that FLOPs are counted on: of a tensor the first image."""
     return example_input if isinstance(example_input, tuple) else (example_input[:1],)
-
-
-def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict[str, int]]:
-    """Return fvcore's multiply-adds of a network, and the operators that it does not count.
-
-    `padding="same"` is counted here, because fvcore takes such a convolution for free.
-
-    Reference:
-        fvcore, docs/flop_count.md: one FLOP is one multiply-add.
-    """
-    with evaluating(model):
-        analysis = FlopCountAnalysis(model, arguments)
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        analysis.tracer_warnings("none")
-        analysis.set_op_handle("aten::_convolution_mode", _same_convolution)
-        return int(analysis.total()), dict(analysis.unsupported_ops())
-
-
-def _same_convolution(inputs: list[Any], outputs: list[Any]) -> int:
-    x, weight, out = (get_shape(value) for value in (inputs[0], inputs[1], outputs[0]))
-    return int(conv_flop_count(x, weight, out))
 
 
 def _record_calls(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, list[Geometry]]:

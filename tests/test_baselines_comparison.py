@@ -14,8 +14,9 @@ from baselines import ALLOCATIONS, METHODS, compare
 from baselines.comparison import COLUMNS
 from sekron.budget import Budget
 from sekron.conv import SeKronConv2d
+from sekron.counting import count_flops
 from sekron.linear import SeKronLinear
-from sekron.profiling import count_flops, profile
+from sekron.profiling import profile
 
 HALF = Budget(flops=0.5)
 BUDGETS = [HALF, Budget(flops=0.6, params=0.4), Budget(flops=0.01)]

@@ -17,7 +17,7 @@ import search
 import sekron
 from search import cli
 from search.folder import RunFolder
-from sekron.profiling import count_flops
+from sekron.counting import count_flops
 
 NETWORKS = """
 import torch

@@ -19,9 +19,9 @@ from search.folder import RunFolder
 from search.timetable import LayerTime, Timetable
 from search.timing import Stopwatch
 from sekron.contraction import cheapest_order, flops
+from sekron.counting import count_flops
 from sekron.emission import DEFAULT, Form
 from sekron.plan import Plan
-from sekron.profiling import count_flops
 from sekron.structure import Structure
 from sekron.surgery import forms_of, structures_of
 

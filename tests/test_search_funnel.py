@@ -14,9 +14,10 @@ import search
 import sekron
 from search import funnel
 from search.cli import main
+from sekron.counting import count_flops
 from sekron.finetuning import fit
 from sekron.gates import Funnel
-from sekron.profiling import count_flops, profile
+from sekron.profiling import profile
 
 RECIPE = sekron.Recipe(epochs=2, learning_rate=0.05)
 IMAGE = torch.zeros(1, 3, 8, 8)

@@ -11,7 +11,7 @@ from torch import nn
 import search
 from search import Budget, InfeasibleBudget
 from sekron import Structure, relative_error
-from sekron.profiling import count_flops
+from sekron.counting import count_flops
 
 ARGUMENTS = {"n_trials": 6, "max_sequence_length": 3, "measure_seconds": 0, "progress": False}
 

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sekron import SeKronConv2d, Structure, decompose, reconstruct
+from sekron.counting import count_flops
 from sekron.emission import Form
-from sekron.profiling import count_flops
 
 STRUCTURES = {
     "dense": "chain:7x5x3x2",

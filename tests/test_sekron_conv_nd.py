@@ -10,10 +10,10 @@ import search
 from search import Budget
 from sekron import Plan, SeKronConv, Structure, load, reconstruct, save
 from sekron.contraction import flops
+from sekron.counting import count_flops
 from sekron.emission import Form
 from sekron.geometry import Geometry
 from sekron.moments import moments
-from sekron.profiling import count_flops
 from tests.conftest import decayed
 
 STRUCTURES = {

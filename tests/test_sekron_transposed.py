@@ -11,11 +11,11 @@ import search
 from search import Budget
 from sekron import Plan, SeKronConvTranspose, Structure, load, reconstruct, save
 from sekron.contraction import flops
+from sekron.counting import count_flops
 from sekron.emission import Form, Rearrangement
 from sekron.geometry import Geometry
 from sekron.metric import Metric
 from sekron.moments import moments
-from sekron.profiling import count_flops
 from tests.conftest import decayed
 
 STRUCTURES = {

@@ -18,8 +18,9 @@ import baselines
 import search
 import sekron
 from baselines.contenders import Contender, Decomposed, Pruned
+from sekron.counting import count_flops
 from sekron.gates import Funnel
-from sekron.profiling import count_flops, profile
+from sekron.profiling import profile
 from sekron.surgery import structures_of
 from studies.classification.tasks import SPLITS, Task, task_of
 from studies.training import RUNS

@@ -1,0 +1,101 @@
+"""Multiply-adds of a whole network by fvcore, and what has to be added to its rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from fvcore.nn.jit_handles import conv_flop_count, get_shape
+from torch import nn
+
+from sekron.evaluation import evaluating
+
+
+def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict[str, int]]:
+    """Return fvcore's multiply-adds of a network, and the operators that it does not count.
+
+    What fvcore takes for free, or fails at, though it multiplies, is counted here: convolutions
+    with `padding="same"`, attention, products with vectors, `tensordot`, `baddbmm`, and recurrent
+    layers.
+
+    Args:
+        model: In evaluation mode while it runs, then as it was.
+        arguments: Of its forward pass.
+
+    Reference:
+        fvcore, docs/flop_count.md: one FLOP is one multiply-add.
+    """
+    with evaluating(model), _modules_alone():
+        analysis = FlopCountAnalysis(model, arguments)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        analysis.tracer_warnings("none")
+        for operator, handle in HANDLES.items():
+            analysis.set_op_handle(operator, handle)
+        return int(analysis.total()), dict(analysis.unsupported_ops())
+
+
+@contextmanager
+def _modules_alone() -> Iterator[None]:
+    """Keep torch from running an attention block as one operator that nobody can count."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _same_convolution(inputs: list[Any], outputs: list[Any]) -> int:
+    x, weight, out = (get_shape(value) for value in (inputs[0], inputs[1], outputs[0]))
+    return int(conv_flop_count(x, weight, out))
+
+
+def _attention(inputs: list[Any], outputs: list[Any]) -> int:
+    """Queries by keys, then weights by values."""
+    query, key, out = _shape(inputs[0]), _shape(inputs[1]), _shape(outputs[0])
+    return prod(query[:-1]) * key[-2] * (query[-1] + out[-1])
+
+
+def _product(inputs: list[Any], outputs: list[Any]) -> int:
+    """Every number of the output sums over the last axis of the first factor."""
+    return prod(_shape(outputs[0])) * _shape(inputs[0])[-1]
+
+
+def _added_product(inputs: list[Any], outputs: list[Any]) -> int:
+    return _product(inputs[1:], outputs)
+
+
+def _tensordot(inputs: list[Any], outputs: list[Any]) -> int:
+    shape, axes = _shape(inputs[0]), [int(a.toIValue()) for a in inputs[2].node().inputs()]
+    return prod(_shape(outputs[0])) * prod(shape[axis] for axis in axes)
+
+
+def _recurrent(inputs: list[Any], outputs: list[Any]) -> int:
+    """Every matrix is applied once for each step of each sequence."""
+    steps = prod(_shape(outputs[0])[:-1])
+    weights = [_shape(value) for value in inputs[2].node().inputs()]
+    return steps * sum(prod(weight) for weight in weights if len(weight) == 2)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(map(int, get_shape(value)))
+
+
+HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
+    "aten::_convolution_mode": _same_convolution,
+    "aten::scaled_dot_product_attention": _attention,
+    "aten::matmul": _product,
+    "aten::mv": _product,
+    "aten::dot": _product,
+    "aten::baddbmm": _added_product,
+    "aten::tensordot": _tensordot,
+    "aten::lstm": _recurrent,
+    "aten::gru": _recurrent,
+    "aten::rnn_tanh": _recurrent,
+    "aten::rnn_relu": _recurrent,
+}
+"""Operator -> its multiply-adds, from the values that go in and come out of it."""
