@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from search.journal import FileLock, drop_half_line
+from search.records import reading
 from search.timetable import Timetable
 from sekron.budget import Budget
 from sekron.geometry import Geometry
@@ -149,17 +150,13 @@ class RunFolder:
         path = self.path / "run.json"
         if not path.exists():
             raise FileNotFoundError(f"{self.path} must be a run folder, but has no run.json.")
-        try:
+        with reading(str(path)):
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["format"] != FORMAT or data["version"] != VERSION:
                 raise ValueError(f"it is {data['format']} {data['version']}")
             record = _settings(data["settings"]), _profile(data["profile"]), dict(data["weights"])
             check_record(*record)
             return record
-        except KeyError as error:
-            raise ValueError(f"{path} is damaged: it has no {error.args[0]!r}.") from error
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged: {error}.") from error
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the folder in one step."""

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from search.folder import RunFolder
+from search.records import reading
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.calibration import norms_with_statistics, recalibrate
 from sekron.moments import Batches
@@ -62,7 +63,7 @@ class Scores:
         Raises:
             ValueError: If it is damaged; the message names `source`.
         """
-        try:
+        with reading(source):
             data: Any = json.loads(text)
             if data["format"] != FORMAT or data["version"] != VERSION:
                 raise ValueError(f"it is {data['format']} {data['version']}")
@@ -74,10 +75,6 @@ class Scores:
             for plan in (*scores.networks, *scores.winners.values()):
                 Plan.from_json(plan)
             return scores
-        except KeyError as error:
-            raise ValueError(f"{source} is damaged: it has no {error.args[0]!r}.") from error
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{source} is damaged: {error}.") from error
 
 
 def recorded(folder: RunFolder) -> Scores | None:

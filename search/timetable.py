@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
+from search.records import reading
 from sekron.contraction import flops_of_ranks
 from sekron.emission import DEFAULT, Form
 from sekron.plan import Plan
@@ -237,7 +238,7 @@ class Timetable:
         Raises:
             ValueError: If it is damaged; the message names `source`.
         """
-        try:
+        with reading(source):
             data: Any = json.loads(text)
             if data["format"] != FORMAT or data["version"] != VERSION:
                 raise ValueError(f"it is {data['format']} {data['version']}")
@@ -266,10 +267,6 @@ class Timetable:
                 point, timed = _timed(entry)
                 table.timed.setdefault(entry["layers"], {})[point] = timed
             return table
-        except KeyError as error:
-            raise ValueError(f"{source} is damaged: it has no {error.args[0]!r}.") from error
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{source} is damaged: {error}.") from error
 
 
 def _timed(entry: Any) -> tuple[Point, TimedPoint]:

@@ -1,16 +1,18 @@
 """The factorized convolution against torch's own on the rebuilt kernel, in fp64."""
 
 import copy
-from itertools import permutations, product
+from functools import partial
+from itertools import permutations
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sekron import SeKronConv2d, Structure, decompose, reconstruct
+from sekron import SeKronConv2d, Structure, decompose
 from sekron.counting import count_flops
 from sekron.emission import Form
+from tests.oracles import check_forms, check_gradients
 
 STRUCTURES = {
     "dense": "chain:7x5x3x2",
@@ -71,36 +73,15 @@ def images(layer, height=17, width=19):
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @every_structure
 def test_every_form_equals_the_dense_convolution(case, geometry):
-    first = layer_of(case, **GEOMETRIES[geometry])
-    x, factors = images(first), first.factors()
-    with torch.no_grad():
-        expected = first.to_conv2d()(x)
-        torch.testing.assert_close(first(x), expected)
-        orders = permutations(range(first.structure.length))
-        for order, matmul in product(orders, (False, True)):
-            layer = layer_of(case, form=Form(order, matmul), **GEOMETRIES[geometry])
-            layer.set_factors(factors)
-            layer.load_state_dict({"bias": first.bias} if first.bias is not None else {}, False)
-            assert layer.order == order
-            torch.testing.assert_close(layer(x), expected)
+    make = partial(layer_of, case, **GEOMETRIES[geometry])
+    check_forms(make, images(make()))
 
 
 @pytest.mark.parametrize("geometry", ["plain", "all", "reflect"])
 @every_structure
 def test_gradients_equal_those_through_the_rebuilt_kernel(case, geometry):
     layer = layer_of(case, **GEOMETRIES[geometry])
-    x = images(layer).requires_grad_()
-    factors = [a.detach().requires_grad_() for a in layer.factors()]
-    dense, bias = layer.to_conv2d(), layer.bias.detach().requires_grad_()
-    y = torch.func.functional_call(
-        dense, {"weight": reconstruct(factors, layer.structure), "bias": bias}, x
-    )
-    direction = torch.randn_like(y)
-    expected = torch.autograd.grad(y, [x, bias, *factors], direction)
-    found = torch.autograd.grad(layer(x), [x, layer.bias, *layer.weights], direction)
-    torch.testing.assert_close(found[:2], expected[:2])
-    for operation, gradient in zip(layer.operations, found[2:], strict=True):
-        torch.testing.assert_close(operation.unpack(gradient), expected[2 + operation.factor])
+    check_gradients(layer, images(layer))
 
 
 @every_structure

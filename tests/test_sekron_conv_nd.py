@@ -1,6 +1,6 @@
 """One and three spatial axes: the layer is the same, and torch's own convolution the oracle."""
 
-from itertools import permutations, product
+from functools import partial
 
 import pytest
 import torch
@@ -8,13 +8,14 @@ from torch import nn
 
 import search
 from search import Budget
-from sekron import Plan, SeKronConv, Structure, load, reconstruct, save
+from sekron import Plan, SeKronConv, Structure, load, save
 from sekron.contraction import flops
 from sekron.counting import count_flops
 from sekron.emission import Form
 from sekron.geometry import Geometry
 from sekron.moments import moments
 from tests.conftest import decayed
+from tests.oracles import check_forms, check_gradients
 
 STRUCTURES = {
     "1d-dense": "chain:7x5x6",
@@ -55,33 +56,14 @@ def images(layer):
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @every_structure
 def test_every_form_equals_the_dense_convolution(case, geometry):
-    first = layer_of(case, **GEOMETRIES[geometry])
-    x, factors = images(first), first.factors()
-    with torch.no_grad():
-        expected = first.to_conv()(x)
-        for order, matmul in product(permutations(range(first.structure.length)), (False, True)):
-            layer = layer_of(case, form=Form(order, matmul), **GEOMETRIES[geometry])
-            layer.set_factors(factors)
-            layer.load_state_dict({"bias": first.bias} if first.bias is not None else {}, False)
-            torch.testing.assert_close(layer(x), expected)
-        torch.testing.assert_close(first(x[0]), expected[0])
+    make = partial(layer_of, case, **GEOMETRIES[geometry])
+    check_forms(make, images(make()))
 
 
 @every_structure
 def test_gradients_equal_those_through_the_rebuilt_kernel(case):
     layer = layer_of(case, stride=2, padding=1)
-    x = images(layer).requires_grad_()
-    factors = [a.detach().requires_grad_() for a in layer.factors()]
-    dense, bias = layer.to_conv(), layer.bias.detach().requires_grad_()
-    y = torch.func.functional_call(
-        dense, {"weight": reconstruct(factors, layer.structure), "bias": bias}, x
-    )
-    direction = torch.randn_like(y)
-    expected = torch.autograd.grad(y, [x, bias, *factors], direction)
-    found = torch.autograd.grad(layer(x), [x, layer.bias, *layer.weights], direction)
-    torch.testing.assert_close(found[:2], expected[:2])
-    for operation, gradient in zip(layer.operations, found[2:], strict=True):
-        torch.testing.assert_close(operation.unpack(gradient), expected[2 + operation.factor])
+    check_gradients(layer, images(layer))
 
 
 @pytest.mark.parametrize("geometry", ["plain", "stride", "all"])

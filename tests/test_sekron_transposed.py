@@ -1,6 +1,6 @@
 """Transposed convolutions against torch's own on the rebuilt kernel, in fp64."""
 
-from itertools import permutations, product
+from functools import partial
 
 import pytest
 import torch
@@ -9,14 +9,15 @@ from torch.nn import functional as F
 
 import search
 from search import Budget
-from sekron import Plan, SeKronConvTranspose, Structure, load, reconstruct, save
+from sekron import Plan, SeKronConvTranspose, Structure, load, save
 from sekron.contraction import flops
 from sekron.counting import count_flops
-from sekron.emission import Form, Rearrangement
+from sekron.emission import Rearrangement
 from sekron.geometry import Geometry
 from sekron.metric import Metric
 from sekron.moments import moments
 from tests.conftest import decayed
+from tests.oracles import check_forms, check_gradients
 
 STRUCTURES = {
     "1d-svd": "chain:5x1x6,1x7x1@4",
@@ -59,34 +60,15 @@ def images(layer):
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @every_structure
 def test_every_form_equals_the_dense_convolution(case, geometry):
-    first = layer_of(case, **GEOMETRIES[geometry])
-    x, factors = images(first), first.factors()
-    with torch.no_grad():
-        expected = first.to_conv()(x)
-        for order, matmul in product(permutations(range(first.structure.length)), (False, True)):
-            layer = layer_of(case, form=Form(order, matmul), **GEOMETRIES[geometry])
-            layer.set_factors(factors)
-            layer.load_state_dict({"bias": first.bias} if first.bias is not None else {}, False)
-            torch.testing.assert_close(layer(x), expected)
-        torch.testing.assert_close(first(x[0]), expected[0])
+    make = partial(layer_of, case, **GEOMETRIES[geometry])
+    check_forms(make, images(make()))
 
 
 @pytest.mark.parametrize("geometry", ["plain", "all"])
 @every_structure
 def test_gradients_equal_those_through_the_rebuilt_kernel(case, geometry):
     layer = layer_of(case, **GEOMETRIES[geometry])
-    x = images(layer).requires_grad_()
-    factors = [a.detach().requires_grad_() for a in layer.factors()]
-    dense, bias = layer.to_conv(), layer.bias.detach().requires_grad_()
-    y = torch.func.functional_call(
-        dense, {"weight": reconstruct(factors, layer.structure), "bias": bias}, x
-    )
-    direction = torch.randn_like(y)
-    expected = torch.autograd.grad(y, [x, bias, *factors], direction)
-    found = torch.autograd.grad(layer(x), [x, layer.bias, *layer.weights], direction)
-    torch.testing.assert_close(found[:2], expected[:2])
-    for operation, gradient in zip(layer.operations, found[2:], strict=True):
-        torch.testing.assert_close(operation.unpack(gradient), expected[2 + operation.factor])
+    check_gradients(layer, images(layer))
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)

@@ -51,7 +51,8 @@ def main() -> None:
                     print(f"{method} does not reach {budget}")
                     continue
                 epochs = options.epochs + options.funnel_epochs * (method == AS_LONG)
-                row = {**key, "dense": dense, **_ladder(task, network, options.steps, epochs)}
+                recipe = sekron.Recipe(epochs=epochs, learning_rate=options.learning_rate)
+                row = {**key, "dense": dense, **_ladder(task, network, options.steps, recipe)}
                 print(row)
                 frame = pd.concat([frame, pd.DataFrame([row])], ignore_index=True)
                 frame.round(4).to_csv(path, index=False)
@@ -102,7 +103,9 @@ def _rival(task: Task, method: str) -> Contender:
     return Decomposed(task.model, measured, tables, own.factorize)
 
 
-def _ladder(task: Task, network: nn.Module, tune_steps: int, epochs: int) -> dict[str, float]:
+def _ladder(
+    task: Task, network: nn.Module, tune_steps: int, recipe: sekron.Recipe
+) -> dict[str, float]:
     """Return what the network costs, as shares of the dense one, and its accuracy on every rung."""
     flops = [count_flops(n, (task.example,))[0] for n in (network, task.model)]
     params = [sum(p.numel() for p in n.parameters()) for n in (network, task.model)]
@@ -113,7 +116,7 @@ def _ladder(task: Task, network: nn.Module, tune_steps: int, epochs: int) -> dic
         "refitted": lambda: sekron.refit(network, task.model, task.unlabelled),
         "tuned": lambda: sekron.tune(network, task.model, task.unlabelled, steps=tune_steps),
         "finetuned": lambda: sekron.finetune(
-            network, task.loader(), dense=task.model, recipe=sekron.Recipe(epochs=epochs)
+            network, task.loader(), dense=task.model, recipe=recipe
         ),
     }
     if not structures_of(network):
@@ -141,6 +144,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=3, help="of a sequence, in the search")
     parser.add_argument("--steps", type=int, default=60, help="of tune")
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning")
+    parser.add_argument("--learning-rate", type=float, default=0.01, help="of fine-tuning")
     parser.add_argument("--funnel-epochs", type=int, default=2, help="before the fine-tuning")
     parser.add_argument(
         "--funnel-strength", type=float, default=0.025, help="more than published: fewer steps"
