@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -100,18 +101,30 @@ def settle_score(
             f"the score must be reachable, got {result.budget}; the best of "
             f"{contest.n_entered} plans within its other limits has {contest.most:g}."
         )
-    judge.crown(result.key, contest.best.plan)
+    winner = contest.best
+    if not (winner.plan or result.budget.is_clocked or contest.slower is None):
+        winner = contest.slower
+        warnings.warn(
+            f"{result.budget} is out of reach for networks that are not slower than the dense one; "
+            "the plan is for one that is.",
+            stacklevel=5,
+        )
+    judge.crown(result.key, winner.plan)
     return replace(result, scores=judge.scores)
 
 
 @dataclass(slots=True)
 class _Contest:
-    """The best plan so far, its score, the best score at all, and how many plans competed."""
+    """The best plan so far, its score, the best score at all, and how many plans competed.
+
+    The cheapest of the plans that are good enough, but that the clock does not admit, is kept too.
+    """
 
     result: SearchResult
     judge: Judge
     holds: Holds
     best: Member | None = None
+    slower: Member | None = None
     score: float = -math.inf
     most: float = -math.inf
     n_entered: int = 0
@@ -135,6 +148,10 @@ class _Contest:
             is_better = score >= least and member.used["flops"] < flops
         if is_better and self.holds(member):
             self.best, self.score = member, score
+        elif is_better and (
+            self.slower is None or member.used["flops"] < self.slower.used["flops"]
+        ):
+            self.slower = member
         self.most = max(self.most, score)
         self.n_entered += 1
         return score

@@ -338,3 +338,17 @@ def test_the_winner_holds_the_clock_too(
     loaded = search.load(tmp_path / "run")
     assert loaded.best.to_json() == result.best.to_json()
     assert loaded.timetable.to_json() == result.timetable.to_json()
+
+
+def test_where_all_are_slower_the_fewest_flops_win_with_a_warning(
+    world, network, small_input, images, score
+):
+    world.slowness = 4.0
+    arguments = {"budget": Budget(min_score=0.45), "measure_seconds": AMPLE}
+    with pytest.warns(UserWarning, match=r"score ≥ 0.45 is out of reach for networks that are not"):
+        result = run(network, small_input, images, score, **arguments)
+    used = result.profile.totals(result.best)["flops"]
+    assert result.best
+    assert result.scores.of(result.best) >= 0.45
+    for value, other, _ in by_score(result):
+        assert value < 0.45 or other["flops"] >= used
