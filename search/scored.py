@@ -96,18 +96,18 @@ def settle_score(
             break  # nothing is cheaper than the best plan
         trial.set_user_attr("plan", plan.to_json())
         study.tell(trial, contest.enter(plan))
-    if contest.best is None:
-        raise InfeasibleBudget(
-            f"the score must be reachable, got {result.budget}; the best of "
-            f"{contest.n_entered} plans within its other limits has {contest.most:g}."
-        )
     winner = contest.best
-    if not (winner.plan or result.budget.is_clocked or contest.slower is None):
+    if not result.budget.is_clocked and contest.slower and not (winner and winner.plan):
         winner = contest.slower
         warnings.warn(
             f"{result.budget} is out of reach for networks that are not slower than the dense one; "
             "the plan is for one that is.",
             stacklevel=5,
+        )
+    if winner is None:
+        raise InfeasibleBudget(
+            f"the score must be reachable, got {result.budget}; the best of "
+            f"{contest.n_entered} plans within its other limits has {contest.most:g}."
         )
     judge.crown(result.key, winner.plan)
     return replace(result, scores=judge.scores)

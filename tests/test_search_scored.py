@@ -340,11 +340,14 @@ def test_the_winner_holds_the_clock_too(
     assert loaded.timetable.to_json() == result.timetable.to_json()
 
 
+@pytest.mark.filterwarnings("ignore:.* is out of reach without layers that were measured slower")
+@pytest.mark.filterwarnings("ignore:flops ≤ 80.0% is out of reach for networks that are not slower")
+@pytest.mark.parametrize("limits", [{}, {"flops": 0.8}], ids=["alone", "with-flops"])
 def test_where_all_are_slower_the_fewest_flops_win_with_a_warning(
-    world, network, small_input, images, score
+    world, network, small_input, images, score, limits
 ):
-    world.slowness = 4.0
-    arguments = {"budget": Budget(min_score=0.45), "measure_seconds": AMPLE}
+    world.slowness = 40.0
+    arguments = {"budget": Budget(min_score=0.45, **limits), "measure_seconds": AMPLE}
     with pytest.warns(UserWarning, match=r"score ≥ 0.45 is out of reach for networks that are not"):
         result = run(network, small_input, images, score, **arguments)
     used = result.profile.totals(result.best)["flops"]
