@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from search.journal import FileLock, drop_half_line
-from search.records import reading
+from search.records import document, reading
 from search.timetable import Timetable
 from sekron.budget import Budget
 from sekron.geometry import Geometry
@@ -151,9 +151,7 @@ class RunFolder:
         if not path.exists():
             raise FileNotFoundError(f"{self.path} must be a run folder, but has no run.json.")
         with reading(str(path)):
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data["format"] != FORMAT or data["version"] != VERSION:
-                raise ValueError(f"it is {data['format']} {data['version']}")
+            data = document(path.read_text(encoding="utf-8"), FORMAT, VERSION)
             record = _settings(data["settings"]), _profile(data["profile"]), dict(data["weights"])
             check_record(*record)
             return record

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -22,3 +24,16 @@ def reading(source: str) -> Iterator[None]:
         raise ValueError(f"{source} is damaged: it has no {error.args[0]!r}.") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{source} is damaged: {error}.") from error
+
+
+def document(text: str, name: str, version: int) -> Any:
+    """Return what a JSON text holds, where it says that it is of this format and version.
+
+    Raises:
+        ValueError: If it is no JSON, or of another format or version.
+        KeyError: If it says neither.
+    """
+    data = json.loads(text)
+    if data["format"] != name or data["version"] != version:
+        raise ValueError(f"it is {data['format']} {data['version']}")
+    return data

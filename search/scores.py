@@ -8,12 +8,11 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
 from search.folder import RunFolder
-from search.records import reading
+from search.records import document, reading
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.calibration import norms_with_statistics, recalibrate
 from sekron.moments import Batches
@@ -64,9 +63,7 @@ class Scores:
             ValueError: If it is damaged; the message names `source`.
         """
         with reading(source):
-            data: Any = json.loads(text)
-            if data["format"] != FORMAT or data["version"] != VERSION:
-                raise ValueError(f"it is {data['format']} {data['version']}")
+            data = document(text, FORMAT, VERSION)
             scores = cls(
                 float(data["dense"]),
                 {str(plan): float(score) for plan, score in data["networks"].items()},

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
-from search.records import reading
+from search.records import document, reading
 from sekron.contraction import flops_of_ranks
 from sekron.emission import DEFAULT, Form
 from sekron.plan import Plan
@@ -239,9 +239,7 @@ class Timetable:
             ValueError: If it is damaged; the message names `source`.
         """
         with reading(source):
-            data: Any = json.loads(text)
-            if data["format"] != FORMAT or data["version"] != VERSION:
-                raise ValueError(f"it is {data['format']} {data['version']}")
+            data = document(text, FORMAT, VERSION)
             shapes = tuple(tuple(map(int, shape)) for shape in data["setting"]["input_shapes"])
             table = cls(
                 Setting(**{**data["setting"], "input_shapes": shapes}),

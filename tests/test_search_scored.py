@@ -340,6 +340,7 @@ def test_the_winner_holds_the_clock_too(
     assert loaded.timetable.to_json() == result.timetable.to_json()
 
 
+# With FLOPs limited too, the search says the same of layers, and of its plan before any scoring.
 @pytest.mark.filterwarnings("ignore:.* is out of reach without layers that were measured slower")
 @pytest.mark.filterwarnings("ignore:flops ≤ 80.0% is out of reach for networks that are not slower")
 @pytest.mark.parametrize("limits", [{}, {"flops": 0.8}], ids=["alone", "with-flops"])

@@ -39,6 +39,7 @@ GEOMETRIES = {
     "reflect": {"padding": 2, "padding_mode": "reflect"},
     "circular": {"padding": 1, "padding_mode": "circular", "stride": 3},
 }
+# torch's own convolution says that it pads unevenly; the factorized layer does so by itself.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 every_structure = pytest.mark.parametrize("case", STRUCTURES)
 
@@ -145,7 +146,7 @@ def test_networks_are_searched_applied_saved_and_loaded(build, shape, tmp_path):
     small = result.best.apply(model)
     counted, unsupported = count_flops(small, (x[:1],))
     assert counted == result.profile.totals(result.best)["flops"] <= 0.6 * result.profile.flops
-    assert not unsupported or set(unsupported) <= set(result.profile.unsupported)
+    assert set(unsupported) <= set(result.profile.unsupported)
     torch.autograd.backward(small(x).square().sum())
     assert all(p.grad is not None for p in small.parameters())
     save(small, tmp_path / "small.safetensors")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from studies.cifar import cifar10
 from studies.classification.tasks import build_network
 from tests.test_studies_data import write_cifar
 
@@ -31,8 +32,6 @@ def study(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cifar(tmp_path):
-    from studies.cifar import cifar10  # noqa: PLC0415  the key of the writer
-
     write_cifar(tmp_path, cifar10, n=16)
     return tmp_path
 
