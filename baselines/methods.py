@@ -19,7 +19,8 @@ from baselines.templates import channel_svd, gkpd, spatial_svd, tucker2
 from sekron.contraction import n_params_of_ranks
 from sekron.decomposition import decompose, reconstruct
 from sekron.digits import divisors
-from sekron.spectrum import RankCurve, Spectra, scaled_ranks
+from sekron.rank_grid import scaled_ranks
+from sekron.spectrum import RankCurve, Spectra
 from sekron.structure import Point, Shape, Structure
 
 N_RANKS = 12

@@ -112,6 +112,8 @@ def _ranks(layer: LayerProfile, model: nn.Module) -> tuple[int, ...]:
 
 def _structure(layer: LayerProfile, ranks: tuple[int, ...], scale: float) -> Structure | None:
     """Return a layer's structure at scaled ranks, or None where the dense layer is smaller."""
+    if layer.groups > 1:  # the method does not know them
+        return None
     family, shapes = tucker2(layer.weight_shape)
     real = tuple(shape for shape in shapes if max(shape) > 1)
     sizes = layer.weight_shape[:2] if len(ranks) > 1 else (min(layer.weight_shape[:2]),)

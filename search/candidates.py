@@ -21,7 +21,7 @@ from sekron.contraction import flops_of_ranks, n_params_of_ranks
 from sekron.geometry import Geometry
 from sekron.pareto import hypervolume
 from sekron.spectrum import RankCurve, Spectra
-from sekron.structure import FAMILIES, Point, Structure, n_ranks
+from sekron.structure import FAMILIES, Point, Structure, clipped_ranks, n_ranks
 from sekron.table import FRONTS, CandidateTable
 
 IDENTITY = "weight"
@@ -56,7 +56,7 @@ class LayerStudy:
         self.spectra = spectra
         self.space = space
         self.table = CandidateTable.within(
-            spectra.metric, spectra.dense_flops, spectra.dense_params
+            spectra.metric, spectra.dense_flops, spectra.dense_params, spectra.groups
         )
         self._values: dict[Point, tuple[float, ...]] = {}
         self.study = optuna.create_study(
@@ -190,18 +190,25 @@ def _curve(trial: FrozenTrial, point: Point, geometries: tuple[Geometry, ...]) -
     ranks = np.array(trial.user_attrs["ranks"], dtype=np.int64)
     ranks = ranks.reshape(-1, n_ranks(family, len(shapes)))
     flops = np.sum([flops_of_ranks(shapes, bonds, ranks, g) for g in geometries], axis=0)
-    params = n_params_of_ranks(shapes, bonds, ranks)
+    groups = geometries[0].groups
+    params = groups * n_params_of_ranks(shapes, bonds, ranks)
     errors = np.array(trial.user_attrs["errors"], dtype=np.float64)
-    return RankCurve(family, shapes, ranks, errors, flops, params)
+    return RankCurve(family, shapes, ranks, errors, flops, params, groups)
 
 
 def least_structures(
-    space: Space, geometries: tuple[Geometry, ...]
+    space: Space, geometries: tuple[Geometry, ...], rank_multiple: int = 1
 ) -> list[tuple[Structure, int, int]]:
-    """Return every template at rank 1 with its FLOPs and parameters: the least a layer can cost."""
+    """Return every template at its least ranks with its FLOPs and parameters.
+
+    That is about the least that a layer can cost.
+    """
     least = []
     for family, shapes in space.templates():
-        structure = Structure(family, shapes, (1,) * n_ranks(family, len(shapes)))
+        ranks = (rank_multiple,) * n_ranks(family, len(shapes))
+        if clipped_ranks(family, shapes, ranks) != ranks:
+            continue
+        structure = Structure(family, shapes, ranks, geometries[0].groups)
         flops = sum(
             structure.flops(
                 g.output_size, stride=g.stride, dilation=g.dilation, input_size=g.input_size

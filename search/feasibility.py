@@ -12,19 +12,24 @@ from sekron.profiling import LayerProfile, NetworkProfile
 from sekron.relaxation import Options
 
 
-def check_feasible(budget: Budget, profile: NetworkProfile, spaces: dict[str, Space]) -> None:
+def check_feasible(
+    budget: Budget, profile: NetworkProfile, spaces: dict[str, Space], rank_multiple: int = 1
+) -> None:
     """Refuse a budget that the cheapest structures of all layers do not meet.
 
     Args:
         budget: Of the whole network.
         profile: Of the network.
         spaces: The structures of every searched layer.
+        rank_multiple: Of which all ranks are multiples.
 
     Raises:
         InfeasibleBudget: With the least that is reachable and what holds it up.
     """
     available = profile.available(budget)
-    options = [_least_options(layer, spaces[layer.name]) for layer in profile.searched]
+    options = [
+        _least_options(layer, spaces[layer.name], rank_multiple) for layer in profile.searched
+    ]
     for name, capacity in available.items():
         column = RESOURCES.index(name)
         least = sum(int(option.costs[:, column].min()) for option in options)
@@ -39,8 +44,9 @@ def check_feasible(budget: Budget, profile: NetworkProfile, spaces: dict[str, Sp
         )
 
 
-def _least_options(layer: LayerProfile, space: Space) -> Options:
-    least = [(flops, params) for _, flops, params in least_structures(space, layer.calls)]
+def _least_options(layer: LayerProfile, space: Space, rank_multiple: int) -> Options:
+    structures = least_structures(space, layer.calls, rank_multiple)
+    least = [(flops, params) for _, flops, params in structures]
     costs = np.array([*least, (layer.flops, layer.params)], dtype=float)
     return Options(np.zeros(len(costs)), costs)
 

@@ -41,6 +41,7 @@ class Settings:
         include: Patterns of layers to search, or None.
         exclude: Patterns of layers to leave dense, or None.
         min_share: Share of FLOPs or parameters below which a layer is left dense.
+        rank_multiple: Of which all ranks are multiples.
         storage: URL of the Optuna storage; None for the file in the folder.
         name: Prefix of the names of the studies.
         model: How the command line made the model; empty for a run from Python.
@@ -64,10 +65,20 @@ class Settings:
     input_shape: tuple[int, ...] = ()
     calibrated: bool = False
     min_share: float = 0.0
+    rank_multiple: int = 1
     budget: Budget = field(default_factory=Budget)
 
 
-FIXED = ("max_sequence_length", "families", "sampler", "seed", "storage", "name", "calibrated")
+FIXED = (
+    "max_sequence_length",
+    "families",
+    "sampler",
+    "seed",
+    "storage",
+    "name",
+    "calibrated",
+    "rank_multiple",
+)
 """Settings that must be the same whenever a folder is used again."""
 
 
@@ -268,10 +279,15 @@ def _settings(data: dict[str, Any]) -> Settings:
 def _profile(data: dict[str, Any]) -> NetworkProfile:
     layers = []
     for layer in data["layers"]:
-        calls = tuple(Geometry(**{k: tuple(v) for k, v in c.items()}) for c in layer["calls"])
+        calls = tuple(map(_geometry, layer["calls"]))
         shape = tuple(layer["weight_shape"])
         layers.append(LayerProfile(**{**layer, "calls": calls, "weight_shape": shape}))
     return NetworkProfile(**{**data, "layers": tuple(layers)})
+
+
+def _geometry(data: dict[str, Any]) -> Geometry:
+    sizes = {name: tuple(size) for name, size in data.items() if name != "groups"}
+    return Geometry(**sizes, groups=int(data.get("groups", 1)))
 
 
 def _python() -> str:

@@ -60,7 +60,7 @@ def candidates_frame(
 ) -> pd.DataFrame:
     """Return the candidates of one layer, the dense one first."""
     structures = [table.structure(row) for row in range(len(table))]
-    structures.append(Structure.dense(layer.weight_shape))
+    structures.append(Structure.dense(layer.weight_shape, layer.groups))
     dense_first = np.roll(np.arange(len(structures)), 1)
     frame = pd.DataFrame(
         {

@@ -152,9 +152,9 @@ def _default_point(weight_shape: tuple[int, ...]) -> Point:
 
 def _largest(layer: LayerProfile, point: Callable[[tuple[int, ...]], Point]) -> Structure:
     """Return a structure at full ranks."""
-    family, shapes = point(layer.weight_shape)
+    family, shapes = point(layer.block_shape)
     unlimited = [layer.params] * n_ranks(family, len(shapes))
-    return Structure(family, shapes, clipped_ranks(family, shapes, unlimited))
+    return Structure(family, shapes, clipped_ranks(family, shapes, unlimited), layer.groups)
 
 
 def _gate(network: nn.Module) -> nn.Module:

@@ -40,7 +40,7 @@ def load(run: str | Path) -> SearchResult:
             if key not in done:
                 study_name = f"{settings.name}/{layer.name}"
                 metric = metrics.get(layer.name)
-                done[key] = CandidateTable.within(metric, layer.flops, layer.params)
+                done[key] = CandidateTable.within(metric, layer.flops, layer.params, layer.groups)
                 n_proposed = -1
                 if study_name in studies:
                     study = optuna.load_study(study_name=study_name, storage=storage)

@@ -26,6 +26,7 @@ from search.scores import Judge, Score
 from search.space import Space
 from search.timetable import Timetable
 from search.timing import Stopwatch
+from sekron.decomposition import EXACT
 from sekron.moments import Batches
 from sekron.profiling import Inputs, LayerProfile, NetworkProfile, profile
 from sekron.progress import bar
@@ -52,7 +53,7 @@ def search(
         raise ValueError(f"the network has nothing to replace: {reasons or 'it has no layers'}.")
     check_finite(model, [layer.name for layer in measured.searched])
     spaces = spaces_of(measured, settings)
-    check_feasible(budget, measured, spaces)
+    check_feasible(budget, measured, spaces, settings.rank_multiple)
     digests = weight_digests(model, measured)
     if folder is not None:
         folder.check(settings, measured, digests)
@@ -75,7 +76,12 @@ def search(
     def study(layer: LayerProfile) -> LayerStudy:
         return LayerStudy(
             f"{settings.name}/{layer.name}",
-            Spectra(weight_of(model, layer.name), layer.calls, metrics.get(layer.name)),
+            Spectra(
+                weight_of(model, layer.name),
+                layer.calls,
+                metrics.get(layer.name),
+                settings.rank_multiple,
+            ),
             spaces[layer.name],
             sampler=settings.sampler,
             seed=settings.seed,
@@ -150,9 +156,18 @@ def _search_layers(
 
 
 def spaces_of(measured: NetworkProfile, settings: Settings) -> dict[str, Space]:
-    """Return layer name -> its structures."""
+    """Return layer name -> its structures.
+
+    What is fitted rank by rank takes as many times as long as a convolution has groups: there only
+    the exact families are searched, if any is.
+    """
+    exact = tuple(family for family in settings.families if family in EXACT)
     return {
-        layer.name: Space(layer.weight_shape, settings.max_sequence_length, settings.families)
+        layer.name: Space(
+            layer.block_shape,
+            settings.max_sequence_length,
+            exact if exact and layer.groups > 1 else settings.families,
+        )
         for layer in measured.searched
     }
 

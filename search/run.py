@@ -34,6 +34,7 @@ def run(
     include: Selection | None = None,
     exclude: Selection | None = None,
     min_share: float = 0.0,
+    rank_multiple: int = 1,
     run: str | Path | None = None,
     storage: str | None = None,
     name: str | None = None,
@@ -65,6 +66,8 @@ def run(
         exclude: Layers to leave dense, in the same way.
         min_share: Share of the FLOPs, or of the parameters, that a layer must have to be worth a
             search.
+        rank_multiple: Of which all ranks are multiples, such as 8 where the device has units that
+            work on so many channels at once.
         run: Folder that keeps everything; a later call with it goes on where this one ended.
         storage: Optuna storage URL; default a journal in the run folder, or memory without one.
         name: Prefix of the studies' names, for a storage that several searches share.
@@ -96,6 +99,8 @@ def run(
             run, there is nothing to replace, or the folder belongs to another search.
     """
     _check_choices(n_trials, max_sequence_length, families, sampler)
+    if rank_multiple < 1:
+        raise ValueError(f"`rank_multiple` must be at least 1, got {rank_multiple}.")
     if n_network_trials < 0:
         raise ValueError(f"`n_network_trials` must be at least 0, got {n_network_trials}.")
     if not measure_seconds >= 0 or (measure_seconds == 0 and budget.is_clocked):
@@ -115,6 +120,7 @@ def run(
         include=patterns_of("include", include, layers),
         exclude=patterns_of("exclude", exclude, layers),
         min_share=min_share,
+        rank_multiple=rank_multiple,
         storage=storage,
         name=name or "sekron",
         model=source[0],

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Axis = tuple[str, int]
 """`("c", k)` in-channel digit of factor k, `("f", k)` out-channel digit, `("r", b)` bond b."""
 
+GROUP: Axis = ("a", 0)
+"""The groups of a grouped convolution: every factor carries them, and they sort first."""
+
 LONGEST_ENUMERATED = 6  # above, only the two sweeps are considered: 7! orders help nobody
 
 
@@ -64,10 +67,10 @@ def steps(shapes: tuple[Shape, ...], bonds: Bonds, order: tuple[int, ...]) -> tu
     plain = _is_plain(shapes)
     ends = {b: i for i, k in enumerate(order) for b in bonds[k]}
     extended = [[i for i, k in enumerate(order) if shapes[k][2 + a] > 1] for a in range(n_axes)]
-    state: tuple[Axis, ...] = tuple(("c", k) for k in range(len(shapes)))
+    state: tuple[Axis, ...] = (GROUP, *(("c", k) for k in range(len(shapes))))
     done = []
     for i, k in enumerate(order):
-        own = {("r", b) for b in bonds[k]}
+        own = {GROUP, *(("r", b) for b in bonds[k])}
         ending = {("r", b) for b in bonds[k] if ends[b] == i} | {("c", k)}
         groups = tuple(axis for axis in state if axis in own - ending)
         batch = tuple(axis for axis in state if axis not in own | ending)
@@ -97,11 +100,15 @@ def final_state(steps: tuple[Step, ...]) -> tuple[Axis, ...]:
 
 def axis_size(structure: Structure) -> Callable[[Axis], int]:
     """Return the function from an axis to its size."""
-    return lambda axis: (
-        structure.ranks[axis[1]]
-        if axis[0] == "r"
-        else structure.shapes[axis[1]][0 if axis[0] == "f" else 1]
-    )
+
+    def size(axis: Axis) -> int:
+        if axis == GROUP:
+            return structure.groups
+        if axis[0] == "r":
+            return structure.ranks[axis[1]]
+        return structure.shapes[axis[1]][0 if axis[0] == "f" else 1]
+
+    return size
 
 
 @cache
@@ -117,6 +124,8 @@ def orders(shapes: tuple[Shape, ...], bonds: Bonds) -> tuple[tuple[int, ...], ..
         return (backwards, backwards[::-1])
 
     def size(axis: Axis) -> int:
+        if axis == GROUP:
+            return 1
         return 2 if axis[0] == "r" else shapes[axis[1]][0 if axis[0] == "f" else 1]
 
     def n_moves(order: tuple[int, ...]) -> int:
@@ -229,7 +238,7 @@ def _coefficient(
     channels = prod(
         shapes[k][0 if kind == "f" else 1]
         for kind, k in step.kept + step.summed + step.new
-        if kind != "r"
+        if kind in "fc"
     )
     n_axes = len(shapes[0]) - 2
     if geometry is None:
@@ -240,6 +249,7 @@ def _coefficient(
         places = prod(geometry.output_size)
     else:
         places = prod(_places(shapes, order, position, a, geometry) for a in range(n_axes))
+        places *= geometry.groups
     return channels * prod(shapes[step.factor][2:]) * places
 
 

@@ -32,7 +32,8 @@ class SeKronConv(Factorized):
     plain sequence of convolutions; else the channels are reshaped between them.
 
     Args:
-        structure: Factorization of a kernel `(out, in, extents…)` with one to three extents.
+        structure: Factorization of a kernel `(out, in, extents…)` with one to three extents, and
+            of as many of them as the convolution has groups.
         stride: As in `torch.nn.Conv1d` and its siblings.
         padding: As there: numbers, `"same"` or `"valid"`.
         dilation: As there.
@@ -89,7 +90,7 @@ class SeKronConv(Factorized):
         """Decompose a convolution; its weight and bias are copied, never shared.
 
         Raises:
-            ValueError: If the convolution is grouped, or the structure has another weight shape.
+            ValueError: If the structure has another weight shape or number of groups.
         """
         layer = cls.like(conv, structure, form)
         layer.set_factors(decompose(conv.weight, structure))
@@ -100,10 +101,11 @@ class SeKronConv(Factorized):
         """Make a layer in place of a convolution, with factors of its own.
 
         Raises:
-            ValueError: If the convolution is grouped.
+            ValueError: If the structure has another number of groups.
         """
-        if conv.groups != 1:
-            raise ValueError(f"the convolution must have groups=1, got groups={conv.groups}.")
+        if conv.groups != structure.groups:
+            wanted = f"the groups of the convolution, {conv.groups}"
+            raise ValueError(f"the structure must have {wanted}, got {structure}.")
         layer = cls(
             structure,
             **{name: getattr(conv, name) for name in cls.options},
@@ -119,12 +121,14 @@ class SeKronConv(Factorized):
 
     def to_conv(self) -> _ConvNd:
         """Multiply the factors out to an ordinary convolution, bias copied."""
-        shape = self.structure.weight_shape
+        shape, groups = self.structure.weight_shape, self.structure.groups
+        channels = shape[0], groups * shape[1]
         make: Callable[..., _ConvNd] = self.dense[self.n_axes]
         conv = make(
-            shape[1 - self.output_mode],
-            shape[self.output_mode],
+            channels[1 - self.output_mode],
+            channels[self.output_mode],
             shape[2:],
+            groups=groups,
             **{name: getattr(self, name) for name in self.options},
             bias=self.bias is not None,
             device=self.weights[0].device,

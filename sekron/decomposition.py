@@ -55,10 +55,15 @@ def decompose(
         Hameed et al., SeKron, arXiv 2210.06299, algorithm 1; Oseledets, Tensor-train
         decomposition, 2011, algorithm 1, for `chain`.
     """
-    digits = checked_digits(weight, structure)
-    if metric is not None:
-        whitened = metric.whiten(weight.detach(), whole_channels(structure))
-        digits = to_digits(whitened, structure.shapes)
+    _check(weight, structure)
+    if structure.groups > 1:
+        metrics = [None] * structure.groups if metric is None else metric.by_group()
+        parts = zip(weight.chunk(structure.groups), metrics, strict=True)
+        own = [decompose(w, structure.one_group, metric=m, seed=seed) for w, m in parts]
+        return tuple(torch.stack(factors) for factors in zip(*own, strict=True))
+    exact = weight.detach().double()
+    whitened = exact if metric is None else metric.whiten(exact, whole_channels(structure))
+    digits = to_digits(whitened, structure.shapes)
     factors = _START[structure.family](digits, structure.ranks, torch.Generator().manual_seed(seed))
     if structure.family in REFINED:
         factors = refine_digits(digits, factors, structure.bonds, SWEEPS)
@@ -85,7 +90,12 @@ def refine(
     Returns:
         New factors of the same shapes.
     """
-    digits = checked_digits(weight, structure)
+    _check(weight, structure)
+    if structure.groups > 1:
+        parts = zip(weight.chunk(structure.groups), zip(*factors, strict=True), strict=True)
+        own = [refine(w, of, structure.one_group, sweeps) for w, of in parts]
+        return tuple(torch.stack(refined) for refined in zip(*own, strict=True))
+    digits = to_digits(weight.detach().double(), structure.shapes)
     flat = [
         a.detach().double().reshape(*(structure.ranks[b] for b in bonds), -1)
         for a, bonds in zip(factors, structure.bonds, strict=True)
@@ -95,6 +105,9 @@ def refine(
 
 def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:
     """Multiply the factors out to the dense weight, of shape `structure.weight_shape`."""
+    if structure.groups > 1:
+        rebuilt: Tensor = torch.vmap(lambda *own: reconstruct(own, structure.one_group))(*factors)
+        return rebuilt.flatten(0, 1)
     flat = [
         a.reshape(*(structure.ranks[b] for b in bonds), -1)
         for a, bonds in zip(factors, structure.bonds, strict=True)
@@ -116,7 +129,7 @@ def relative_error(weight: Tensor, structure: Structure, metric: Metric | None =
     Raises:
         ValueError: If the shape does not fit or the weight is not finite.
     """
-    digits = checked_digits(weight, structure)
+    _check(weight, structure)
     if metric is not None:
         whitened = metric.whiten(weight.detach())
         if all(whole_channels(structure)):
@@ -124,11 +137,11 @@ def relative_error(weight: Tensor, structure: Structure, metric: Metric | None =
         rebuilt = reconstruct(decompose(weight.double(), structure, metric=metric), structure)
         lost = metric.whiten(weight.double() - rebuilt)
         return float(lost.norm()) / max(float(whitened.norm()), 1e-300)
-    total = float(digits.square().sum())
+    total = float(weight.detach().double().square().sum())
     if total == 0.0:
         return 0.0
     if structure.family in EXACT:
-        last = _START[structure.family](digits, structure.ranks, torch.Generator())[-1]
+        last = decompose(weight.double(), structure)[-1]
         return math.sqrt(max(1.0 - float(last.square().sum()) / total, 0.0))
     return fitted_error(weight, decompose(weight.double(), structure), structure)
 
@@ -146,12 +159,8 @@ def fitted_error(weight: Tensor, factors: Sequence[Tensor], structure: Structure
     return float((exact - rebuilt).norm()) / max(float(exact.norm()), 1e-300)
 
 
-def checked_digits(weight: Tensor, structure: Structure) -> Tensor:
-    """Return the weight in fp64 as a tensor of digits, one axis per factor.
-
-    Raises:
-        ValueError: If the shape does not fit or the weight is not finite.
-    """
+def _check(weight: Tensor, structure: Structure) -> None:
+    """Raise a ValueError if the shape does not fit or the weight is not finite."""
     if tuple(weight.shape) != structure.weight_shape:
         raise ValueError(
             f"the weight must have the shape {structure.weight_shape} of {structure}, "
@@ -159,7 +168,6 @@ def checked_digits(weight: Tensor, structure: Structure) -> Tensor:
         )
     if not torch.isfinite(weight).all():
         raise ValueError("the weight must be finite, got NaN or Inf in it.")
-    return to_digits(weight.detach().double(), structure.shapes)
 
 
 def leading(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:

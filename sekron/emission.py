@@ -7,7 +7,7 @@ from math import prod
 
 from torch import Tensor
 
-from sekron.contraction import Axis, Step, axis_size, final_state, step_dilation, steps
+from sekron.contraction import GROUP, Axis, Step, axis_size, final_state, step_dilation, steps
 from sekron.structure import Structure
 
 
@@ -133,9 +133,10 @@ def _operation(
     size = axis_size(structure)
     kernel = structure.shapes[step.factor][2:]
     batch = [axis for axis in step.kept if axis not in step.groups]
-    stored: list[Axis] = [*step.groups, *step.new, *step.summed]
-    canonical = [*(("r", b) for b in structure.bonds[step.factor])]
+    canonical: list[Axis] = [GROUP] if structure.groups > 1 else []
+    canonical += [("r", b) for b in structure.bonds[step.factor]]
     canonical += [("f", step.factor), ("c", step.factor)]
+    stored = [axis for axis in (*step.groups, *step.new, *step.summed) if axis in canonical]
     n_batch = prod(map(size, batch))
     n_out = prod(map(size, step.new))
     n_in = prod(map(size, step.summed))

@@ -48,9 +48,9 @@ class Factorized(nn.Module):
         )
         self.bias: nn.Parameter | None = None
         if bias:
-            self.bias = nn.Parameter(
-                torch.empty(structure.weight_shape[self.output_mode], device=device, dtype=dtype)
-            )
+            n_out = structure.weight_shape[self.output_mode]
+            n_out *= structure.groups if self.output_mode else 1  # mode 0 holds all groups
+            self.bias = nn.Parameter(torch.empty(n_out, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

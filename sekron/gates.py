@@ -7,7 +7,7 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class Gated(nn.Module):
         bonds = self.layer.structure.bonds
         for bond, (gate, first) in enumerate(zip(self.gates, self.first, strict=True)):
             k = next(k for k, own in enumerate(bonds) if bond in own)
-            factors[k] = _scaled(factors[k], bonds[k].index(bond), gate / first)
+            factors[k] = _scaled(factors[k], self._axis(k, bond), gate / first)
         return factors
 
     @torch.no_grad()
@@ -94,7 +94,7 @@ class Gated(nn.Module):
         """
         old = self.layer.structure
         ranks = [len(kept) for kept in self._kept(threshold)]
-        return Structure(old.family, old.shapes, clipped_ranks(old.family, old.shapes, ranks))
+        return replace(old, ranks=clipped_ranks(old.family, old.shapes, ranks))
 
     def cut(self, threshold: float) -> tuple[Tensor, ...]:
         """Return the factors of that structure, the gates multiplied in.
@@ -106,7 +106,7 @@ class Gated(nn.Module):
         cut, zeroed = [], []
         for bonds, factor in zip(self.layer.structure.bonds, self.factors(), strict=True):
             small = whole = factor.detach()
-            for axis, bond in enumerate(bonds):
+            for axis, bond in enumerate(bonds, start=self._first_axis):
                 small = small.index_select(axis, kept[bond])
                 closed = torch.ones(whole.shape[axis], dtype=torch.bool, device=whole.device)
                 closed[kept[bond]] = False
@@ -129,7 +129,7 @@ class Gated(nn.Module):
         """Return the product of the norms of the slices at every index, their mean square 1."""
         bonds = self.layer.structure.bonds
         norms = [
-            getattr(self, f"norms_{k}_{own.index(bond)}")
+            getattr(self, f"norms_{k}_{self._axis(k, bond)}")
             for k, own in enumerate(bonds)
             if bond in own
         ]
@@ -140,7 +140,15 @@ class Gated(nn.Module):
     def _slices(self) -> Iterator[tuple[int, int]]:
         """Yield factor and axis of every bond of every factor."""
         for k, bonds in enumerate(self.layer.structure.bonds):
-            yield from ((k, axis) for axis in range(len(bonds)))
+            yield from ((k, self._axis(k, bond)) for bond in bonds)
+
+    def _axis(self, k: int, bond: int) -> int:
+        return self._first_axis + self.layer.structure.bonds[k].index(bond)
+
+    @property
+    def _first_axis(self) -> int:
+        """Of a factor's bonds; the groups of a convolution stand before, and share their gates."""
+        return int(self.layer.structure.groups > 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ class Geometry:
     input_size: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
+    groups: int = 1
 
     @classmethod
     def of(
@@ -26,6 +27,7 @@ class Geometry:
         stride: int | tuple[int, ...] = 1,
         dilation: int | tuple[int, ...] = 1,
         input_size: tuple[int, ...] | None = None,
+        groups: int = 1,
     ) -> Geometry:
         """Fill in what is not given; the input defaults to `output_size × stride`."""
         n_axes = len(weight_shape) - 2
@@ -37,4 +39,4 @@ class Geometry:
         strides = (stride,) * n_axes if isinstance(stride, int) else tuple(stride)
         dilations = (dilation,) * n_axes if isinstance(dilation, int) else tuple(dilation)
         same = tuple(o * s for o, s in zip(output_size, strides, strict=False))
-        return cls(tuple(output_size), tuple(input_size or same), strides, dilations)
+        return cls(tuple(output_size), tuple(input_size or same), strides, dilations, groups)

@@ -37,8 +37,8 @@ class SeKronLinear(Factorized):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if len(structure.weight_shape) != 2:
-            raise ValueError(f"a linear layer has a weight of 2 modes, got {structure}.")
+        if len(structure.weight_shape) != 2 or structure.groups > 1:
+            raise ValueError(f"a linear layer has a weight of 2 modes, no groups, got {structure}.")
         super().__init__(structure, form, (), (), bias, device, dtype)
 
     @classmethod

@@ -31,6 +31,8 @@ class Metric:
 
     The error of a factorization is measured on `output · W · input`, along the two channel modes.
 
+    Those of a grouped convolution hold one matrix per group, `(groups, …)`.
+
     Attributes:
         output: Shape `(out, out)`, fp64, positive definite.
         input: Shape `(in, in)`, fp64, positive definite.
@@ -64,10 +66,25 @@ class Metric:
             weight: `(out, in, kernel…)`.
             modes: Whether the output and the input channels are.
         """
+        if self.output.dim() > 2:
+            parts = zip(weight.chunk(len(self.output)), self.by_group(), strict=True)
+            return torch.cat([metric.whiten(own, modes) for own, metric in parts])
         result = weight.double()
         if modes[0]:
             result = _along(self.output, result, 0)
         return _along(self.input, result, 1) if modes[1] else result
+
+    def unwhiten(self, weight: Tensor) -> Tensor:
+        """Undo `whiten` of both modes."""
+        inverse = replace(
+            self, output=torch.linalg.inv(self.output), input=torch.linalg.inv(self.input)
+        )
+        return inverse.whiten(weight)
+
+    def by_group(self) -> list[Metric]:
+        """Return the metric of the weight of each group."""
+        pairs = zip(self.output, self.input, strict=True)
+        return [replace(self, output=output, input=own) for output, own in pairs]
 
     def undo(self, factors: Sequence[Tensor], structure: Structure) -> tuple[Tensor, ...]:
         """Take the magnification out of the factors that hold whole channel modes.
@@ -126,10 +143,11 @@ def _along(matrix: Tensor, tensor: Tensor, axis: int) -> Tensor:
 
 
 def _root(moments: Tensor, power: float, damping: float) -> Tensor:
+    """Return the damped root of every matrix in `(…, n, n)`."""
     values, vectors = torch.linalg.eigh(moments.double())
     values = values.clamp_min(0.0)
-    mean = float(values.mean())
-    if mean == 0.0:  # a dead layer: nothing about it matters more than anything else
-        return torch.eye(len(values), dtype=torch.float64)
-    root: Tensor = (vectors * (values + damping * mean) ** (power / 2)) @ vectors.T
+    means = values.mean(dim=-1, keepdim=True)
+    # Of a dead layer or group nothing matters more than anything else.
+    scaled = torch.where(means > 0.0, (values + damping * means) ** (power / 2), 1.0)
+    root: Tensor = (vectors * scaled.unsqueeze(-2)) @ vectors.mT
     return root.float().double()  # as it is kept, so that nothing differs later

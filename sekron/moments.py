@@ -26,6 +26,8 @@ Batches = Iterable[Tensor | Sequence[Tensor]]
 class Moments:
     """Of one layer, over all images and positions.
 
+    Those of a grouped convolution have a leading axis: one matrix per group.
+
     Attributes:
         gradients: Mean of `g gᵀ` over positions and images, `(out, out)`, fp64.
         inputs: Mean of `x xᵀ` over positions and images, `(in, in)`, fp64; of whole patches where
@@ -119,15 +121,15 @@ class _Sums:
             parts = (_patches(module, some) for some in torch.split(x, CHUNK))
         for part in parts:
             rows = _rows(module, part)
-            self._inputs = self._inputs + (rows.T @ rows).double()
-            self._n_inputs += len(rows)
+            self._inputs = self._inputs + (rows.mT @ rows).double()
+            self._n_inputs += rows.shape[-2]
         if not output.requires_grad:
             output = output.detach().requires_grad_()
 
         def collect(gradient: Tensor) -> None:
             g = _rows(module, gradient)
-            self._gradients = self._gradients + (g.T @ g).double()
-            self._n_outputs += len(g)
+            self._gradients = self._gradients + (g.mT @ g).double()
+            self._n_outputs += g.shape[-2]
 
         output.register_hook(collect)  # type: ignore[no-untyped-call]  # torch's has no types
         return output.clone()  # what comes next may work in place
@@ -147,9 +149,14 @@ class _Sums:
 
 
 def _rows(module: nn.Module, x: Tensor) -> Tensor:
-    """Return one row per position: channels are the last axis of a linear layer, else axis 1."""
+    """Return one row per position; of a grouped convolution `(groups, positions, channels)`.
+
+    Channels are the last axis of a linear layer, else axis 1.
+    """
+    groups = int(getattr(module, "groups", 1))
     rows = x if isinstance(module, nn.Linear) else x.movedim(1, -1)
-    return rows.reshape(-1, rows.shape[-1]).float()
+    flat = rows.reshape(-1, rows.shape[-1]).float()
+    return flat if groups == 1 else flat.reshape(len(flat), groups, -1).movedim(1, 0)
 
 
 def _patches(module: Convolution, x: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from sekron.counting import count_flops
 from sekron.geometry import Geometry
 from sekron.kinds import TRANSPOSED
 from sekron.plan import Plan
-from sekron.structure import Structure
-from sekron.surgery import reason_to_skip, replaceable_modules, shared_weights
+from sekron.structure import Structure, block_shape
+from sekron.surgery import DEPTHWISE, reason_to_skip, replaceable_modules, shared_weights
 from sekron.witness import reasons_to_keep
 
 Inputs = Tensor | tuple[Any, ...]
@@ -31,7 +31,7 @@ class LayerProfile:
     Attributes:
         name: Of the module; of the first of its names, where it has several.
         kind: Class of the module.
-        weight_shape: `(out, in, kernel extents…)`.
+        weight_shape: `(out, in, kernel extents…)`; `in` of one group.
         calls: The convolution of every call, in the example's forward pass.
         flops: Multiply-adds of all calls.
         params: Numbers in the weight.
@@ -45,6 +45,16 @@ class LayerProfile:
     flops: int
     params: int
     reason: str
+
+    @property
+    def groups(self) -> int:
+        """Of the convolution; 1 for a layer that never ran."""
+        return self.calls[0].groups if self.calls else 1
+
+    @property
+    def block_shape(self) -> tuple[int, ...]:
+        """Shape of what a structure factorizes: of the weight, or of that of one group."""
+        return block_shape(self.weight_shape, self.groups)
 
     def dense(self, resource: str) -> int:
         """Return what the dense layer uses of a resource, by its name in a budget."""
@@ -175,6 +185,9 @@ def profile(
         share = max(layer.flops / max(total, 1), layer.params / max(n_params, 1))
         if not layer.reason and share < min_share:
             layers[index] = replace(layer, reason=f"below `min_share`, {share:.4f} at most")
+        if layer.reason == DEPTHWISE:
+            cost = layer.flops / max(total, 1)
+            layers[index] = replace(layer, reason=f"{DEPTHWISE}: {cost:.1%} of the FLOPs")
     return NetworkProfile(
         flops=total,
         params=n_params,
@@ -231,6 +244,7 @@ def _geometry(module: nn.Module, x: Tensor, output: Tensor) -> Geometry:
         tuple(x.shape[-n_axes:]),
         tuple(module.stride),  # type: ignore[arg-type]
         tuple(module.dilation),  # type: ignore[arg-type]
+        int(module.groups),  # type: ignore[arg-type]
     )
 
 
@@ -238,7 +252,7 @@ def _layer(name: str, module: nn.Module, calls: tuple[Geometry, ...], reason: st
     weight = module.weight
     assert isinstance(weight, Tensor)
     shape = tuple(weight.shape)
-    dense = Structure.dense(shape)
+    dense = Structure.dense(shape, int(getattr(module, "groups", 1)))
     flops = sum(
         dense.flops(c.output_size, stride=c.stride, dilation=c.dilation, input_size=c.input_size)
         for c in calls

@@ -77,14 +77,13 @@ def refit(
 
 def _fit(layer: Factorized, weight: Tensor, metric: Metric, steps: int) -> tuple[float, float]:
     """Fit one layer; return the squared relative error before and after."""
-    output, patch = (matrix.to(weight) for matrix in (metric.output, metric.input))
-    by_channel = len(patch) != weight[0].numel()
+    output, inputs = (matrix.to(weight) for matrix in (metric.output, metric.input))
+    n_inputs = inputs.shape[-1]  # of a patch, or channels
+    blocks = (*output.shape[:-1], n_inputs, -1)  # (groups), out, in, kernel
 
     def whiten(kernel: Tensor) -> Tensor:
-        if by_channel:
-            kernel = torch.tensordot(kernel, patch, dims=([1], [0])).movedim(-1, 1)
-            return output @ kernel.flatten(1)
-        return output @ kernel.flatten(1) @ patch
+        rows = kernel.reshape(blocks).movedim(-1, -3) @ inputs.unsqueeze(-3)
+        return output.unsqueeze(-3) @ rows
 
     wanted = whiten(weight.detach())
     size = wanted.square().sum().clamp_min(1e-30)

@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_leaves
 
 from sekron.distillation import divergence
 from sekron.metric import ERROR_POWER, Metric
-from sekron.structure import Structure
 from sekron.surgery import weight_of
 
 LEVELS = (0.3, 0.5, 0.7)
@@ -107,7 +106,7 @@ def _approximations(weight: Tensor, metric: Metric) -> Iterator[tuple[float, Ten
     for rank in sorted({1 + int((errors - level).abs().argmin()) for level in LEVELS}):
         if errors[rank - 1] > LEAST:
             low = (u[:, :rank] * s[:rank]) @ vh[:rank]
-            (restored,) = metric.undo([low.reshape(weight.shape)], Structure.dense(weight.shape))
+            restored = metric.unwhiten(low.reshape(weight.shape))
             yield float(errors[rank - 1]), restored.to(weight.dtype)
 
 

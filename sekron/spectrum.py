@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 
 import numpy as np
@@ -14,29 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sekron.contraction import flops_of_ranks, n_params_of_ranks
-from sekron.cp import fit_work
 from sekron.decomposition import leading, relative_error
 from sekron.digits import to_digits
 from sekron.geometry import Geometry
 from sekron.metric import Metric, whole_channels
 from sekron.pareto import mixed_front
-from sekron.structure import FAMILIES, Shape, Structure, n_ranks
-
-WORK = 2e9
-"""Multiply-adds for the eigenvalues of one `chain`: it sets how many earlier ranks are tried."""
+from sekron.rank_grid import cp_ranks, earlier_ranks, fitted_ranks
+from sekron.structure import FAMILIES, Shape, Structure, block_shape, n_ranks
 
 CACHE_BYTES = 2**28
 """Memory for the unfoldings of one weight that several structures share."""
-
-FITTED_RANKS = 8
-"""How many ranks of `ring` and `tucker` are fitted, one by one."""
-
-CP_RANKS = range(16, 5, -1)
-CP_WORK = 1.6e11
-"""How many ranks of a `cp` are fitted, and the multiply-adds for all of them."""
-
-CP_LEAST, CP_MOST = 0.03, (0.75, 0.5, 0.35)
-"""Least and largest rank of a `cp`, relative to where it saves nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +36,7 @@ class RankCurve:
         errors: Relative error, in the metric where there is one, of what `decompose` returns.
         flops: Multiply-adds for one image.
         params: Numbers stored.
+        groups: Of the convolution, all at the same ranks.
     """
 
     family: str
@@ -58,32 +45,43 @@ class RankCurve:
     errors: NDArray[np.float64]
     flops: NDArray[np.int64]
     params: NDArray[np.int64]
+    groups: int = 1
 
     def structure(self, row: int) -> Structure:
         """Return the structure of one row."""
-        return Structure(self.family, self.shapes, tuple(map(int, self.ranks[row])))
+        ranks = tuple(map(int, self.ranks[row]))
+        return Structure(self.family, self.shapes, ranks, self.groups)
 
 
 class Spectra:
     """Rank curves of one weight; unfoldings that structures share are computed once.
+
+    The groups of a grouped convolution have the same ranks; their energies are added.
 
     Args:
         weight: Of a layer, `(out, in, kernel…)`, finite.
         geometries: The convolutions around the weight, one per call of the layer.
         metric: In which errors are measured; one of a structure that divides channels between
             factors is then known at a few ranks only, by rebuilding.
+        rank_multiple: Only ranks that are multiples of it are kept.
     """
 
     def __init__(
-        self, weight: Tensor, geometries: tuple[Geometry, ...], metric: Metric | None = None
+        self,
+        weight: Tensor,
+        geometries: tuple[Geometry, ...],
+        metric: Metric | None = None,
+        rank_multiple: int = 1,
     ) -> None:
+        self.rank_multiple = rank_multiple
         self.plain, self.metric = weight.detach().double(), metric
         self.weight = self.plain if metric is None else metric.whiten(self.plain)
-        self.shape = tuple(weight.shape)
         self.geometries = geometries
+        self.groups = geometries[0].groups
+        self.shape = block_shape(tuple(weight.shape), self.groups)
         self.energy = float(self.weight.square().sum())
-        self.dense_params = prod(self.shape)
-        dense = Structure.dense(self.shape)
+        self.dense_params = weight.numel()
+        dense = Structure.dense(self.shape)  # of one group: the geometries know of all
         self.dense_flops = int(self.flops(dense.shapes, dense.bonds, np.zeros((1, 0), int))[0])
         self._unfoldings: OrderedDict[Shape, Tensor] = OrderedDict()
 
@@ -99,21 +97,30 @@ class Spectra:
             total += flops_of_ranks(shapes, bonds, ranks, geometry)
         return total
 
+    def params(
+        self,
+        shapes: tuple[Shape, ...],
+        bonds: tuple[tuple[int, ...], ...],
+        ranks: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Return the numbers stored, one number per row of ranks."""
+        return self.groups * n_params_of_ranks(shapes, bonds, ranks)
+
     def curve(self, family: str, shapes: tuple[Shape, ...]) -> RankCurve:
         """Return the candidates of a factorization that save FLOPs or parameters.
 
         `sekron` and two factors: every rank. Longer `chain`: every last rank, and as many of the
-        earlier ones as `WORK` allows, spaced evenly in their logarithm. Other families: a few
+        earlier ones as are cheap, spaced evenly in their logarithm. Other families: a few
         ranks, each fitted.
         """
         caps = self._caps(family, shapes)
-        if min(caps, default=0) == 0:
+        if min(caps, default=0) < self.rank_multiple:
             return self._worthwhile(family, shapes, np.ones((0, len(caps)), int), np.ones(0))
         split = self.metric is not None and not all(
             whole_channels(Structure(family, shapes, (1,) * len(caps)))
         )
         if split:
-            ranks = scaled_ranks(caps, FITTED_RANKS)
+            ranks = fitted_ranks(caps, self.rank_multiple)
             return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
         if family == "sekron" or (len(shapes) == 2 and family == "chain"):
             kept = self._sekron(shapes, caps)
@@ -125,21 +132,21 @@ class Spectra:
                 np.column_stack(
                     (np.tile(prefix, (len(kept), 1)), np.arange(1, len(kept) + 1), kept)
                 )
-                for prefix, kept in _chain(rest, caps)
+                for prefix, kept in _chain(rest, caps, self.rank_multiple)
             ]
             table = np.concatenate(rows)
             ranks, kept = table[:, :-1].astype(np.int64), table[:, -1]
             return self._worthwhile(family, shapes, ranks, self._errors(kept))
         if family == "cp":
-            ranks = _cp_ranks(caps[0], self.dense_params)
+            ranks = cp_ranks(caps[0], self.dense_params, self.rank_multiple)
         else:
-            ranks = scaled_ranks(caps, FITTED_RANKS)
+            ranks = fitted_ranks(caps, self.rank_multiple)
         return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
 
     def _fitted(
         self, family: str, shapes: tuple[Shape, ...], ranks: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        structures = [Structure(family, shapes, tuple(map(int, row))) for row in ranks]
+        structures = [Structure(family, shapes, tuple(map(int, r)), self.groups) for r in ranks]
         return np.array([relative_error(self.plain, s, self.metric) for s in structures])
 
     def _caps(self, family: str, shapes: tuple[Shape, ...]) -> tuple[int, ...]:
@@ -164,37 +171,39 @@ class Spectra:
         shapes: tuple[Shape, ...],
         ranks: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
-        fewer_params = n_params_of_ranks(shapes, bonds, ranks) < self.dense_params
+        fewer_params = self.params(shapes, bonds, ranks) < self.dense_params
         return fewer_params | (self.flops(shapes, bonds, ranks) < self.dense_flops)
 
     def _right(self, shape: Shape, rank: int) -> Tensor:
         """Project the weight on the leading directions of a first factor of that shape.
 
         Returns:
-            Shape `(rank, *rest)`: row r is the r-th singular value times its right vector.
+            Shape `(groups, rank, *rest)`: row r is the r-th singular value times its right vector.
         """
         if shape not in self._unfoldings:
             rest = tuple(n // f for n, f in zip(self.shape, shape, strict=True))
-            matrix = to_digits(self.weight, (shape, rest))
-            full = leading(matrix[None], min(matrix.shape))[1][0]
-            self._unfoldings[shape] = full.reshape(-1, *rest)
+            blocks = self.weight.reshape(self.groups, *self.shape)
+            matrices = to_digits(blocks, (shape, rest))
+            full = leading(matrices, min(matrices.shape[1:]))[1]
+            self._unfoldings[shape] = full = full.reshape(self.groups, -1, *rest)
             while len(self._unfoldings) * 8 * self.dense_params > CACHE_BYTES:
                 self._unfoldings.popitem(last=False)
-            return full.reshape(-1, *rest)[:rank]
+            return full[:, :rank]
         self._unfoldings.move_to_end(shape)
-        return self._unfoldings[shape][:rank]
+        return self._unfoldings[shape][:, :rank]
 
     def _sekron(self, shapes: tuple[Shape, ...], caps: tuple[int, ...]) -> NDArray[np.float64]:
         """Energy kept by every combination of ranks, shape `caps`: branches never interact."""
         rest = self._right(shapes[0], caps[0])
         if len(shapes) == 2:
-            energies = rest.reshape(len(rest), -1).square().sum(dim=1)
+            energies = rest.flatten(2).square().sum(dim=(0, 2))
         else:
-            rest = to_digits(rest, shapes[1:])
+            rest = to_digits(rest, shapes[1:]).flatten(0, 1)
             for k, cap in enumerate(caps[1:-1], start=1):
-                branches = rest.reshape(prod(caps[:k]), rest.shape[1], -1)
+                branches = rest.reshape(self.groups * prod(caps[:k]), rest.shape[1], -1)
                 rest = leading(branches, cap)[1].reshape(-1, *map(prod, shapes[k + 1 :]))
-            energies = _singular_values_squared(rest)[:, : caps[-1]].reshape(caps)
+            squares = _singular_values_squared(rest)[:, : caps[-1]]
+            energies = squares.reshape(self.groups, *caps).sum(dim=0)
         for axis in range(len(caps)):
             energies = energies.cumsum(dim=axis)
         return energies.cpu().numpy()
@@ -213,73 +222,54 @@ class Spectra:
     ) -> RankCurve:
         bonds = FAMILIES[family](len(shapes))
         flops = self.flops(shapes, bonds, ranks)
-        params = n_params_of_ranks(shapes, bonds, ranks)
-        saving = np.flatnonzero((flops < self.dense_flops) | (params < self.dense_params))
+        params = self.params(shapes, bonds, ranks)
+        saves = (flops < self.dense_flops) | (params < self.dense_params)
+        saving = np.flatnonzero(saves & (ranks % self.rank_multiple == 0).all(axis=1))
         rows = saving[
             mixed_front(
                 flops[saving] / self.dense_flops, params[saving] / self.dense_params, errors[saving]
             )
         ]
-        return RankCurve(family, shapes, ranks[rows], errors[rows], flops[rows], params[rows])
+        return RankCurve(
+            family, shapes, ranks[rows], errors[rows], flops[rows], params[rows], self.groups
+        )
 
 
 def _chain(
-    rest: Tensor, caps: tuple[int, ...], prefix: tuple[int, ...] = ()
+    rest: Tensor, caps: tuple[int, ...], multiple: int, prefix: tuple[int, ...] = ()
 ) -> Iterator[tuple[tuple[int, ...], NDArray[np.float64]]]:
     """Yield earlier ranks and, for them, the energies that all last ranks keep.
 
     Args:
-        rest: What the first factor leaves, `(R_1, n_2, …, n_S)`, strongest direction first.
+        rest: What the first factor leaves, `(groups, R_1, n_2, …, n_S)`, strongest direction first.
         caps: Largest rank of each bond still open.
+        multiple: Of which the earlier ranks are multiples.
         prefix: Ranks chosen before.
 
     Yields:
         All ranks but the last, and the energy kept by a last rank of 1, 2, 3, …
     """
-    _, rows, *after = rest.shape
-    grid = _grid(min(caps[0], len(rest)), min(prod(after), caps[0] * rows), len(caps) - 1)
+    groups, most, rows, *after = rest.shape
+    size = min(prod(after), caps[0] * rows)
+    grid = earlier_ranks(min(caps[0], most), size, len(caps) - 1, multiple)
     gram: Tensor | float = 0.0  # of the last factor's side, grown from rank to rank
     before = 0
     for rank in grid:
-        matrix = rest[:rank].reshape(rank * rows, -1)
+        matrix = rest[:, :rank].reshape(groups, rank * rows, -1)
         if len(caps) > 2:
-            cap = min(caps[1], *matrix.shape)
-            right = leading(matrix[None], cap)[1].reshape(cap, *after)
-            yield from _chain(right, caps[1:], (*prefix, rank))
+            cap = min(caps[1], *matrix.shape[1:])
+            right = leading(matrix, cap)[1].reshape(groups, cap, *after)
+            yield from _chain(right, caps[1:], multiple, (*prefix, rank))
             continue
         if rank * rows <= after[0]:
-            values = torch.linalg.eigvalsh(matrix @ matrix.T)
+            values = torch.linalg.eigvalsh(matrix @ matrix.mT)
         else:
-            added = rest[before:rank].reshape(-1, after[0])
-            gram = added.T @ added + gram
+            added = rest[:, before:rank].reshape(groups, -1, after[0])
+            gram = added.mT @ added + gram
             before = rank
             values = torch.linalg.eigvalsh(gram)
-        kept = values.flip(0).clamp_min(0.0)[: caps[1]].cumsum(dim=0)
+        kept = values.flip(1).clamp_min(0.0)[:, : caps[1]].sum(dim=0).cumsum(dim=0)
         yield (*prefix, rank), kept.cpu().numpy()
-
-
-def _grid(cap: int, size: int, n_levels: int) -> list[int]:
-    """Ranks to try at a level that is not the last; all of them where that is cheap."""
-    points = max(8, int(WORK / size**3)) if n_levels == 1 else 8
-    if points >= cap:
-        return list(range(1, cap + 1))
-    return sorted({round(cap ** (i / (points - 1))) for i in range(points)})
-
-
-def scaled_ranks(caps: tuple[int, ...], number: int) -> NDArray[np.int64]:
-    """Return that many ranks at most, from 1 to their caps, all scaled together."""
-    shares = np.linspace(0.0, 1.0, number)
-    return np.unique([[max(1, round(cap**share)) for cap in caps] for share in shares], axis=0)
-
-
-def _cp_ranks(cap: int, size: int) -> NDArray[np.int64]:
-    """Ranks spaced evenly in their logarithm, the fewer and lower the longer their fits take."""
-    for most, number in product(CP_MOST, CP_RANKS):
-        least, last = (max(1, round(share * cap)) for share in (CP_LEAST, most))
-        ranks = np.unique(np.geomspace(least, last, number).round().astype(np.int64))
-        if sum(fit_work(size, int(rank)) for rank in ranks) <= CP_WORK:
-            break
-    return ranks[:, None]
 
 
 def _singular_values_squared(matrices: Tensor) -> Tensor:

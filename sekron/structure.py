@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
 from operator import index
@@ -55,11 +55,15 @@ class Structure:
     weight is a mixed-radix number: factor 1 holds its most significant digit. A sequence of one
     factor is the dense weight itself.
 
+    The weight of a grouped convolution is one such sequence per group, all of the same shapes and
+    ranks, each with factors of its own.
+
     Args:
         family: One of `FAMILIES`; it decides which factors share which rank.
         shapes: One shape per factor, `(out, in, kernel extents…)`; all of equal length.
         ranks: The size of every bond: one for `cp`, one per factor for `ring`, else one less
             than there are factors.
+        groups: Of the convolution; shapes and ranks are those of a single one.
 
     Raises:
         ValueError: If the family is unknown, the shapes do not match, or a rank is larger than
@@ -79,11 +83,13 @@ class Structure:
     family: str
     shapes: tuple[Shape, ...]
     ranks: tuple[int, ...] = ()
+    groups: int = 1
 
     def __post_init__(self) -> None:
         # Lists and numpy integers are welcome; anything that is no whole number is refused.
         object.__setattr__(self, "shapes", tuple(tuple(map(index, s)) for s in self.shapes))
         object.__setattr__(self, "ranks", tuple(map(index, self.ranks)))
+        object.__setattr__(self, "groups", index(self.groups))
         if self.family not in FAMILIES:
             raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}.")
         if not self.shapes or len(self.shapes[0]) < 2 or len({len(s) for s in self.shapes}) != 1:
@@ -91,7 +97,7 @@ class Structure:
                 "factor shapes must have the same number of modes, at least (out, in), "
                 f"got {self.shapes}."
             )
-        if any(size < 1 for size in chain(*self.shapes, self.ranks)):
+        if any(size < 1 for size in chain(*self.shapes, self.ranks, [self.groups])):
             raise ValueError(f"sizes and ranks must be at least 1, got {_text(self)!r}.")
         if len(self.shapes) < 2 and self.family not in ("sekron", "chain"):
             raise ValueError(f"family {self.family!r} needs at least 2 factors, got 1.")
@@ -109,30 +115,34 @@ class Structure:
                 )
 
     @classmethod
-    def dense(cls, weight_shape: Shape) -> Structure:
+    def dense(cls, weight_shape: Shape, groups: int = 1) -> Structure:
         """Return the sequence of one factor: the weight as it is."""
-        return cls("chain", (tuple(weight_shape),))
+        return cls("chain", (block_shape(weight_shape, groups),), (), groups)
 
     @classmethod
     def parse(cls, text: str) -> Structure:
         """Read `family:shape,shape,…@rank,rank,…`; `str(structure)` gives it back.
 
+        Of a grouped convolution the number of groups and a `*` stand in front.
+
         Raises:
             ValueError: If the text has another form; the message shows the form.
         """
         family, colon, rest = text.partition(":")
+        groups, _, family = family.rpartition("*")
         shapes, _, ranks = rest.partition("@")
         try:
             if not colon:
                 raise ValueError
             parsed_shapes = tuple(tuple(map(int, s.split("x"))) for s in shapes.split(","))
             parsed_ranks = tuple(map(int, ranks.split(","))) if ranks else ()
+            n_groups = int(groups) if groups else 1
         except ValueError:
             raise ValueError(
                 "a structure reads 'family:shape,shape,…@rank,…', for example "
                 f"'chain:64x1x3x1,1x64x1x3@16', got {text!r}."
             ) from None
-        return cls(family, parsed_shapes, parsed_ranks)
+        return cls(family, parsed_shapes, parsed_ranks, n_groups)
 
     def __str__(self) -> str:
         return _text(self)
@@ -154,14 +164,24 @@ class Structure:
 
     @property
     def weight_shape(self) -> Shape:
-        """Shape of the weight, `(out, in, kernel extents…)`."""
-        return tuple(prod(sizes) for sizes in zip(*self.shapes, strict=True))
+        """Shape of the weight, `(out, in, kernel extents…)`; `in` of one group."""
+        out_channels, *rest = (prod(sizes) for sizes in zip(*self.shapes, strict=True))
+        return (self.groups * out_channels, *rest)
+
+    @property
+    def one_group(self) -> Structure:
+        """The structure of the weight of each group."""
+        return replace(self, groups=1)
 
     @property
     def factor_shapes(self) -> tuple[Shape, ...]:
-        """Shapes of the stored factors: the ranks of a factor's bonds, then its own shape."""
+        """Shapes of the stored factors: the ranks of a factor's bonds, then its own shape.
+
+        Where there are groups, they are the first axis.
+        """
+        groups = (self.groups,) if self.groups > 1 else ()
         return tuple(
-            (*(self.ranks[b] for b in bonds), *shape)
+            (*groups, *(self.ranks[b] for b in bonds), *shape)
             for bonds, shape in zip(self.bonds, self.shapes, strict=True)
         )
 
@@ -195,9 +215,22 @@ class Structure:
         Returns:
             The number that fvcore counts on the layer.
         """
-        geometry = Geometry.of(self.weight_shape, output_size, stride, dilation, input_size)
+        geometry = Geometry.of(
+            self.weight_shape, output_size, stride, dilation, input_size, self.groups
+        )
         order = contraction.cheapest_order(self, geometry.stride)
         return contraction.flops(self, order, geometry)
+
+
+def block_shape(weight_shape: Shape, groups: int) -> Shape:
+    """Return the shape of the weight of one group.
+
+    Raises:
+        ValueError: If the groups do not divide the output channels.
+    """
+    if weight_shape[0] % groups:
+        raise ValueError(f"groups must divide the channels of {weight_shape}, got {groups}.")
+    return (weight_shape[0] // groups, *weight_shape[1:])
 
 
 def n_ranks(family: str, length: int) -> int:
@@ -226,4 +259,5 @@ def clipped_ranks(family: str, shapes: Sequence[Shape], ranks: Sequence[int]) ->
 def _text(structure: Structure) -> str:
     shapes = ",".join("x".join(map(str, shape)) for shape in structure.shapes)
     ranks = ",".join(map(str, structure.ranks))
-    return f"{structure.family}:{shapes}" + (f"@{ranks}" if ranks else "")
+    groups = f"{structure.groups}*" if structure.groups > 1 else ""
+    return f"{groups}{structure.family}:{shapes}" + (f"@{ranks}" if ranks else "")

@@ -20,6 +20,9 @@ from sekron.metric import Metric
 from sekron.structure import Structure
 from sekron.transposed import SeKronConvTranspose
 
+DEPTHWISE = "depthwise convolution, not worth it"
+"""Why such a one is left dense: its groups have nothing that a rank could be of."""
+
 
 def replaceable_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Return name -> module of all convolutions and linear layers, each module once."""
@@ -34,13 +37,19 @@ def reason_to_skip(module: nn.Module) -> str:
     if type(module) not in KINDS:
         base = next(kind for kind in KINDS if isinstance(module, kind))
         return f"{type(module).__name__} may not compute what {base.__name__} does"
-    if getattr(module, "groups", 1) != 1:
-        return f"grouped convolution (groups={module.groups})"
+    if _is_depthwise(module):
+        return DEPTHWISE
     if not isinstance(module._parameters.get("weight"), nn.Parameter):
         return "its weight is computed from other parameters"
     if not module.weight.is_floating_point():  # type: ignore[operator]
         return f"its weight is of type {module.weight.dtype}"
     return ""
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    """Whether every group of a convolution has a single channel on one side."""
+    groups = int(getattr(module, "groups", 1))
+    return groups > 1 and groups in (module.in_channels, module.out_channels)
 
 
 def shared_weights(model: nn.Module) -> dict[str, str]:
@@ -134,6 +143,12 @@ def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
         if reason:
             raise ValueError(f"layer {name!r} cannot be replaced: {reason}.")
         shape = tuple(modules[name].weight.shape)
+        groups = getattr(modules[name], "groups", 1)
+        if groups != structure.groups:
+            raise ValueError(
+                f"the plan must fit the network, but layer {name!r} has {groups} groups there "
+                f"and {structure.groups} in the plan."
+            )
         if shape != structure.weight_shape:
             raise ValueError(
                 f"the plan must fit the network, but layer {name!r} has a weight {shape} there "

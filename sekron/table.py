@@ -26,6 +26,7 @@ class CandidateTable:
         dense_params: Numbers in the dense weight.
         sensitivity: What an error of this layer counts in that of a plan.
         power: To which a relative error is taken before.
+        groups: Of the convolution.
         points: Structures without ranks, in the order in which they were scored.
         point: Per row, index into `points`.
         ranks: Per row, the ranks.
@@ -38,6 +39,7 @@ class CandidateTable:
     dense_params: int
     sensitivity: float = 1.0
     power: int = 2
+    groups: int = 1
     points: list[Point] = field(default_factory=list)
     ranks: list[tuple[int, ...]] = field(default_factory=list)
     point: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -46,11 +48,13 @@ class CandidateTable:
     params: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @classmethod
-    def within(cls, metric: Metric | None, dense_flops: int, dense_params: int) -> CandidateTable:
+    def within(
+        cls, metric: Metric | None, dense_flops: int, dense_params: int, groups: int = 1
+    ) -> CandidateTable:
         """Return an empty table whose errors will be in a metric, or in the plain norm."""
         if metric is None:
-            return cls(dense_flops, dense_params)
-        return cls(dense_flops, dense_params, metric.sensitivity, ERROR_POWER)
+            return cls(dense_flops, dense_params, groups=groups)
+        return cls(dense_flops, dense_params, metric.sensitivity, ERROR_POWER, groups)
 
     def __len__(self) -> int:
         return len(self.ranks)
@@ -73,7 +77,7 @@ class CandidateTable:
     def structure(self, row: int) -> Structure:
         """Return the structure of one row."""
         family, shapes = self.points[self.point[row]]
-        return Structure(family, shapes, self.ranks[row])
+        return Structure(family, shapes, self.ranks[row], self.groups)
 
     def options(self, resources: Sequence[str]) -> Options:
         """Return all rows, then the dense layer, as the allocation takes them.

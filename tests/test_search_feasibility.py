@@ -18,8 +18,8 @@ def network():
     return nn.Sequential(
         nn.Conv2d(3, 8, 3),
         nn.Conv2d(8, 12, 3),
-        nn.Conv2d(12, 8, 3, groups=4),
-        nn.Conv2d(8, 12, 3, 3),
+        nn.Conv2d(12, 12, 3, groups=12),
+        nn.Conv2d(12, 12, 3, 3),
     )
 
 

@@ -195,8 +195,8 @@ def test_a_weight_that_is_not_finite_is_named(small_network, small_input, tmp_pa
     [
         (nn.Sequential(nn.ReLU()), "nothing to replace: it has no layers"),
         (
-            nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=2)),
-            r"0: first convolution, left dense .*; 1: grouped convolution \(groups=2\)",
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4)),
+            "0: first convolution, left dense .*; 1: depthwise convolution, not worth it: 10.7%",
         ),
     ],
     ids=["no-layers", "reasons"],

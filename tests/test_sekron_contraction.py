@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from search.space import Space
 from sekron import SeKronConv2d, SeKronLinear, Structure
 from sekron.contraction import (
+    GROUP,
     cheapest_order,
     final_state,
     flops,
@@ -169,13 +170,13 @@ def test_every_digit_and_bond_is_born_once_and_ends_once(case):
             assert after.state == before.kept + before.new
         for step in done:
             assert sorted(step.kept + step.summed) == sorted(step.state)
-            assert set(step.groups) <= set(step.kept) & ranks
+            assert set(step.groups) <= set(step.kept) & {GROUP, *ranks}
         new = [axis for step in done for axis in step.new]
         summed = [axis for step in done for axis in step.summed]
         carried = {axis for axis in ranks if sum(axis[1] in own for own in structure.bonds) > 1}
         assert sorted(new) == sorted([*outputs, *carried])
         assert sorted(summed) == sorted([*inputs, *carried])
-        assert sorted(final_state(done)) == outputs
+        assert sorted(final_state(done)) == [GROUP, *outputs]
         for axis in (0, 1):
             assert sum(step.pads[axis] for step in done) == 1
             assert sum(step.strides[axis] for step in done) == 1

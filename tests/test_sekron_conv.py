@@ -206,7 +206,7 @@ def test_bad_arguments(arguments, message):
 
 def test_structures_and_convolutions_that_do_not_fit():
     structure = Structure.parse("chain:6x1x3x1,1x2x1x3@2")
-    with pytest.raises(ValueError, match="must have groups=1, got groups=2"):
+    with pytest.raises(ValueError, match="must have the groups of the convolution, 2, got chain"):
         SeKronConv2d.from_conv2d(nn.Conv2d(4, 6, 3, groups=2), structure)
     with pytest.raises(ValueError, match=r"must have the shape \(6, 2, 3, 3\) of .* \(6, 4, 3, 3"):
         SeKronConv2d.from_conv2d(nn.Conv2d(4, 6, 3), structure)

@@ -98,7 +98,7 @@ def test_an_empty_batch_gives_an_empty_batch(case):
 
 
 def test_structures_that_do_not_fit():
-    with pytest.raises(ValueError, match="a weight of 2 modes, got chain:7x1x1,1x5x3@2"):
+    with pytest.raises(ValueError, match="a weight of 2 modes, no groups, got chain:7x1x1,1x5x3@2"):
         SeKronLinear(Structure.parse("chain:7x1x1,1x5x3@2"))
     with pytest.raises(ValueError, match=r"must have the shape \(7, 5\) of .* got \(7, 6\)"):
         SeKronLinear.from_linear(nn.Linear(6, 7), Structure.parse("chain:7x1,1x5@2"))

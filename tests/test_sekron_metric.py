@@ -182,7 +182,7 @@ def test_sensitivities_are_the_sizes_of_the_whitened_weights():
 
 @pytest.mark.parametrize("case", POINTS)
 def test_rank_curves_in_a_metric_are_the_errors_of_their_structures(case, monkeypatch):
-    monkeypatch.setattr("sekron.spectrum.FITTED_RANKS", 4)
+    monkeypatch.setattr("sekron.rank_grid.FITTED_RANKS", 4)
     curve, _, weight, metric = curve_of(case)
     assert len(curve.errors) > 0
     for row in range(0, len(curve.errors), max(1, len(curve.errors) // 10)):

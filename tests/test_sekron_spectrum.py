@@ -49,7 +49,7 @@ def rows_of(curve):
 
 @every_point
 def test_rows_are_the_rebuilt_error_the_flops_and_the_parameters(case, monkeypatch):
-    monkeypatch.setattr("sekron.spectrum.FITTED_RANKS", 4)
+    monkeypatch.setattr("sekron.rank_grid.FITTED_RANKS", 4)
     known = spectra(stride=2)
     assert known.dense_params == prod(WEIGHT_SHAPE)
     assert known.dense_flops == prod(WEIGHT_SHAPE) * 72
@@ -104,7 +104,7 @@ def test_what_was_asked_before_does_not_matter(case, monkeypatch):
 @pytest.mark.parametrize("case", ["tucker-2", "tensor-train", "chain-4"])
 def test_with_little_work_there_are_fewer_rows_but_no_wrong_ones(case, monkeypatch):
     every = spectra().curve(*point(case))
-    monkeypatch.setattr("sekron.spectrum.WORK", 1.0)
+    monkeypatch.setattr("sekron.rank_grid.WORK", 1.0)
     fewer = spectra().curve(*point(case))
     errors = {tuple(r): e for r, e in zip(every.ranks, every.errors, strict=True)}
     assert 0 < len(fewer.errors) <= len(every.errors)

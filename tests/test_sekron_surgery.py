@@ -182,7 +182,9 @@ def test_dtype_stays(dtype):
     [
         (nn.Conv2d(4, 6, 3), ""),
         (nn.Linear(4, 6), ""),
-        (nn.Conv2d(4, 6, 3, groups=2), r"grouped convolution \(groups=2\)"),
+        (nn.Conv2d(4, 6, 3, groups=2), ""),
+        (nn.Conv2d(4, 4, 3, groups=4), "depthwise convolution, not worth it"),
+        (nn.Conv1d(4, 8, 3, groups=4), "depthwise convolution, not worth it"),
         (Subclass(4, 6, 3), "Subclass may not compute what Conv2d does"),
         (parametrizations.weight_norm(nn.Linear(4, 6)), "ParametrizedLinear may not compute"),
         (nn.Linear(4, 6, dtype=torch.complex64), "its weight is of type torch.complex64"),
