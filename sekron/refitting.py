@@ -77,21 +77,25 @@ def refit(
 
 def _fit(layer: Factorized, weight: Tensor, metric: Metric, steps: int) -> tuple[float, float]:
     """Fit one layer; return the squared relative error before and after."""
-    output, inputs = (matrix.to(weight) for matrix in (metric.output, metric.input))
+    output, inputs = ((m @ m).to(weight) for m in (metric.output, metric.input))
     n_inputs = inputs.shape[-1]  # of a patch, or channels
     blocks = (*output.shape[:-1], n_inputs, -1)  # (groups), out, in, kernel
 
-    def whiten(kernel: Tensor) -> Tensor:
+    def half_gradient(kernel: Tensor) -> Tensor:
+        """Return half the gradient of the squared norm, with which that is an inner product."""
         rows = kernel.reshape(blocks).movedim(-1, -3) @ inputs.unsqueeze(-3)
-        return output.unsqueeze(-3) @ rows
+        return (output.unsqueeze(-3) @ rows).movedim(-3, -1).reshape(kernel.shape)
 
-    wanted = whiten(weight.detach())
-    size = wanted.square().sum().clamp_min(1e-30)
+    wanted = weight.detach()
+    size = (wanted * half_gradient(wanted)).sum().clamp_min(1e-30)
     factors = [f.detach().clone().requires_grad_() for f in layer.factors()]
     optimizer = torch.optim.LBFGS(factors, max_iter=steps, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        return (whiten(reconstruct(factors, layer.structure)) - wanted).square().sum() / size
+        lost = reconstruct(factors, layer.structure) - wanted
+        half = half_gradient(lost.detach())
+        # The squared norm, and its gradient without a way back through the products above.
+        return (2.0 * lost - lost.detach()).mul(half).sum() / size
 
     def closure() -> Tensor:
         optimizer.zero_grad()
