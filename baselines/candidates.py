@@ -8,7 +8,7 @@ import warnings
 from torch import nn
 
 from baselines.methods import Method
-from sekron.profiling import NetworkProfile
+from sekron.costs import NetworkProfile
 from sekron.spectrum import Spectra
 from sekron.surgery import weight_of
 from sekron.table import CandidateTable

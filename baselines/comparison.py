@@ -24,8 +24,9 @@ from baselines.rows import COLUMNS, Row, Rows
 from sekron.budget import RESOURCES, Budget
 from sekron.calibration import recalibrate
 from sekron.choice import Selection
+from sekron.costs import NetworkProfile
 from sekron.plan import Plan
-from sekron.profiling import Inputs, NetworkProfile, first_image, profile
+from sekron.profiling import Inputs, first_image, profile
 from sekron.progress import bar
 from sekron.surgery import check_finite
 from sekron.table import CandidateTable

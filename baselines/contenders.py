@@ -14,11 +14,12 @@ from baselines.conversions import Converted
 from baselines.pruning import pruned
 from baselines.vbmf import vbmf_plan
 from sekron.budget import Budget, InfeasibleBudget
+from sekron.costs import NetworkProfile
 from sekron.counting import count_flops
 from sekron.decomposition import fitted_error
 from sekron.factorized import Factorized
 from sekron.plan import Plan
-from sekron.profiling import Inputs, NetworkProfile, first_image
+from sekron.profiling import Inputs, first_image
 from sekron.structure import Structure
 from sekron.surgery import replace, weight_of
 from sekron.table import CandidateTable

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from baselines.templates import tucker2
 from sekron.budget import Budget
+from sekron.costs import LayerProfile, NetworkProfile
 from sekron.plan import Plan
-from sekron.profiling import LayerProfile, NetworkProfile
 from sekron.structure import Structure
 from sekron.surgery import weight_of
 

@@ -12,7 +12,8 @@ from search.folder import RunFolder
 from search.timetable import Timetable
 from search.timing import Stopwatch
 from sekron.budget import Budget, InfeasibleBudget
-from sekron.profiling import Inputs, NetworkProfile
+from sekron.costs import NetworkProfile
+from sekron.profiling import Inputs
 
 
 @dataclass(frozen=True, slots=True)

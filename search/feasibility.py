@@ -8,7 +8,7 @@ from search.candidates import least_structures
 from search.space import Space
 from sekron.allocation import allocate
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
-from sekron.profiling import LayerProfile, NetworkProfile
+from sekron.costs import LayerProfile, NetworkProfile
 from sekron.relaxation import Options
 
 

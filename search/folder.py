@@ -19,8 +19,8 @@ from search.journal import FileLock, drop_half_line
 from search.records import document, reading
 from search.timetable import Timetable
 from sekron.budget import Budget
+from sekron.costs import LayerProfile, NetworkProfile
 from sekron.geometry import Geometry
-from sekron.profiling import LayerProfile, NetworkProfile
 from sekron.structure import FAMILIES
 
 FORMAT, VERSION = "sekron.run", 1

@@ -11,8 +11,8 @@ from search.options import LayerOptions
 from search.scores import Scores
 from search.timetable import Timetable
 from sekron.budget import RESOURCES
+from sekron.costs import LayerProfile, NetworkProfile
 from sekron.plan import Plan
-from sekron.profiling import LayerProfile, NetworkProfile
 from sekron.structure import Structure
 from sekron.table import CandidateTable
 

@@ -17,13 +17,14 @@ from torch.utils.data import DataLoader
 from baselines.templates import channel_svd, tucker2
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.choice import Selection
+from sekron.costs import LayerProfile, NetworkProfile
 from sekron.decomposition import reconstruct
 from sekron.emission import DEFAULT
-from sekron.factorized import Factorized, with_bias_of
+from sekron.factorized import Factorized, in_place_of
 from sekron.finetuning import Regularizer, fit
 from sekron.gates import Funnel, Gated, gated
 from sekron.plan import Plan
-from sekron.profiling import Inputs, LayerProfile, NetworkProfile, profile
+from sekron.profiling import Inputs, profile
 from sekron.recipe import DEFAULT as DEFAULT_RECIPE
 from sekron.recipe import Recipe
 from sekron.structure import Point, Structure, clipped_ranks, n_ranks
@@ -136,9 +137,9 @@ def funnel(
         if name in plan:
             small = blank_layer(original, plan[name], DEFAULT)
             small.set_factors(trained.cut(threshold))
-            final[name] = with_bias_of(trained.layer, small)
+            final[name] = in_place_of(trained.layer, small)
         else:
-            again = with_bias_of(trained.layer, copy.deepcopy(original))
+            again = in_place_of(trained.layer, copy.deepcopy(original))
             weight = reconstruct(trained.factors(), trained.layer.structure)
             weight_of(again, "").data.copy_(weight.detach())
             final[name] = again

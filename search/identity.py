@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from sekron.profiling import LayerProfile, NetworkProfile
+from sekron.costs import LayerProfile, NetworkProfile
 from sekron.surgery import weight_of
 
 

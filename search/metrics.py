@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sekron.costs import NetworkProfile
 from sekron.metric import Metric, metrics
 from sekron.moments import Batches, moments
-from sekron.profiling import NetworkProfile
 from sekron.sensitivity import LEVELS, divergences, weighed
 from sekron.surgery import weight_of
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from search.timetable import Timetable
 from sekron.budget import Budget
+from sekron.costs import LayerProfile
 from sekron.emission import DEFAULT, Form
-from sekron.profiling import LayerProfile
 from sekron.relaxation import Floats, Options
 from sekron.table import CandidateTable
 

@@ -26,9 +26,10 @@ from search.scores import Judge, Score
 from search.space import Space
 from search.timetable import Timetable
 from search.timing import Stopwatch
+from sekron.costs import LayerProfile, NetworkProfile
 from sekron.decomposition import EXACT
 from sekron.moments import Batches
-from sekron.profiling import Inputs, LayerProfile, NetworkProfile, profile
+from sekron.profiling import Inputs, profile
 from sekron.progress import bar
 from sekron.spectrum import Spectra
 from sekron.surgery import check_finite, weight_of

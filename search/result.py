@@ -17,9 +17,9 @@ from search.sweep import members
 from search.timetable import Timetable
 from sekron.allocation import Allocation, allocate
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.costs import NetworkProfile
 from sekron.metric import Metric
 from sekron.plan import Plan
-from sekron.profiling import NetworkProfile
 from sekron.table import CandidateTable
 
 

@@ -12,9 +12,9 @@ from scipy.optimize import lsq_linear
 
 from search.records import document, reading
 from sekron.contraction import flops_of_ranks
+from sekron.costs import LayerProfile
 from sekron.emission import DEFAULT, Form
 from sekron.plan import Plan
-from sekron.profiling import LayerProfile
 from sekron.structure import FAMILIES, Point, Structure
 from sekron.table import CandidateTable
 

@@ -20,9 +20,10 @@ from search.memory import peak_activation_bytes
 from search.samplers import exclusive_areas
 from search.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
 from sekron.contraction import cheapest_order, flops, orders
+from sekron.costs import LayerProfile, NetworkProfile
 from sekron.emission import Form
 from sekron.plan import Plan
-from sekron.profiling import Inputs, LayerProfile, NetworkProfile
+from sekron.profiling import Inputs
 from sekron.structure import Point, Structure
 from sekron.surgery import blank_layer, rebuild
 from sekron.table import CandidateTable

@@ -9,6 +9,7 @@ from sekron.checkpoint import load, save
 from sekron.conv import SeKronConv, SeKronConv2d
 from sekron.decomposition import decompose, reconstruct, refine, relative_error
 from sekron.finetuning import finetune
+from sekron.kinds import register
 from sekron.linear import SeKronLinear
 from sekron.plan import Plan
 from sekron.recipe import Recipe
@@ -32,6 +33,7 @@ __all__ = [
     "reconstruct",
     "refine",
     "refit",
+    "register",
     "relative_error",
     "save",
     "tune",

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from sekron.decomposition import decompose
 from sekron.emission import DEFAULT, Form, Operation
-from sekron.factorized import Factorized, with_bias_of
+from sekron.factorized import Factorized, in_place_of
 from sekron.structure import Structure
 
 Sizes = int | tuple[int, ...]
@@ -94,7 +94,7 @@ class SeKronConv(Factorized):
         """
         layer = cls.like(conv, structure, form)
         layer.set_factors(decompose(conv.weight, structure))
-        return with_bias_of(conv, layer)
+        return in_place_of(conv, layer)
 
     @classmethod
     def like(cls, conv: _ConvNd, structure: Structure, form: Form = DEFAULT) -> Self:
@@ -135,7 +135,7 @@ class SeKronConv(Factorized):
             dtype=self.weights[0].dtype,
         )
         conv.weight.data.copy_(self.dense_weight())
-        return with_bias_of(self, conv)
+        return in_place_of(self, conv)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, in, sizes…)` or `(in, sizes…)` to `(N, out, sizes…)` or `(out, sizes…)`."""

@@ -26,8 +26,23 @@ def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict
         model: In evaluation mode while it runs, then as it was.
         arguments: Of its forward pass.
 
+    Raises:
+        ValueError: If the network cannot be traced.
+
     Reference:
         fvcore, docs/flop_count.md: one FLOP is one multiply-add.
+    """
+    by_module, unsupported = count_by_module(model, arguments)
+    return by_module[""], unsupported
+
+
+def count_by_module(
+    model: nn.Module, arguments: tuple[Any, ...]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return module name -> multiply-adds in it and all its children, else as `count_flops`.
+
+    Raises:
+        ValueError: If the network cannot be traced.
     """
     with evaluating(model), _modules_alone():
         analysis = FlopCountAnalysis(model, arguments)
@@ -35,7 +50,14 @@ def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict
         analysis.tracer_warnings("none")
         for operator, handle in HANDLES.items():
             analysis.set_op_handle(operator, handle)
-        return int(analysis.total()), dict(analysis.unsupported_ops())
+        try:
+            by_module = {name: int(flops) for name, flops in analysis.by_module().items()}
+        except RuntimeError as error:  # of the tracer
+            raise ValueError(
+                "the network must run under torch.jit.trace, with which its FLOPs are counted, "
+                f"but it raised: {str(error).splitlines()[0]}"
+            ) from error
+        return by_module, dict(analysis.unsupported_ops())
 
 
 @contextmanager

@@ -16,6 +16,17 @@ from sekron.structure import Structure
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+"""What torch keeps the hooks of a module in."""
+
 
 class Factorized(nn.Module):
     """What the layers share: weights in the layout that runs, and their way back to factors."""
@@ -94,11 +105,26 @@ class Factorized(nn.Module):
         return f"{self.structure}, {form}, bias={self.bias is not None}"
 
 
-def with_bias_of(source: nn.Module, target: Layer) -> Layer:
-    """Copy the bias, the train flag, and whether gradients are wanted."""
+def in_place_of(source: nn.Module, target: Layer) -> Layer:
+    """Take over all that does not depend on how the weight is stored, and return the target.
+
+    That is the bias, the train flag, whether gradients are wanted, the hooks of the forward and
+    the backward pass, and buffers that somebody has given to the layer.
+    """
     if isinstance(source.bias, Tensor) and isinstance(target.bias, Tensor):
         target.bias.data.copy_(source.bias)
-    wanted = all(parameter.requires_grad for parameter in source.parameters(recurse=True))
-    target.requires_grad_(wanted)
-    target.train(source.training)
-    return target
+    wanted = {
+        is_bias: all(
+            p.requires_grad for n, p in source.named_parameters() if (n == "bias") is is_bias
+        )
+        for is_bias in (False, True)
+    }
+    for name, parameter in target.named_parameters():
+        parameter.requires_grad_(wanted[name == "bias"])
+    for hooks in HOOKS:
+        getattr(target, hooks).update(getattr(source, hooks))
+    target._is_full_backward_hook = source._is_full_backward_hook
+    for name, buffer in source.named_buffers(recurse=False):
+        is_kept = name not in source._non_persistent_buffers_set
+        target.register_buffer(name, buffer.clone(), persistent=is_kept)
+    return target.train(source.training)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sekron.decomposition import decompose
 from sekron.emission import DEFAULT, Form
-from sekron.factorized import Factorized, with_bias_of
+from sekron.factorized import Factorized, in_place_of
 from sekron.structure import Structure
 
 
@@ -46,7 +46,7 @@ class SeKronLinear(Factorized):
         """Decompose a linear layer; its weight and bias are copied, never shared."""
         layer = cls.like(linear, structure, form)
         layer.set_factors(decompose(linear.weight, structure))
-        return with_bias_of(linear, layer)
+        return in_place_of(linear, layer)
 
     @classmethod
     def like(cls, linear: nn.Linear, structure: Structure, form: Form = DEFAULT) -> Self:
@@ -71,7 +71,7 @@ class SeKronLinear(Factorized):
             dtype=weight.dtype,
         )
         linear.weight.data.copy_(weight)
-        return with_bias_of(self, linear)
+        return in_place_of(self, linear)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(…, in)` to `(…, out)`."""

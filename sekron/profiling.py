@@ -3,124 +3,25 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
-from sekron.budget import RESOURCES, Budget
 from sekron.choice import Selection, left_out, patterns_of, sensitive_ends
-from sekron.contraction import flops_of_ranks
-from sekron.counting import count_flops
+from sekron.costs import LayerProfile, NetworkProfile
+from sekron.counting import count_by_module
+from sekron.factorized import Factorized
 from sekron.geometry import Geometry
 from sekron.kinds import TRANSPOSED
-from sekron.plan import Plan
-from sekron.structure import Structure, block_shape
+from sekron.leftovers import leftovers, matrices
+from sekron.structure import Structure
 from sekron.surgery import DEPTHWISE, reason_to_skip, replaceable_modules, shared_weights
 from sekron.witness import reasons_to_keep
 
 Inputs = Tensor | tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerProfile:
-    """One module with a weight.
-
-    Attributes:
-        name: Of the module; of the first of its names, where it has several.
-        kind: Class of the module.
-        weight_shape: `(out, in, kernel extents…)`; `in` of one group.
-        calls: The convolution of every call, in the example's forward pass.
-        flops: Multiply-adds of all calls.
-        params: Numbers in the weight.
-        reason: Why it is left dense; empty where it is searched.
-    """
-
-    name: str
-    kind: str
-    weight_shape: tuple[int, ...]
-    calls: tuple[Geometry, ...]
-    flops: int
-    params: int
-    reason: str
-
-    @property
-    def groups(self) -> int:
-        """Of the convolution; 1 for a layer that never ran."""
-        return self.calls[0].groups if self.calls else 1
-
-    @property
-    def block_shape(self) -> tuple[int, ...]:
-        """Shape of what a structure factorizes: of the weight, or of that of one group."""
-        return block_shape(self.weight_shape, self.groups)
-
-    def dense(self, resource: str) -> int:
-        """Return what the dense layer uses of a resource, by its name in a budget."""
-        return self.flops if resource == "flops" else self.params
-
-    def flops_of(self, structure: Structure, order: tuple[int, ...] | None = None) -> int:
-        """Return the multiply-adds of all calls with another structure, default cheapest order."""
-        ranks = np.array([structure.ranks], dtype=np.int64)
-        return sum(
-            int(flops_of_ranks(structure.shapes, structure.bonds, ranks, call, order)[0])
-            for call in self.calls
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkProfile:
-    """A network's cost for one image.
-
-    Attributes:
-        flops: fvcore's count of the whole network.
-        params: Parameters of the whole network.
-        unsupported: Operators that fvcore does not count, with their numbers of calls.
-        layers: Every convolution and linear layer, in the order of execution.
-    """
-
-    flops: int
-    params: int
-    unsupported: dict[str, int]
-    layers: tuple[LayerProfile, ...]
-
-    @property
-    def searched(self) -> tuple[LayerProfile, ...]:
-        """The layers that can be replaced."""
-        return tuple(layer for layer in self.layers if not layer.reason)
-
-    def dense(self, resource: str) -> int:
-        """Return what the dense network uses of a resource, by its name in a budget."""
-        return self.flops if resource == "flops" else self.params
-
-    def fixed(self, resource: str) -> int:
-        """Return what everything that is not searched uses of a resource."""
-        return self.dense(resource) - sum(layer.dense(resource) for layer in self.searched)
-
-    def totals(self, plan: Plan) -> dict[str, int]:
-        """Return the FLOPs and parameters of the whole network under a plan.
-
-        Raises:
-            ValueError: If the plan replaces a layer that is not searched.
-        """
-        unknown = set(plan) - {layer.name for layer in self.searched}
-        if unknown:
-            raise ValueError(f"the plan must replace searched layers only, got {min(unknown)!r}.")
-        totals = {name: self.dense(name) for name in RESOURCES}
-        for layer in self.searched:
-            if layer.name in plan:
-                structure, order = plan[layer.name], plan.form(layer.name).order
-                totals["params"] += structure.n_params - layer.params
-                totals["flops"] += layer.flops_of(structure, order) - layer.flops
-        return totals
-
-    def available(self, budget: Budget) -> dict[str, int]:
-        """Return what the searched layers may use of each resource that a budget limits."""
-        limits = {name: budget.limit(name, self.dense(name)) for name in RESOURCES}
-        return {
-            name: limit - self.fixed(name) for name, limit in limits.items() if limit is not None
-        }
 
 
 def profile(
@@ -157,43 +58,66 @@ def profile(
     network = copy.deepcopy(model).eval()
     arguments = first_image(example_input)
     calls = _record_calls(network, arguments)
-    total, unsupported = count_flops(network, arguments)
-    modules, shared = replaceable_modules(network), shared_weights(network)
-    order = sorted(modules, key=lambda name: list(calls).index(name) if name in calls else 10**9)
-    listed = {name: modules[name] for name in order}
+    by_module, unsupported = count_by_module(network, arguments)
+    total, n_params = by_module[""], n_params_of(network)
+    reasons = _reasons(model, network, calls, arguments, include, exclude)
+    layers = []
+    for name, reason in reasons.items():
+        layer = _layer(name, network.get_submodule(name), tuple(calls.get(name, ())), reason)
+        cost = layer.flops / max(total, 1)
+        share = max(cost, layer.params / max(n_params, 1))
+        if not reason and share < min_share:
+            layer = replace(layer, reason=f"below `min_share`, {share:.4f} at most")
+        if reason == DEPTHWISE:
+            layer = replace(layer, reason=f"{DEPTHWISE}: {cost:.1%} of the FLOPs")
+        layers.append(layer)
+    layers += [
+        _leftover(name, network.get_submodule(name), by_module, reason)
+        for name, reason in leftovers(network).items()
+    ]
+    return NetworkProfile(total, n_params, unsupported, tuple(layers))
+
+
+def _reasons(
+    model: nn.Module,
+    network: nn.Module,
+    calls: dict[str, list[Geometry]],
+    arguments: tuple[Any, ...],
+    include: Selection | None,
+    exclude: Selection | None,
+) -> dict[str, str]:
+    """Return layer name -> why it stays dense, empty if it does not; in the order of execution.
+
+    Args:
+        model: As it was given.
+        network: A copy that has run, in which nothing is lazy any more.
+        calls: Of the layers that ran, in that order.
+        arguments: Of the forward pass.
+        include: As in `profile`.
+        exclude: As in `profile`.
+    """
+    modules, shared = replaceable_modules(model), shared_weights(network)
+    listed = {name: modules[name] for name in (*calls, *(m for m in modules if m not in calls))}
     include = patterns_of("include", include, listed)
     exclude = patterns_of("exclude", exclude, listed)
-    ends = sensitive_ends([name for name in order if name in calls], modules)
-    replaced = [name for name in calls if not reason_to_skip(modules[name])]
-    kept = reasons_to_keep(network, replaced, arguments)
-    layers = []
-    for name in order:
-        module = modules[name]
-        reason = reason_to_skip(module)
-        if not reason and name in shared:
-            reason = f"shares its weight with {shared[name]}"
-        if not reason and name not in calls:
-            reason = "never ran on the example input"
-        reason = reason or kept.get(name, "")
-        if not reason:
-            reason = left_out(name, include, exclude) or (
-                "" if include is not None else ends.get(name, "")
-            )
-        layers.append(_layer(name, module, tuple(calls.get(name, ())), reason))
-    n_params = sum(p.numel() for p in network.parameters())
-    for index, layer in enumerate(layers):
-        share = max(layer.flops / max(total, 1), layer.params / max(n_params, 1))
-        if not layer.reason and share < min_share:
-            layers[index] = replace(layer, reason=f"below `min_share`, {share:.4f} at most")
-        if layer.reason == DEPTHWISE:
-            cost = layer.flops / max(total, 1)
-            layers[index] = replace(layer, reason=f"{DEPTHWISE}: {cost:.1%} of the FLOPs")
-    return NetworkProfile(
-        flops=total,
-        params=n_params,
-        unsupported=unsupported,
-        layers=tuple(layers),
-    )
+    own = {name: reason_to_skip(module) for name, module in listed.items()}
+    kept = reasons_to_keep(network, [name for name in calls if not own[name]], arguments)
+    ends = {} if include is not None else sensitive_ends(list(calls), modules)
+    return {
+        name: reason
+        or (f"shares its weight with {shared[name]}" if name in shared else "")
+        or ("" if name in calls else "never ran on the example input")
+        or kept.get(name, "")
+        or left_out(name, include, exclude)
+        or ends.get(name, "")
+        for name, reason in own.items()
+    }
+
+
+def n_params_of(network: nn.Module) -> int:
+    """Return the numbers in all parameters, those aside whose shape is not known yet."""
+    known = (p for p in network.parameters() if not isinstance(p, UninitializedParameter))
+    return sum(p.numel() for p in known)
 
 
 def first_image(example_input: Inputs) -> tuple[Any, ...]:
@@ -249,13 +173,28 @@ def _geometry(module: nn.Module, x: Tensor, output: Tensor) -> Geometry:
 
 
 def _layer(name: str, module: nn.Module, calls: tuple[Geometry, ...], reason: str) -> LayerProfile:
-    weight = module.weight
+    weight, kind = module.weight, type(module).__name__
     assert isinstance(weight, Tensor)
+    if isinstance(weight, UninitializedParameter):
+        return LayerProfile(name, kind, (), calls, 0, 0, reason)
     shape = tuple(weight.shape)
     dense = Structure.dense(shape, int(getattr(module, "groups", 1)))
     flops = sum(
         dense.flops(c.output_size, stride=c.stride, dilation=c.dilation, input_size=c.input_size)
         for c in calls
     )
-    kind = type(module).__name__
     return LayerProfile(name, kind, shape, calls, flops, weight.numel(), reason)
+
+
+def _leftover(name: str, module: nn.Module, by_module: dict[str, int], reason: str) -> LayerProfile:
+    """Return the profile of what is no layer; its FLOPs are those that its children do not have."""
+    prefix = f"{name}." if name else ""
+    children = [] if isinstance(module, Factorized) else list(module._modules)
+    flops = by_module.get(name, 0) - sum(by_module.get(prefix + child, 0) for child in children)
+    parameters = list(module.parameters(recurse=isinstance(module, Factorized)))
+    largest = matrices(module)[:1]
+    shape = tuple(largest[0].shape) if largest else ()
+    if isinstance(module, Factorized):
+        shape = module.structure.weight_shape
+    n_params = sum(p.numel() for p in parameters)
+    return LayerProfile(name, type(module).__name__, shape, (), flops, n_params, reason)

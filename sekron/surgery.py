@@ -9,12 +9,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import UninitializedParameter
 
 from sekron.conv import SeKronConv, SeKronConv2d
 from sekron.decomposition import decompose
 from sekron.emission import DEFAULT, Form
-from sekron.factorized import Factorized, with_bias_of
-from sekron.kinds import KINDS, TRANSPOSED
+from sekron.factorized import Factorized, in_place_of
+from sekron.kinds import KINDS, TRANSPOSED, is_known
 from sekron.linear import SeKronLinear
 from sekron.metric import Metric
 from sekron.structure import Structure
@@ -34,16 +35,31 @@ def reason_to_skip(module: nn.Module) -> str:
 
     Only the exact classes are taken: a subclass may compute something else with its weight.
     """
-    if type(module) not in KINDS:
+    return _odd_class(module) or _odd_weight(module._parameters.get("weight"))
+
+
+def _odd_class(module: nn.Module) -> str:
+    if not is_known(module) and not is_lazy(module):
         base = next(kind for kind in KINDS if isinstance(module, kind))
         return f"{type(module).__name__} may not compute what {base.__name__} does"
-    if _is_depthwise(module):
-        return DEPTHWISE
-    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+    if "forward" in vars(module):
+        return "its forward was replaced by another function"
+    return DEPTHWISE if _is_depthwise(module) else ""
+
+
+def _odd_weight(weight: nn.Parameter | None) -> str:
+    if weight is None:
         return "its weight is computed from other parameters"
-    if not module.weight.is_floating_point():  # type: ignore[operator]
-        return f"its weight is of type {module.weight.dtype}"
-    return ""
+    if isinstance(weight, UninitializedParameter):
+        return "is lazy: run the network once, so that it knows its shape"
+    if type(weight) is not nn.Parameter:
+        return f"its weight is a {type(weight).__name__}"
+    return "" if weight.is_floating_point() else f"its weight is of type {weight.dtype}"
+
+
+def is_lazy(module: nn.Module) -> bool:
+    """Whether a module learns the shape of its weight when it runs first."""
+    return isinstance(module._parameters.get("weight"), UninitializedParameter)
 
 
 def _is_depthwise(module: nn.Module) -> bool:
@@ -98,7 +114,7 @@ def replace(
         assert isinstance(weight, Tensor)
         known = factors.get(name)
         layer.set_factors(known or decompose(weight, structure, metric=metrics.get(name)))
-        return with_bias_of(module, layer)
+        return layer
 
     return swap(network, _made(network, structures, forms, fit))
 
@@ -178,7 +194,7 @@ def _made(
     for name, structure in structures.items():
         module, form = network.get_submodule(name), forms.get(name, DEFAULT)
         try:
-            layers[name] = make(name, module, structure, form)
+            layers[name] = in_place_of(module, make(name, module, structure, form))
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from error
     return layers

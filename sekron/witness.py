@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sekron.factorized import HOOKS
 from sekron.surgery import swap
 
 KEPT = ("bias", "stride", "padding", "dilation", "padding_mode", "output_padding")
@@ -26,9 +27,14 @@ class _Witness(nn.Module):
         super().__init__()
         self.layer = layer
         self.read: list[str] = []
+        self.is_called = False
+        for hooks in HOOKS:  # they would get what stands here
+            getattr(self, hooks).update(getattr(layer, hooks))
+            getattr(layer, hooks).clear()
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Call the layer."""
+        self.is_called = True
         return self.layer(*inputs, **named)
 
     def __getattr__(self, name: str) -> Any:
@@ -52,7 +58,7 @@ def reasons_to_keep(
 
     Args:
         network: Not modified; copies of it run.
-        names: Of the layers.
+        names: Of the layers, which run on the arguments.
         arguments: Of its forward pass, on which it runs.
     """
     try:
@@ -73,8 +79,13 @@ def _read(network: nn.Module, names: Sequence[str], arguments: tuple[Any, ...]) 
     swap(network, witnesses)
     with torch.no_grad():
         network(*arguments)
-    return {
+    read = {
         name: f"the network reads its {witness.read[0]!r} besides calling it"
         for name, witness in witnesses.items()
         if witness.read
+    }
+    return read | {
+        name: "the network calls it by another way than as its submodule"
+        for name, witness in witnesses.items()
+        if not witness.is_called
     }

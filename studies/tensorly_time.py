@@ -6,7 +6,7 @@ import time
 from torch import nn
 
 import baselines
-from sekron.profiling import NetworkProfile
+from sekron.costs import NetworkProfile
 from sekron.surgery import weight_of
 
 

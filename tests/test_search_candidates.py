@@ -19,10 +19,10 @@ from search.folder import RunFolder
 from search.options import LayerOptions
 from search.space import Space
 from sekron import relative_error
+from sekron.costs import LayerProfile
 from sekron.geometry import Geometry
 from sekron.metric import Metric
 from sekron.pareto import MIXES
-from sekron.profiling import LayerProfile
 from sekron.spectrum import Spectra
 from sekron.table import FRONTS, CandidateTable
 

@@ -10,9 +10,9 @@ from search import Budget
 from search.options import LayerOptions
 from search.timetable import Effect, LayerTime, NetworkTime, Setting, TimedPoint, Timetable
 from sekron.contraction import cheapest_order, flops
+from sekron.costs import LayerProfile
 from sekron.emission import DEFAULT, Form
 from sekron.geometry import Geometry
-from sekron.profiling import LayerProfile
 from sekron.structure import Structure
 from sekron.table import CandidateTable
 
