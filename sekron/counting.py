@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fvcore.nn import FlopCountAnalysis
@@ -32,36 +32,52 @@ def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict
     Reference:
         fvcore, docs/flop_count.md: one FLOP is one multiply-add.
     """
-    by_module, unsupported = count_by_module(model, arguments)
-    return by_module[""], unsupported
+    counts = count(model, arguments)
+    return counts.by_module[""], counts.unsupported
 
 
-def count_by_module(
-    model: nn.Module, arguments: tuple[Any, ...]
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Return module name -> multiply-adds in it and all its children, else as `count_flops`.
+class Counts(NamedTuple):
+    """Multiply-adds of a network, split in two ways.
+
+    Attributes:
+        by_module: Module name -> those in it and all its children; the network itself is `""`.
+        by_operator: Operator -> all of them.
+        unsupported: Operators that are not counted, with their numbers of calls.
+    """
+
+    by_module: dict[str, int]
+    by_operator: dict[str, int]
+    unsupported: dict[str, int]
+
+
+def count(model: nn.Module, arguments: tuple[Any, ...]) -> Counts:
+    """Count as `count_flops` does, and say where.
 
     Raises:
         ValueError: If the network cannot be traced.
     """
-    with evaluating(model), _modules_alone():
+    with evaluating(model), modules_alone():
         analysis = FlopCountAnalysis(model, arguments)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
         for operator, handle in HANDLES.items():
             analysis.set_op_handle(operator, handle)
         try:
-            by_module = {name: int(flops) for name, flops in analysis.by_module().items()}
+            by_module, by_operator = analysis.by_module(), analysis.by_operator()
         except RuntimeError as error:  # of the tracer
             raise ValueError(
                 "the network must run under torch.jit.trace, with which its FLOPs are counted, "
                 f"but it raised: {str(error).splitlines()[0]}"
             ) from error
-        return by_module, dict(analysis.unsupported_ops())
+        return Counts(
+            {name: int(flops) for name, flops in by_module.items()},
+            {name: int(flops) for name, flops in by_operator.items()},
+            dict(analysis.unsupported_ops()),
+        )
 
 
 @contextmanager
-def _modules_alone() -> Iterator[None]:
+def modules_alone() -> Iterator[None]:
     """Keep torch from running an attention block as one operator that nobody can count."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

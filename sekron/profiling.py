@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
 from sekron.choice import Selection, left_out, patterns_of, sensitive_ends
 from sekron.costs import LayerProfile, NetworkProfile
-from sekron.counting import count_by_module
+from sekron.counting import count
 from sekron.factorized import Factorized
 from sekron.geometry import Geometry
 from sekron.kinds import TRANSPOSED
@@ -58,8 +59,8 @@ def profile(
     network = copy.deepcopy(model).eval()
     arguments = first_image(example_input)
     calls = _record_calls(network, arguments)
-    by_module, unsupported = count_by_module(network, arguments)
-    total, n_params = by_module[""], n_params_of(network)
+    counts = count(network, arguments)
+    total, n_params = counts.by_module[""], n_params_of(network)
     reasons = _reasons(model, network, calls, arguments, include, exclude)
     layers = []
     for name, reason in reasons.items():
@@ -72,10 +73,10 @@ def profile(
             layer = replace(layer, reason=f"{DEPTHWISE}: {cost:.1%} of the FLOPs")
         layers.append(layer)
     layers += [
-        _leftover(name, network.get_submodule(name), by_module, reason)
+        _leftover(name, network.get_submodule(name), counts.by_module, reason)
         for name, reason in leftovers(network).items()
     ]
-    return NetworkProfile(total, n_params, unsupported, tuple(layers))
+    return NetworkProfile(total, n_params, counts.unsupported, tuple(layers))
 
 
 def _reasons(
@@ -160,16 +161,20 @@ def _record_calls(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, l
 def _geometry(module: nn.Module, x: Tensor, output: Tensor) -> Geometry:
     if isinstance(module, nn.Linear):
         return Geometry(tuple(output.shape[:-1]), tuple(x.shape[:-1]), (), ())
-    n_axes = module.weight.dim() - 2  # type: ignore[operator]
-    if isinstance(module, TRANSPOSED):
-        x, output = output, x  # its steps are those of a convolution the other way
-    return Geometry(
-        tuple(output.shape[-n_axes:]),
-        tuple(x.shape[-n_axes:]),
-        tuple(module.stride),  # type: ignore[arg-type]
-        tuple(module.dilation),  # type: ignore[arg-type]
-        int(module.groups),  # type: ignore[arg-type]
-    )
+    assert isinstance(module, _ConvNd)
+    n_axes = len(module.kernel_size)
+    before, after = tuple(x.shape[-n_axes:]), tuple(output.shape[-n_axes:])
+    if isinstance(module, TRANSPOSED):  # its steps are those of a convolution the other way
+        before, after = tuple(map(min, after, _most_reached(module, before))), before
+    return Geometry(after, before, module.stride, module.dilation, module.groups)
+
+
+def _most_reached(module: _ConvNd, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return how far a transposed convolution computes; rows beyond, if asked for, are zeros."""
+    axes = zip(sizes, module.kernel_size, module.stride, module.dilation, strict=True)
+    full = [n * s + d * (k - 1) for n, k, s, d in axes]
+    assert not isinstance(module.padding, str)
+    return tuple(n - p for n, p in zip(full, module.padding, strict=True))
 
 
 def _layer(name: str, module: nn.Module, calls: tuple[Geometry, ...], reason: str) -> LayerProfile:

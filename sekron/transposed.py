@@ -18,6 +18,8 @@ from sekron.structure import Structure
 NATIVE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 """Spatial axes -> transposed convolution."""
 
+Margins = tuple[tuple[int, int], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class _Span:
@@ -28,12 +30,14 @@ class _Span:
         padded: With it.
         read: Without what no output reads.
         after: Of its output.
+        margins: Of its padding, before and after each axis.
     """
 
     before: tuple[int, ...]
     padded: tuple[int, ...]
     read: tuple[int, ...]
     after: tuple[int, ...]
+    margins: Margins
 
 
 class SeKronConvTranspose(SeKronConv):
@@ -84,7 +88,10 @@ class SeKronConvTranspose(SeKronConv):
         batch, layout = x.shape[0], layout_of(x)
         if self.after is not None:
             x = self.after.inverse(x)
-        spans = self._spans(self._whole(tuple(x.shape[2:]), output_size))
+        least = self._least(tuple(x.shape[2:]))
+        whole = self._whole(least, output_size)
+        margins, beyond = self._ends(least, whole)
+        spans = self._spans(tuple(n - b for n, b in zip(whole, beyond, strict=True)), margins)
         steps = zip(self.operations, self.weights, spans, strict=True)
         for operation, weight, span in reversed(list(steps)):
             if operation.fold > 1:
@@ -95,16 +102,21 @@ class SeKronConvTranspose(SeKronConv):
                 x = x.reshape(batch, operation.fold * x.shape[1], *x.shape[2:])
             if operation.before is not None:
                 x = operation.before.inverse(x)
+        if any(beyond):
+            x = F.pad(x, [side for n in reversed(beyond) for side in (0, n)])
         if self.bias is not None:
             x = x + along_channels(self.bias, x)
         # What comes next shall not run in a layout that nobody asked for.
         return x if layout is torch.contiguous_format else x.contiguous(memory_format=layout)
 
-    def _whole(self, sizes: tuple[int, ...], output_size: Sequence[int] | None) -> tuple[int, ...]:
-        """Return the sizes of the output."""
+    def _least(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the sizes that the output has at least."""
         kernel, margins = self.structure.weight_shape[2:], self.margins
         axes = zip(sizes, self.stride, self.dilation, kernel, margins, strict=True)
-        least = tuple((n - 1) * s + d * (k - 1) + 1 - sum(m) for n, s, d, k, m in axes)
+        return tuple((n - 1) * s + d * (k - 1) + 1 - sum(m) for n, s, d, k, m in axes)
+
+    def _whole(self, least: tuple[int, ...], output_size: Sequence[int] | None) -> tuple[int, ...]:
+        """Return the sizes of the output."""
         if output_size is None:
             return tuple(n + more for n, more in zip(least, self.output_padding, strict=True))
         wanted = tuple(output_size)[-self.n_axes :]
@@ -115,18 +127,32 @@ class SeKronConvTranspose(SeKronConv):
             )
         return wanted
 
-    def _spans(self, whole: tuple[int, ...]) -> list[_Span]:
+    def _ends(self, least: tuple[int, ...], whole: tuple[int, ...]) -> tuple[Margins, list[int]]:
+        """Return the margins of an output of these sizes, and how many rows lie beyond all input.
+
+        More rows than the stride steps over, which a large dilation allows, are rows that the
+        padding would have cropped, and then zeros.
+        """
+        margins, beyond = [], []
+        axes = zip(least, whole, self.stride, self.margins, strict=True)
+        for n, wanted, stride, (low, high) in axes:
+            excess = max(wanted - (n + stride - 1), 0)
+            margins.append((low, high - min(excess, high)))
+            beyond.append(excess - min(excess, high))
+        return tuple(margins), beyond
+
+    def _spans(self, whole: tuple[int, ...], ends: Margins) -> list[_Span]:
         """Follow the sizes through the convolution from the output to the input."""
         spans, before = [], whole
         for operation in self.operations:
-            margins = self._margins_of(operation)
+            margins = tuple(m if p else (0, 0) for m, p in zip(ends, operation.pads, strict=True))
             padded = tuple(n + sum(m) for n, m in zip(before, margins, strict=True))
             read = tuple(n - self._surplus(operation, a, n) for a, n in enumerate(padded))
             extents = self._extents(operation)
             after = tuple(
                 (n - e) // s + 1 for n, e, s in zip(read, extents, operation.stride, strict=True)
             )
-            spans.append(_Span(before, padded, read, after))
+            spans.append(_Span(before, padded, read, after, margins))
             before = after
         return spans
 
@@ -144,8 +170,8 @@ class SeKronConvTranspose(SeKronConv):
             (n - 1) * s + e for n, s, e in zip(span.after, operation.stride, extents, strict=True)
         ]
         more = tuple(n - m for n, m in zip(span.read, least, strict=True))
-        low = [margin[0] for margin in self._margins_of(operation)]
-        is_native = span.read == span.padded
+        low = [margin[0] for margin in span.margins]
+        is_native = span.read == span.padded and all(low == high for low, high in span.margins)
         x = NATIVE[self.n_axes](
             x,
             weight,

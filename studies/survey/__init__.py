@@ -1,0 +1,1 @@
+"""Networks as users bring them: which of their layers are replaced, and what keeps the others."""

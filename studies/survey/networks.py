@@ -1,0 +1,182 @@
+"""The networks of the survey, with fresh weights, each with an input to count on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sekron
+
+Made = tuple[nn.Module, Tensor]
+
+
+def _torchvision(name: str, size: int = 96, **settings: Any) -> Made:
+    import torchvision  # noqa: PLC0415  heavy, and needed by some of the networks only
+
+    return torchvision.models.get_model(name, weights=None, **settings), _images(size)
+
+
+def _segmenter(name: str) -> Made:
+    network, images = _torchvision(name, weights_backbone=None)
+    return Chosen(network, "out"), images
+
+
+def _detector(name: str) -> Made:
+    network, images = _torchvision(name, weights_backbone=None)
+    return Pyramid(network), images
+
+
+def _video(name: str) -> Made:
+    network, _ = _torchvision(name)
+    # It only fixes the extents of the kernel.
+    sekron.register(type(network.layer1[0].conv1[0]))
+    return network, torch.randn(1, 3, 8, 56, 56)
+
+
+def _timm(name: str, size: int = 96) -> Made:
+    import timm  # noqa: PLC0415  as above
+
+    return timm.create_model(name, pretrained=False), _images(size)
+
+
+def _encoder() -> Made:
+    import transformers  # noqa: PLC0415  as above
+
+    config = transformers.BertConfig(
+        vocab_size=1000,
+        hidden_size=192,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=768,
+        return_dict=False,
+    )
+    return transformers.BertModel(config), torch.randint(0, 1000, (1, 48))
+
+
+def _images(size: int) -> Tensor:
+    return torch.randn(1, 3, size, size)
+
+
+class Chosen(nn.Module):
+    """One entry of a network whose output is a mapping."""
+
+    def __init__(self, network: nn.Module, key: str) -> None:
+        super().__init__()
+        self.network, self.key = network, key
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the entry."""
+        found: Tensor = self.network(x)[self.key]
+        return found
+
+
+class Pyramid(nn.Module):
+    """A detector up to what its boxes are picked from: one head, called on every level."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = network.backbone, network.head
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return scores, boxes and centres of all levels."""
+        return list(self.head(list(self.backbone(x).values())).values())
+
+
+class Audio(nn.Module):
+    """Convolutions over a waveform: strided, dilated, grouped, gated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(1, 32, 80, stride=4)
+        self.dilated = nn.ModuleList(
+            nn.Conv1d(32 if d == 1 else 64, 128, 3, padding="same", dilation=d) for d in (1, 2, 4)
+        )
+        self.grouped = nn.Conv1d(64, 96, 5, stride=2, groups=4)
+        self.norm = nn.BatchNorm1d(96)
+        self.body, self.head = nn.Linear(96, 128), nn.Linear(128, 35)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(N, 1, samples)` to logits."""
+        x = F.max_pool1d(self.stem(x).relu(), 4)
+        for layer in self.dilated:
+            x = F.glu(layer(x), dim=1)
+        x = self.norm(self.grouped(x)).relu().mean(2)
+        return self.head(self.body(x).relu())
+
+
+class UNet(nn.Module):
+    """Down by strides, up by transposed convolutions, with skips between."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.down1 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.down2 = nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)
+        self.middle = nn.Conv2d(4 * width, 4 * width, 3, padding=1, padding_mode="reflect")
+        self.up2 = nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2)
+        self.join2 = nn.Conv2d(4 * width, 2 * width, 3, padding=1)
+        self.up1 = nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1)
+        self.join1 = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images to logits of every pixel."""
+        first = self.stem(x).relu()
+        second = self.down1(first).relu()
+        y = self.middle(self.down2(second).relu()).relu()
+        y = self.join2(torch.cat((self.up2(y), second), dim=1)).relu()
+        y = self.join1(torch.cat((self.up1(y), first), dim=1)).relu()
+        return self.last(y)
+
+
+class Tagger(nn.Module):
+    """An LSTM over words, and linear layers on top."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(500, 96)
+        self.recurrence = nn.LSTM(96, 96, batch_first=True)
+        self.up, self.middle, self.head = (
+            nn.Linear(96, 512),
+            nn.Linear(512, 512),
+            nn.Linear(512, 17),
+        )
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Map word numbers to logits of every word."""
+        found, _ = self.recurrence(self.table(words))
+        return self.head(self.middle(self.up(found).relu()).relu())
+
+
+NETWORKS: dict[str, Callable[[], Made]] = {
+    "audio": lambda: (Audio(), torch.randn(1, 1, 4000)),
+    "unet": lambda: (UNet(), _images(64)),
+    "lstm": lambda: (Tagger(), torch.randint(0, 500, (1, 20))),
+    "bert": _encoder,
+    **{
+        name: partial(_torchvision, name)
+        for name in (
+            *("resnet18", "resnet50", "resnext50_32x4d", "regnet_y_400mf", "densenet121"),
+            *("vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"),
+            *("shufflenet_v2_x1_0", "convnext_tiny", "mnasnet1_0", "squeezenet1_1"),
+        )
+    },
+    "inception_v3": partial(
+        _torchvision, "inception_v3", 128, aux_logits=False, init_weights=False
+    ),
+    "vit_b_16": partial(_torchvision, "vit_b_16", image_size=96),
+    "swin_t": partial(_torchvision, "swin_t"),
+    "fcos_resnet50_fpn": partial(_detector, "fcos_resnet50_fpn"),
+    "deeplabv3_resnet50": partial(_segmenter, "deeplabv3_resnet50"),
+    "r3d_18": partial(_video, "r3d_18"),
+    **{
+        f"timm/{name}": partial(_timm, name)
+        for name in ("edgenext_small", "dm_nfnet_f0", "resnest14d", "convmixer_768_32")
+    },
+}
+"""Name -> function that makes a network and an input."""
