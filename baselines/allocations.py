@@ -33,7 +33,8 @@ def uniform(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | 
         for index, layer in enumerate(layers)
         for row, cost in enumerate(layer.costs)
     )
-    chosen: dict[int, int] = {}
+    # A layer that the method does not know is dense at any share.
+    chosen = {index: 0 for index, layer in enumerate(layers) if len(layer.costs) == 1}
     best, least = None, np.inf
     for place, (share, index, row) in enumerate(events):
         losses = layers[index].losses

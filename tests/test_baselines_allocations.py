@@ -176,3 +176,10 @@ def test_less_than_the_least_admits_nothing(rule, n_resources):
 def test_of_no_layers_nothing_is_chosen(rule):
     assert rule([], [0.0]) == ()
     assert rule([], [-1.0]) is None
+
+
+def test_a_layer_that_a_method_does_not_know_is_dense_at_any_share():
+    known = Options(np.array([3.0, 1.0, 0.0]), np.array([[2.0], [5.0], [10.0]]))
+    unknown = Options(np.array([0.0]), np.array([[10.0]]))
+    assert uniform([known, unknown], [15.0]) == (1, 0)
+    assert uniform([known, unknown], [11.0]) is None

@@ -5,9 +5,14 @@ from itertools import permutations
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+import baselines
 import search
 import sekron
+from baselines import METHODS
+from baselines.candidates import candidates
+from baselines.vbmf import vbmf_plan
 from search import Budget
 from search.space import Space
 from sekron import Plan, Structure, decompose, reconstruct, refine, relative_error
@@ -236,3 +241,27 @@ def test_groups_that_do_not_fit(network):
         Structure.dense((7, 2), 2)
     with pytest.raises(ValueError, match="a structure reads 'family:shape"):
         Structure.parse("two*chain:6x1,1x4@2")
+
+
+def test_rivals_leave_grouped_layers_dense(network):
+    frame = baselines.compare(network, torch.zeros(1, 3, 8, 8), Budget(flops=0.95), methods=["cp"])
+    found = frame.set_index("ranks_by")["flops_ratio"]
+    assert found.isna().all()  # there is nothing else to factorize here
+    profile = search.profile(network, torch.zeros(1, 3, 8, 8))
+    assert all(len(t) == 0 for t in candidates(network, profile, METHODS["cp"]).values())
+    assert vbmf_plan(network, profile, Budget(flops=1.0)) == {}
+
+
+def test_a_funnel_closes_gates_of_grouped_layers_too(network):
+    images, labels = torch.randn(8, 3, 8, 8), torch.arange(8) % 5
+    found = search.funnel(
+        network,
+        DataLoader(TensorDataset(images, labels), 4),
+        images[:1],
+        budget=Budget(flops=0.6),
+        recipe=sekron.Recipe(epochs=1),
+        progress=False,
+    )
+    assert {s.groups for s in found.plan.values()} <= {2, 4}
+    totals = search.profile(network, images[:1]).totals(found.plan)
+    assert count_flops(found.network, (images[:1],))[0] == totals["flops"]
