@@ -64,10 +64,11 @@ def count(model: nn.Module, arguments: tuple[Any, ...]) -> Counts:
             analysis.set_op_handle(operator, handle)
         try:
             by_module, by_operator = analysis.by_module(), analysis.by_operator()
-        except RuntimeError as error:  # of the tracer
+        except Exception as error:  # whatever the tracer raises
             raise ValueError(
                 "the network must run under torch.jit.trace, with which its FLOPs are counted, "
-                f"but it raised: {str(error).splitlines()[0]}"
+                f"but it raised: {str(error).splitlines()[0]} "
+                "Compile, script and quantize after the compression, not before."
             ) from error
         return Counts(
             {name: int(flops) for name, flops in by_module.items()},
