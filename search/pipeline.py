@@ -35,6 +35,9 @@ from sekron.spectrum import Spectra
 from sekron.surgery import check_finite, weight_of
 from sekron.table import CandidateTable
 
+SHOWN = 6
+"""Layers of which an error tells why they stay dense."""
+
 
 def search(
     model: nn.Module,
@@ -50,8 +53,7 @@ def search(
     budget = settings.budget
     measured = profile(model, example_input, settings.include, settings.exclude, settings.min_share)
     if not measured.searched:
-        reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in measured.layers)
-        raise ValueError(f"the network has nothing to replace: {reasons or 'it has no layers'}.")
+        raise ValueError(f"the network has nothing to replace: {_reasons(measured)}.")
     check_finite(model, [layer.name for layer in measured.searched])
     spaces = spaces_of(measured, settings)
     check_feasible(budget, measured, spaces, settings.rank_multiple)
@@ -101,6 +103,14 @@ def search(
         folder.write("front.csv", result.pareto_front().drop(columns="plan").to_csv(index=False))
         folder.write("plan.json", result.best.to_json() + "\n")
     return result
+
+
+def _reasons(measured: NetworkProfile) -> str:
+    """Say why layers are left dense, of the first few."""
+    reasons = [f"{layer.name}: {layer.reason}" for layer in measured.layers]
+    if len(reasons) > SHOWN:
+        reasons[SHOWN:] = [f"and {len(reasons) - SHOWN} more, see `sekron layers`"]
+    return "; ".join(reasons) or "it has no layers"
 
 
 def _settled(

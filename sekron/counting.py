@@ -12,6 +12,7 @@ from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import conv_flop_count, get_shape
 from torch import nn
 
+from sekron.einsum_flops import einsum_flops
 from sekron.evaluation import evaluating
 
 
@@ -20,7 +21,7 @@ def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict
 
     What fvcore takes for free, or fails at, though it multiplies, is counted here: convolutions
     with `padding="same"`, attention, products with vectors, `tensordot`, `baddbmm`, and recurrent
-    layers.
+    layers; `einsum` pair by pair as torch contracts it.
 
     Args:
         model: In evaluation mode while it runs, then as it was.
@@ -113,6 +114,13 @@ def _tensordot(inputs: list[Any], outputs: list[Any]) -> int:
     return prod(_shape(outputs[0])) * prod(shape[axis] for axis in axes)
 
 
+def _einsum(inputs: list[Any], outputs: list[Any]) -> int:
+    shapes = [_shape(value) for value in inputs[1].node().inputs()]
+    # The path is a list, or the constant None.
+    path = [int(v.toIValue()) for value in inputs[2:] for v in value.node().inputs()]
+    return einsum_flops(inputs[0].toIValue(), shapes, len(_shape(outputs[0])), path)
+
+
 def _recurrent(inputs: list[Any], outputs: list[Any]) -> int:
     """Every matrix is applied once for each step of each sequence."""
     steps = prod(_shape(outputs[0])[:-1])
@@ -132,6 +140,7 @@ HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     "aten::dot": _product,
     "aten::baddbmm": _added_product,
     "aten::tensordot": _tensordot,
+    "aten::einsum": _einsum,
     "aten::lstm": _recurrent,
     "aten::gru": _recurrent,
     "aten::rnn_tanh": _recurrent,

@@ -41,7 +41,13 @@ def reason_to_skip(module: nn.Module) -> str:
 def _odd_class(module: nn.Module) -> str:
     if not is_known(module) and not is_lazy(module):
         base = next(kind for kind in KINDS if isinstance(module, kind))
-        return f"{type(module).__name__} may not compute what {base.__name__} does"
+        kind = type(module)
+        name = (
+            kind.__name__
+            if kind.__name__ != base.__name__
+            else f"{kind.__module__}.{kind.__name__}"
+        )
+        return f"{name} may not compute what {base.__name__} does"
     if "forward" in vars(module):
         return "its forward was replaced by another function"
     return DEPTHWISE if _is_depthwise(module) else ""

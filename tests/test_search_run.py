@@ -198,8 +198,12 @@ def test_a_weight_that_is_not_finite_is_named(small_network, small_input, tmp_pa
             nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4)),
             "0: first convolution, left dense .*; 1: depthwise convolution, not worth it: 10.7%",
         ),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), *[nn.Conv2d(4, 4, 1, groups=4) for _ in range(9)]),
+            r"5: depthwise convolution, not worth it: 2.8% of the FLOPs; and 4 more, see `sekron",
+        ),
     ],
-    ids=["no-layers", "reasons"],
+    ids=["no-layers", "reasons", "many"],
 )
 def test_nothing_to_replace_lists_why(network, message):
     with pytest.raises(ValueError, match=message):

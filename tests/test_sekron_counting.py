@@ -66,6 +66,31 @@ def test_torch_counts_the_same(case):
     assert by_torch(function, tensors(*shapes)) == CASES[case][2]
 
 
+EINSUMS = {
+    "matrix": ("ij,jk->ik", (3, 4), (4, 5)),
+    "implicit": ("ij, jk", (3, 4), (4, 5)),
+    "batch": ("bhid,bhjd->bhij", (2, 3, 5, 7), (2, 3, 4, 7)),
+    "ellipsis": ("...ij,...jk->...ik", (2, 1, 5, 7), (6, 7, 4)),
+    "alone": ("ija,jkb->ik", (3, 4, 2), (4, 5, 6)),
+    "inner": ("ij,ij->", (3, 4), (3, 4)),
+    "outer": ("i,j->ij", (3,), (4,)),
+    "three": ("ij,jk,kl->il", (2, 30), (30, 4), (4, 50)),
+    "four": ("abi,ij,jk,kb->a", (3, 5, 7), (7, 9), (9, 2), (2, 5)),
+    "attention": ("bqhd,bkhd,bkhe->bqhe", (2, 5, 3, 4), (2, 6, 3, 4), (2, 6, 3, 8)),
+    "sum": ("ij->j", (3, 4)),
+}
+
+
+@pytest.mark.parametrize("case", EINSUMS)
+@pytest.mark.parametrize("with_path", [True, False], ids=["path", "in-turn"])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_an_einsum_costs_what_its_products_do(case, with_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.opt_einsum, "enabled", with_path)
+    equation, *shapes = EINSUMS[case]
+    model, inputs = Of(lambda *of: torch.einsum(equation, *of)), tensors(*shapes)
+    assert count_flops(model, inputs) == (by_torch(model, inputs), {})
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_recurrent_layers_apply_their_matrices_once_a_step(kind):
     model = kind(3, 4, num_layers=2, bidirectional=True).eval()

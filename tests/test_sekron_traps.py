@@ -122,6 +122,12 @@ def standardize(module, _):
     module.weight.data.sub_(module.weight.data.mean((1, 2, 3), keepdim=True))
 
 
+def test_a_class_of_the_same_name_is_told_apart():
+    kind = type("Conv2d", (nn.Conv2d,), {"__module__": "elsewhere.layers"})
+    found = reasons(between(kind(6, 6, 3)), IMAGE)["1"]
+    assert found == "elsewhere.layers.Conv2d may not compute what Conv2d does"
+
+
 def test_a_hook_that_works_on_the_weight_keeps_the_layer():
     network = between(nn.Conv2d(6, 6, 3))
     network[1].register_forward_pre_hook(standardize)

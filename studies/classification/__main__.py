@@ -90,16 +90,16 @@ def _compressed(
             recipe=recipe,
         )
         return found.network
-    entry = _rival(task, method).enter(budget, "exact")
+    entry = _rival(task, method, options.max_seconds).enter(budget, "exact")
     return None if entry is None else entry.network
 
 
-def _rival(task: Task, method: str) -> Contender:
+def _rival(task: Task, method: str, max_seconds: float) -> Contender:
     measured = profile(task.model, task.example)
     if method == PRUNING:
         return Pruned(task.model, task.example, measured)
     own = baselines.METHODS[method]
-    tables = baselines.candidates(task.model, measured, own)
+    tables = baselines.candidates(task.model, measured, own, max_seconds=max_seconds)
     return Decomposed(task.model, measured, tables, own.factorize)
 
 
@@ -142,6 +142,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dense-epochs", type=int, default=12)
     parser.add_argument("--trials", type=int, default=50, help="of the search, per layer")
     parser.add_argument("--max-length", type=int, default=3, help="of a sequence, in the search")
+    parser.add_argument(
+        "--max-seconds", type=float, default=float("inf"), help="for a rival's candidates"
+    )
     parser.add_argument("--steps", type=int, default=60, help="of tune")
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning")
     parser.add_argument("--learning-rate", type=float, default=0.01, help="of fine-tuning")
