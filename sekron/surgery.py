@@ -42,12 +42,12 @@ def _odd_class(module: nn.Module) -> str:
     if not is_known(module) and not is_lazy(module):
         base = next(kind for kind in KINDS if isinstance(module, kind))
         kind = type(module)
-        name = (
+        own = (
             kind.__name__
             if kind.__name__ != base.__name__
-            else f"{kind.__module__}.{kind.__name__}"
+            else f"{kind.__module__}.{base.__name__}"
         )
-        return f"{name} may not compute what {base.__name__} does"
+        return f"{own} may not compute what {base.__name__} does: see `sekron.register`"
     if "forward" in vars(module):
         return "its forward was replaced by another function"
     return DEPTHWISE if _is_depthwise(module) else ""

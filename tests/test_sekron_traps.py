@@ -12,7 +12,6 @@ from torch.testing._internal.two_tensor import TwoTensor
 import sekron
 from search import Budget, profile, run
 from sekron import Plan, Structure
-from sekron.kinds import _registered
 from sekron.leftovers import leftovers
 
 
@@ -70,8 +69,14 @@ def between(layer, n_channels=6):
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (StandardizedConv2d(6, 6, 3), "StandardizedConv2d may not compute what Conv2d does"),
-        (SamePaddedConv2d(6, 6, 3), "SamePaddedConv2d may not compute what Conv2d does"),
+        (
+            StandardizedConv2d(6, 6, 3),
+            "StandardizedConv2d may not compute what Conv2d does: see `sekron.register`",
+        ),
+        (
+            SamePaddedConv2d(6, 6, 3),
+            "SamePaddedConv2d may not compute what Conv2d does: see `sekron.register`",
+        ),
         (nn.LazyConv2d(6, 3), "is lazy: run the network once, so that it knows its shape"),
         (nn.utils.parametrizations.spectral_norm(nn.Conv2d(6, 6, 3)), "ParametrizedConv2d may not"),
     ],
@@ -99,18 +104,19 @@ def test_a_lazy_layer_that_never_runs_is_listed():
     assert layer.reason.startswith("is lazy")
 
 
-def test_one_line_registers_a_class():
+def test_one_line_registers_a_class(monkeypatch):
+    monkeypatch.setattr("sekron.kinds._registered", set())
     network = between(NamedConv2d(6, 6, 3))
-    assert reasons(network, IMAGE)["1"] == "NamedConv2d may not compute what Conv2d does"
+    assert (
+        reasons(network, IMAGE)["1"]
+        == "NamedConv2d may not compute what Conv2d does: see `sekron.register`"
+    )
     assert sekron.register(NamedConv2d) is NamedConv2d
-    try:
-        assert reasons(network, IMAGE)["1"] == ""
-        structure = Structure.parse("chain:6x1x3x1,1x6x1x3@18")
-        small = Plan({"1": structure}).apply(network)
-        x = torch.randn(2, 3, 9, 9)
-        torch.testing.assert_close(small(x), network(x), rtol=1e-4, atol=1e-5)
-    finally:
-        _registered.discard(NamedConv2d)
+    assert reasons(network, IMAGE)["1"] == ""
+    structure = Structure.parse("chain:6x1x3x1,1x6x1x3@18")
+    small = Plan({"1": structure}).apply(network)
+    x = torch.randn(2, 3, 9, 9)
+    torch.testing.assert_close(small(x), network(x), rtol=1e-4, atol=1e-5)
     for other in (nn.ReLU, network):
         with pytest.raises(
             ValueError, match=r"a subclass of a convolution or of nn.Linear is need"
@@ -125,7 +131,9 @@ def standardize(module, _):
 def test_a_class_of_the_same_name_is_told_apart():
     kind = type("Conv2d", (nn.Conv2d,), {"__module__": "elsewhere.layers"})
     found = reasons(between(kind(6, 6, 3)), IMAGE)["1"]
-    assert found == "elsewhere.layers.Conv2d may not compute what Conv2d does"
+    assert (
+        found == "elsewhere.layers.Conv2d may not compute what Conv2d does: see `sekron.register`"
+    )
 
 
 def test_a_hook_that_works_on_the_weight_keeps_the_layer():
