@@ -28,6 +28,16 @@ BATCH = 64
 N_UNLABELLED = 1024
 """Training images that may be looked at before fine-tuning."""
 
+SMALL_IMAGES: dict[str, dict[str, Any]] = {
+    "mobilenet_v2": {
+        "inverted_residual_setting": [
+            *([1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2]),
+            *([6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]),
+        ]
+    }
+}
+"""Network -> settings under which an image of 32 pixels is more than one pixel at the end."""
+
 SPLITS: dict[str, Callable[[str], Split]] = {
     "glyphs": lambda _: glyphs(),
     "cifar10": cifar10,
@@ -95,14 +105,17 @@ def task_of(name: str, options: argparse.Namespace) -> Task:
     )
 
 
-def build_network(name: str, n_classes: int, n_channels: int) -> nn.Module:
-    """Return a network with fresh weights."""
+def build_network(name: str, n_classes: int, n_channels: int, *, small: bool = True) -> nn.Module:
+    """Return a network with fresh weights, for small images or for large ones."""
     family, _, depth = name.rpartition("resnet")
     if family in ("", "se_") and depth.isdigit() and (int(depth) - 2) % 6 == 0 and depth != "50":
         return resnet(int(depth), n_classes, n_channels, squeeze=family == "se_")
     import torchvision  # noqa: PLC0415  heavy, and only needed here
 
-    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=n_classes)
+    settings = SMALL_IMAGES.get(name, {}) if small else {}
+    network: nn.Module = torchvision.models.get_model(
+        name, weights=None, num_classes=n_classes, **settings
+    )
     return network
 
 
@@ -111,7 +124,7 @@ def _imagenet(name: str, path: str, weights: str) -> Task:
         raise SystemExit("imagenet needs --weights, the state dict of the trained network.")
     training = partial(imagenet, path, training=True, batch_size=BATCH)
     n_classes = len(training().dataset.classes)  # type: ignore[attr-defined]  # an ImageFolder
-    model = build_network(name, n_classes, 3)
+    model = build_network(name, n_classes, 3, small=False)
     load_weights(model, load_state_dict(weights), weights)
     return Task(
         name,

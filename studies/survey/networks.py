@@ -44,6 +44,40 @@ def _timm(name: str, size: int = 96) -> Made:
     return timm.create_model(name, pretrained=False), _images(size)
 
 
+def _folded(name: str) -> Made:
+    """A network with standardised weights, these computed once: what to do before a compression."""
+    from timm.layers import ScaledStdConv2d  # noqa: PLC0415  as above
+
+    network, images = _timm(name)
+    for parent in list(network.modules()):
+        for place, child in list(parent.named_children()):
+            if isinstance(child, ScaledStdConv2d):
+                setattr(parent, place, _plain(child))
+    return network, images
+
+
+@torch.no_grad()
+def _plain(standardized: Any) -> nn.Conv2d:
+    options = {
+        name: getattr(standardized, name) for name in ("stride", "padding", "dilation", "groups")
+    }
+    conv = nn.Conv2d(
+        standardized.in_channels,
+        standardized.out_channels,
+        standardized.kernel_size,
+        bias=standardized.bias is not None,
+        **options,
+    )
+    rows = standardized.weight.flatten(1)
+    variances, means = torch.var_mean(rows, dim=1, correction=0, keepdim=True)
+    gains = (standardized.gain * standardized.scale).flatten(1)
+    scaled = (rows - means) * (variances + standardized.eps).rsqrt() * gains
+    conv.weight.copy_(scaled.reshape_as(conv.weight))
+    if conv.bias is not None:
+        conv.bias.copy_(standardized.bias)
+    return conv
+
+
 def _encoder() -> Made:
     import transformers  # noqa: PLC0415  as above
 
@@ -178,5 +212,6 @@ NETWORKS: dict[str, Callable[[], Made]] = {
         f"timm/{name}": partial(_timm, name)
         for name in ("edgenext_small", "dm_nfnet_f0", "resnest14d", "convmixer_768_32")
     },
+    "timm/nfnet_l0, folded": partial(_folded, "nfnet_l0"),
 }
 """Name -> function that makes a network and an input."""
