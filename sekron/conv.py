@@ -137,11 +137,11 @@ class SeKronConv(Factorized):
         conv.weight.data.copy_(self.dense_weight())
         return in_place_of(self, conv)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch names it
         """Map `(N, in, sizes…)` or `(in, sizes…)` to `(N, out, sizes…)` or `(out, sizes…)`."""
         if self.sequence is None:
-            return self._folded(x)
-        convolve = NATIVE[self.n_axes]
+            return self._folded(input)
+        x, convolve = input, NATIVE[self.n_axes]
         # What a hand-written sequence does and no more: microseconds count in small layers.
         weights: Any = self.weights._parameters.values()
         *first, last = zip(self.sequence, weights, strict=True)

@@ -45,14 +45,14 @@ class Gated(nn.Module):
             self.register_buffer(f"first_{bond}", self._carried(bond))
         self.gates = nn.ParameterList(first.clone() for first in self.first)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch names it
         """Run the layer with its gated factors."""
         factors = self.factors()
         packed = {
             f"weights.{i}": operation.pack(factors[operation.factor])
             for i, operation in enumerate(self.layer.operations)
         }
-        result: Tensor = functional_call(self.layer, packed, (x,))
+        result: Tensor = functional_call(self.layer, packed, (input,))
         return result
 
     @property

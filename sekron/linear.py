@@ -73,11 +73,11 @@ class SeKronLinear(Factorized):
         linear.weight.data.copy_(weight)
         return in_place_of(self, linear)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch names it
         """Map `(…, in)` to `(…, out)`."""
-        leading = x.shape[:-1]
+        leading = input.shape[:-1]
         bias = self.bias
-        x = x.reshape(-1, x.shape[-1])
+        x = input.reshape(-1, input.shape[-1])
         rows = x.shape[0]
         for operation, weight in zip(self.operations, self.weights, strict=True):
             if operation.before is not None:

@@ -75,14 +75,19 @@ class SeKronConvTranspose(SeKronConv):
         super().__init__(structure, **options)
         self.output_padding = self._per_axis(output_padding)
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,  # noqa: A002  as torch names it
+        output_size: Sequence[int] | None = None,
+    ) -> Tensor:
         """Map `(N, in, sizes…)` or `(in, sizes…)` to `(N, out, sizes…)` or `(out, sizes…)`.
 
         Args:
-            x: Input.
+            input: As for the dense layer.
             output_size: Sizes that are wanted, of the spatial axes or of all; default what
                 `output_padding` says.
         """
+        x = input
         if x.dim() == 1 + self.n_axes:
             return self.forward(x.unsqueeze(0), output_size).squeeze(0)
         batch, layout = x.shape[0], layout_of(x)

@@ -12,6 +12,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 import sekron
 from search import Budget, profile, run
 from sekron import Plan, Structure
+from sekron.gates import Gated
 from sekron.leftovers import leftovers
 
 
@@ -308,3 +309,19 @@ def test_containers_keep_working():
     assert small.table["b"] is small.rows[1]
     assert isinstance(small.sequence[0], sekron.SeKronLinear)
     assert type(network.rows[1]) is nn.Linear
+
+
+@pytest.mark.parametrize(
+    ("layer", "text", "shape"),
+    [
+        (nn.Conv2d(6, 6, 3), "chain:6x1x3x1,1x6x1x3@18", (1, 6, 5, 5)),
+        (nn.ConvTranspose2d(6, 6, 3), "chain:6x1x3x1,1x6x1x3@18", (1, 6, 5, 5)),
+        (nn.Linear(6, 4), "chain:4x1,1x6@4", (2, 6)),
+    ],
+    ids=["conv", "transposed", "linear"],
+)
+def test_the_input_has_torchs_name(layer, text, shape):
+    x = torch.randn(shape)
+    small = Plan({"": Structure.parse(text)}).apply(layer)
+    torch.testing.assert_close(small(input=x), layer(input=x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(Gated(small)(input=x), small(x), rtol=1e-4, atol=1e-5)
