@@ -157,6 +157,17 @@ def test_the_same_command_goes_on(sekron_command, run_folder):
     assert trials_of(run_folder) == before
 
 
+def test_what_chooses_trials_is_passed_on_and_kept(sekron_command, files):
+    choice = ("--rank-multiple", "2", "--min-share", "0.01")
+    arguments = ("search", "cli_networks:small", *QUICK, "--flops", "80%", "--run", "even")
+    assert sekron_command(*arguments, *choice)[0] == 0
+    plan = search.load(files / "even").best
+    assert all(rank % 2 == 0 for structure in plan.values() for rank in structure.ranks)
+    code, _, err = sekron_command(*arguments)
+    assert code != 0
+    assert "was searched with rank_multiple=2, got 1" in err
+
+
 LAYERS = ("layers", "cli_networks:small", *SHAPE)
 SEARCH = ("search", "cli_networks:small", *QUICK, "--run", "new")
 APPLY = ("apply", "run", "--output", "small.safetensors")
