@@ -21,6 +21,7 @@ def main() -> None:
     split = digits()
     model = trained("resnet20", resnet20, split.train_images, split.train_labels)
     images = split.test_images[:32]  # what is timed; FLOPs count for one
+    batches = split.train_images.split(128)  # labels are not looked at
 
     result = search.run(
         model,
@@ -28,6 +29,7 @@ def main() -> None:
         budget=search.Budget(flops=options.flops),
         n_trials=options.trials,
         measure_seconds=15,
+        calibration=batches,
         run=RUNS / "quickstart",
     )
     front = result.pareto_front()
@@ -36,7 +38,6 @@ def main() -> None:
     plan = result.best
     small = plan.apply(model)
     right_after = accuracy(small, split.test_images, split.test_labels)
-    batches = split.train_images.split(128)
     sekron.recalibrate(small, batches)
 
     plan.save(RUNS / "quickstart" / "best.json")
