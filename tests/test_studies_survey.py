@@ -24,6 +24,7 @@ def check(row):
     assert row["gradients"]
     assert row["restored"]
     assert row["unexplained_flops"] == 0
+    assert row["unlisted"] == 0
     assert 0.59 < row["flops"] <= 0.6
 
 

@@ -62,6 +62,7 @@ def survey(network: nn.Module, example: Tensor) -> dict[str, object]:
         "searched": len(measured.searched),
         "searched_share": _share(measured, measured.searched),
         "left_dense": _left_dense(measured),
+        "unlisted": _unlisted(measured, network),
     }
     exact = sekron.Plan({x.name: full_rank(x) for x in measured.searched}).apply(network)
     error = _difference(exact, network, example)
@@ -194,6 +195,17 @@ def _left_dense(measured: NetworkProfile) -> str:
             shares[layer.reason.split(":")[0].split(",")[0]] += layer.flops
     shares["without a weight"] = measured.flops - sum(layer.flops for layer in measured.layers)
     return "; ".join(f"{why} {n / measured.flops:.1%}" for why, n in shares.most_common() if n)
+
+
+def _unlisted(measured: NetworkProfile, network: nn.Module) -> int:
+    """Return how many parameters with more than one axis are in no layer that is listed."""
+    listed = {
+        parameter
+        for layer in measured.layers
+        for parameter in network.get_submodule(layer.name).parameters(recurse=bool(layer.calls))
+    }
+    real = [p for p in network.parameters() if sum(size > 1 for size in p.shape) > 1]
+    return sum(parameter not in listed for parameter in real)
 
 
 def _options() -> argparse.Namespace:
