@@ -16,7 +16,6 @@ from torch import Tensor
 from baselines.conversions import Converted, lifted
 from baselines.decompositions import cp, tensor_ring, tensor_train, tucker
 from baselines.templates import channel_svd, gkpd, spatial_svd, tucker2
-from sekron.contraction import n_params_of_ranks
 from sekron.decomposition import decompose, reconstruct
 from sekron.digits import divisors
 from sekron.rank_grid import scaled_ranks
@@ -134,7 +133,7 @@ def _single(spectra: Spectra, structure: Structure, error: float) -> RankCurve:
         ranks,
         np.array([error]),
         spectra.flops(structure.shapes, structure.bonds, ranks),
-        n_params_of_ranks(structure.shapes, structure.bonds, ranks),
+        spectra.params(structure.shapes, structure.bonds, ranks),
     )
 
 

@@ -60,7 +60,7 @@ def profile(
     arguments = first_image(example_input)
     calls = _record_calls(network, arguments)
     counts = count(network, arguments)
-    total, n_params = counts.by_module[""], n_params_of(network)
+    total, n_params = counts.by_module[""], _n_params(network)
     reasons = _reasons(model, network, calls, arguments, include, exclude)
     layers = []
     for name, reason in reasons.items():
@@ -115,7 +115,7 @@ def _reasons(
     }
 
 
-def n_params_of(network: nn.Module) -> int:
+def _n_params(network: nn.Module) -> int:
     """Return the numbers in all parameters, those aside whose shape is not known yet."""
     known = (p for p in network.parameters() if not isinstance(p, UninitializedParameter))
     return sum(p.numel() for p in known)
@@ -193,13 +193,12 @@ def _layer(name: str, module: nn.Module, calls: tuple[Geometry, ...], reason: st
 
 def _leftover(name: str, module: nn.Module, by_module: dict[str, int], reason: str) -> LayerProfile:
     """Return the profile of what is no layer; its FLOPs are those that its children do not have."""
-    prefix = f"{name}." if name else ""
-    children = [] if isinstance(module, Factorized) else list(module._modules)
-    flops = by_module.get(name, 0) - sum(by_module.get(prefix + child, 0) for child in children)
-    parameters = list(module.parameters(recurse=isinstance(module, Factorized)))
-    largest = matrices(module)[:1]
-    shape = tuple(largest[0].shape) if largest else ()
+    kind = type(module).__name__
     if isinstance(module, Factorized):
-        shape = module.structure.weight_shape
-    n_params = sum(p.numel() for p in parameters)
-    return LayerProfile(name, type(module).__name__, shape, (), flops, n_params, reason)
+        n_params, shape = sum(p.numel() for p in module.parameters()), module.structure.weight_shape
+        return LayerProfile(name, kind, shape, (), by_module.get(name, 0), n_params, reason)
+    prefix = f"{name}." if name else ""
+    inner = sum(by_module.get(prefix + child, 0) for child in module._modules)
+    shape = next((tuple(p.shape) for p in matrices(module)), ())
+    n_params = sum(p.numel() for p in module.parameters(recurse=False))
+    return LayerProfile(name, kind, shape, (), by_module.get(name, 0) - inner, n_params, reason)

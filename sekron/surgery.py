@@ -39,7 +39,7 @@ def reason_to_skip(module: nn.Module) -> str:
 
 
 def _odd_class(module: nn.Module) -> str:
-    if not is_known(module) and not is_lazy(module):
+    if not is_known(module) and not _is_lazy(module):
         base = next(kind for kind in KINDS if isinstance(module, kind))
         kind = type(module)
         own = (
@@ -63,7 +63,7 @@ def _odd_weight(weight: nn.Parameter | None) -> str:
     return "" if weight.is_floating_point() else f"its weight is of type {weight.dtype}"
 
 
-def is_lazy(module: nn.Module) -> bool:
+def _is_lazy(module: nn.Module) -> bool:
     """Whether a module learns the shape of its weight when it runs first."""
     return isinstance(module._parameters.get("weight"), UninitializedParameter)
 

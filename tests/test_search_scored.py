@@ -341,6 +341,7 @@ def test_the_winner_holds_the_clock_too(
 
 
 # With FLOPs limited too, the search says the same of layers, and of its plan before any scoring.
+# Both are what the search says of this made-up clock; the test is of what it does then.
 @pytest.mark.filterwarnings("ignore:.* is out of reach without layers that were measured slower")
 @pytest.mark.filterwarnings("ignore:flops ≤ 80.0% is out of reach for networks that are not slower")
 @pytest.mark.parametrize("limits", [{}, {"flops": 0.8}], ids=["alone", "with-flops"])

@@ -32,6 +32,7 @@ def by_torch(model, arguments):
     return counter.get_total_flops() // 2
 
 
+# One case a line, however long.
 CASES = {
     "attention": (F.scaled_dot_product_attention, ((2, 4, 5, 8), (2, 4, 7, 8), (2, 4, 7, 6)), 3920),
     "matrix": (torch.matmul, ((3, 4), (4, 5)), 60),
@@ -83,6 +84,7 @@ EINSUMS = {
 
 @pytest.mark.parametrize("case", EINSUMS)
 @pytest.mark.parametrize("with_path", [True, False], ids=["path", "in-turn"])
+# of opt_einsum, which reads sizes while it is traced
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_an_einsum_costs_what_its_products_do(case, with_path, monkeypatch):
     monkeypatch.setattr(torch.backends.opt_einsum, "enabled", with_path)

@@ -131,6 +131,7 @@ def test_rank_curves_are_errors_flops_and_parameters_of_the_layer(in_metric):
     shapes = ((8, 1, 1, 1), (1, 4, 1, 1), (1, 1, 3, 3))
     for point in (*exact[::4], ("cp", shapes), ("tucker", shapes)):
         curve = spectra.curve(*point)
+        assert len(curve.errors) > 0
         for row in range(0, len(curve.errors), 7):
             structure = curve.structure(row)
             error = relative_error(weight, structure, metric)
@@ -246,6 +247,7 @@ def test_groups_that_do_not_fit(network):
 def test_rivals_leave_grouped_layers_dense(network):
     frame = baselines.compare(network, torch.zeros(1, 3, 8, 8), Budget(flops=0.95), methods=["cp"])
     found = frame.set_index("ranks_by")["flops_ratio"]
+    assert len(found) > 0
     assert found.isna().all()  # there is nothing else to factorize here
     profile = search.profile(network, torch.zeros(1, 3, 8, 8))
     assert all(len(t) == 0 for t in candidates(network, profile, METHODS["cp"]).values())
@@ -262,6 +264,7 @@ def test_a_funnel_closes_gates_of_grouped_layers_too(network):
         recipe=sekron.Recipe(epochs=1),
         progress=False,
     )
+    assert found.plan
     assert {s.groups for s in found.plan.values()} <= {2, 4}
     totals = search.profile(network, images[:1]).totals(found.plan)
     assert count_flops(found.network, (images[:1],))[0] == totals["flops"]

@@ -200,6 +200,7 @@ def test_every_weight_is_listed_with_its_share():
     assert sum(layer.flops for layer in layers.values()) == measured.flops
 
 
+# Its old quantization warns that it will go; until then users meet it.
 @pytest.mark.filterwarnings(
     "ignore:torch.ao.quantization is deprecated", "ignore:torch.quantize_per"
 )

@@ -23,6 +23,7 @@ from sekron.costs import LayerProfile, NetworkProfile
 from sekron.counting import count, count_flops, modules_alone
 from sekron.evaluation import evaluating
 from sekron.factorized import Factorized
+from sekron.leftovers import matrices
 from sekron.structure import Structure, clipped_ranks
 from studies.survey.networks import NETWORKS
 
@@ -204,8 +205,8 @@ def _unlisted(measured: NetworkProfile, network: nn.Module) -> int:
         for layer in measured.layers
         for parameter in network.get_submodule(layer.name).parameters(recurse=bool(layer.calls))
     }
-    real = [p for p in network.parameters() if sum(size > 1 for size in p.shape) > 1]
-    return sum(parameter not in listed for parameter in real)
+    real = {parameter for module in network.modules() for parameter in matrices(module)}
+    return len(real - listed)
 
 
 def _options() -> argparse.Namespace:
