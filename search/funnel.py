@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from baselines.templates import channel_svd, tucker2
@@ -73,9 +73,10 @@ def funnel(
 ) -> FunnelResult:
     """Choose the ranks of a network by training it with gates that a penalty closes.
 
-    Training begins without loss, at full ranks. Afterwards the gates that closed most are
-    dropped, as many as the budget asks for, across all layers; a layer that does not save
-    anything is dense again.
+    Training begins without loss, at full ranks. The penalty acts until what is closed meets the
+    budget, and rests while it does; the rest of the training repairs. Afterwards the gates that
+    closed most are dropped, as many as the budget asks for, across all layers; a layer that does
+    not save anything is dense again.
 
     Args:
         model: The trained dense network; not modified.
@@ -121,11 +122,16 @@ def funnel(
         for layer in layers.values():
             layer.hold()
 
+    def penalize(share: float) -> Tensor:
+        if _holds(budget, measured, layers, CLOSED):
+            return gates[0].new_zeros(())
+        return penalty.penalty(list(gates), first, share)
+
     regularizer = Regularizer(
         f"{penalty} at {gate_rate}",
         gates,
         gate_rate,
-        lambda share: penalty.penalty(list(gates), first, share),
+        penalize,
         hold,
     )
     epochs = fit(network, loader, dense, None, recipe, folder, progress, regularizer)
@@ -181,19 +187,24 @@ def _plan(
     return Plan(chosen)
 
 
+def _holds(
+    budget: Budget, measured: NetworkProfile, layers: dict[str, Gated], threshold: float
+) -> bool:
+    """Return whether the network meets the budget without the gates below a threshold."""
+    totals = measured.totals(_plan(budget, measured, layers, threshold))
+    limits = {name: budget.limit(name, measured.dense(name)) for name in RESOURCES}
+    return all(limit is None or totals[name] <= limit for name, limit in limits.items())
+
+
 def _threshold(budget: Budget, measured: NetworkProfile, layers: dict[str, Gated]) -> float:
     """Return the least threshold at which the budget holds."""
     gates = [sizes for own in layers.values() for sizes in own.sizes]
     sizes: set[float] = set(torch.cat(gates).tolist())
     steps = [CLOSED, *sorted(size for size in sizes if size > CLOSED), math.inf]
-
-    def excess(step: int) -> bool:
-        totals = measured.totals(_plan(budget, measured, layers, steps[step]))
-        limits = {name: budget.limit(name, measured.dense(name)) for name in RESOURCES}
-        return any(limit is not None and totals[name] > limit for name, limit in limits.items())
-
     # The first step that holds; every gate that is dropped makes the network smaller.
-    first = bisect.bisect_left(range(len(steps)), True, key=lambda step: not excess(step))
+    first = bisect.bisect_left(
+        steps, True, key=lambda threshold: _holds(budget, measured, layers, threshold)
+    )
     if first == len(steps):
         raise InfeasibleBudget(
             f"the budget must be reachable, got {budget}; with all ranks at one these structures "

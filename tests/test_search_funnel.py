@@ -14,9 +14,10 @@ import search
 import sekron
 from search import funnel
 from search.cli import main
+from search.funnel import CLOSED
 from sekron.counting import count_flops
 from sekron.finetuning import fit
-from sekron.gates import Funnel
+from sekron.gates import Funnel, gated
 from sekron.profiling import profile
 
 RECIPE = sekron.Recipe(epochs=2, learning_rate=0.05)
@@ -85,8 +86,34 @@ def test_what_is_left_computes_what_was_trained(model, loader, monkeypatch):
     assert dict(result.plan) == {}  # at full ranks nothing is saved
 
 
-def test_a_strong_penalty_closes_gates(model, loader):
-    recipe = sekron.Recipe(epochs=30, learning_rate=0.05, decay=0.0)
+def test_a_strong_penalty_closes_what_the_budget_asks_for(model, loader, monkeypatch):
+    left = []
+
+    def watching(network, *arguments):
+        epochs = fit(network, *arguments)
+        left.append({name: x.structure(CLOSED) for name, x in gated(network).items()})
+        return epochs
+
+    monkeypatch.setattr(importlib.import_module("search.funnel"), "fit", watching)
+    plans = [
+        funnel(
+            model,
+            loader,
+            IMAGE,
+            budget=search.Budget(flops=share),
+            penalty=Funnel(strength=strength),
+            recipe=sekron.Recipe(epochs=30, learning_rate=0.05, decay=0.0),
+            progress=False,
+        ).plan
+        for share, strength in ((0.6, 1.0), (0.4, 1.0), (0.4, 1e-6))
+    ]
+    closed = [dict(plan) == structures for plan, structures in zip(plans, left, strict=True)]
+    assert closed == [True, True, False]  # the last has open gates dropped
+    wide, narrow, _ = (profile(model, IMAGE).totals(plan)["flops"] for plan in plans)
+    assert narrow < wide
+
+
+def test_the_penalty_rests_while_the_budget_holds(model, loader):
     weak, strong = (
         funnel(
             model,
@@ -94,13 +121,12 @@ def test_a_strong_penalty_closes_gates(model, loader):
             IMAGE,
             budget=search.Budget(flops=1.0),
             penalty=Funnel(strength=strength),
-            recipe=recipe,
+            recipe=RECIPE,
             progress=False,
-        )
+        ).network.state_dict()
         for strength in (1e-6, 1.0)
     )
-    dense = profile(model, IMAGE)
-    assert dense.totals(strong.plan)["flops"] < dense.totals(weak.plan)["flops"]
+    assert all(torch.equal(strong[name], value) for name, value in weak.items())
 
 
 def test_a_layer_that_stands_in_two_places_stays_one(loader):
