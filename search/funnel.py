@@ -124,7 +124,7 @@ def funnel(
 
     def penalize(share: float) -> Tensor:
         if _holds(budget, measured, layers, CLOSED):
-            return gates[0].new_zeros(())
+            return torch.zeros(())
         return penalty.penalty(list(gates), first, share)
 
     regularizer = Regularizer(
