@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sekron.batches import Batches, inputs_of
 from sekron.costs import NetworkProfile
 from sekron.metric import Metric, metrics
-from sekron.moments import Batches, moments
+from sekron.moments import moments
 from sekron.sensitivity import LEVELS, divergences, weighed
 from sekron.surgery import weight_of
 
@@ -115,8 +116,7 @@ def _n_images(profile: NetworkProfile) -> int:
 
 def _keeping(batches: Batches, kept: list[Tensor], n_images: int) -> Iterator[Tensor]:
     """Pass batches on, and keep the first images."""
-    for batch in batches:
-        x = batch if isinstance(batch, Tensor) else batch[0]
+    for x in inputs_of(batches, "`calibration`"):
         left = n_images - sum(map(len, kept))
         if left > 0:
             kept.append(x[:left])

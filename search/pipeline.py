@@ -26,9 +26,9 @@ from search.scores import Judge, Score
 from search.space import Space
 from search.timetable import Timetable
 from search.timing import Stopwatch
+from sekron.batches import Batches
 from sekron.costs import LayerProfile, NetworkProfile
 from sekron.decomposition import EXACT
-from sekron.moments import Batches
 from sekron.profiling import Inputs, profile
 from sekron.progress import bar
 from sekron.spectrum import Spectra

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from search.clock import Clock
 from search.folder import RunFolder, Settings
@@ -14,9 +14,9 @@ from search.result import SearchResult
 from search.samplers import SAMPLERS
 from search.scores import Score
 from search.space import DEFAULT_FAMILIES
+from sekron.batches import Batches, inputs_of
 from sekron.budget import Budget
 from sekron.choice import Selection, patterns_of
-from sekron.moments import Batches
 from sekron.profiling import Inputs
 from sekron.structure import FAMILIES
 from sekron.surgery import replaceable_modules
@@ -131,7 +131,7 @@ def run(
     )
     if score is not None and calibration is not None:
         # Gone through again for every network that is scored.
-        calibration = [batch if isinstance(batch, Tensor) else batch[0] for batch in calibration]
+        calibration = list(inputs_of(calibration, "`calibration`"))
     folder = None if run is None else RunFolder(run)
     clock = Clock(measure_seconds, keep_latency, n_network_trials)
     return search(model, example_input, settings, folder, clock, calibration, score, progress)

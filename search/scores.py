@@ -13,9 +13,9 @@ from torch import nn
 
 from search.folder import RunFolder
 from search.records import document, reading
+from sekron.batches import Batches
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.calibration import norms_with_statistics, recalibrate
-from sekron.moments import Batches
 from sekron.plan import Plan
 
 FORMAT, VERSION = "sekron.scores", 1

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sekron.batches import Batches, inputs_of
 from sekron.evaluation import output_of
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) -> None:
+def recalibrate(model: nn.Module, batches: Batches) -> None:
     """Replace the running statistics of batch norm by the average over some batches, in place.
 
     Compression shifts what every layer puts out; this costs a few forward passes, no labels and
@@ -24,8 +24,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) 
         batches: Inputs of the network, or `(input, …)` tuples whose first entry is taken.
 
     Raises:
-        ValueError: If there are no batches, or the network does not run on one; the statistics
-            stay as they were.
+        ValueError: If there are no batches, one is not finite, the network does not run on one, or
+            the statistics would not be finite; they stay as they were.
     """
     norms = norms_with_statistics(model)
     if not norms:
@@ -36,7 +36,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) 
         return
     training = [module for module in model.modules() if module.training]
     kept = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
-    seen, finished = 0, False
+    finished = False
     try:
         model.eval()
         for norm in norms:
@@ -44,12 +44,10 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) 
             norm.momentum = None  # torch's cumulative average
             norm.training = True
         with torch.no_grad():
-            for batch in batches:
-                x = batch if isinstance(batch, Tensor) else batch[0]
+            for x in inputs_of(batches, "`batches`"):
                 output_of(model, x, "the batches")
-                seen += 1
-        if seen == 0:
-            raise ValueError("`batches` must hold at least one batch, got none.")
+        if not all(torch.isfinite(b).all() for norm in norms for b in norm.buffers()):
+            raise ValueError("the network's activations must be finite on `batches`, but are not.")
         finished = True
     finally:
         model.eval()

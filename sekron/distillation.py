@@ -19,9 +19,17 @@ def divergence(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
         The Kullback-Leibler divergence of logits, mean over the images; the relative squared
         error of anything else.
 
+    Raises:
+        ValueError: If their shapes differ.
+
     Reference:
         Hinton, Vinyals, Dean, Distilling the knowledge in a neural network, arXiv 1503.02531.
     """
+    if output.shape != wanted.shape:
+        raise ValueError(
+            "the dense network's output must have the shape of the network's, "
+            f"{tuple(output.shape)}, got {tuple(wanted.shape)}."
+        )
     if output.dim() == 2 and output.shape[1] > 1:
         own, theirs = ((t / temperature).log_softmax(dim=1) for t in (output, wanted))
         return temperature**2 * F.kl_div(own, theirs, log_target=True, reduction="batchmean")

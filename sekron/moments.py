@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
+from sekron.batches import Batches, inputs_of
 from sekron.evaluation import output_of
 from sekron.kinds import TRANSPOSED
 
@@ -18,8 +19,6 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 CHUNK = 16
 """Images whose patches are spread out at once."""
-
-Batches = Iterable[Tensor | Sequence[Tensor]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -81,19 +80,14 @@ def moments(
     generator = torch.Generator().manual_seed(seed)
     n_images = 0
     try:
-        for batch in batches:
-            x = batch if isinstance(batch, Tensor) else batch[0]
+        for x in inputs_of(batches, "`calibration`"):
             n_images += len(x)
-            if not torch.isfinite(x).all():
-                raise ValueError("the calibration must be finite, got NaN or Inf in a batch.")
             with torch.enable_grad():
                 output = output_of(network, x, "the calibration batches")
                 torch.autograd.backward(_objective(output, generator))
     finally:
         for handle in handles:
             handle.remove()
-    if n_images == 0:
-        raise ValueError("`calibration` must hold at least one batch, got none.")
     return {name: own.moments(name, n_images) for name, own in sums.items()}
 
 

@@ -7,13 +7,15 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from sekron.batches import Batches, inputs_of
 from sekron.calibration import norms_with_statistics, recalibrate
 from sekron.decomposition import reconstruct
 from sekron.factorized import Factorized
 from sekron.metric import Metric
-from sekron.moments import Batches, moments
+from sekron.moments import moments
+from sekron.pairs import paired
 from sekron.progress import bar
-from sekron.surgery import structures_of, weight_of
+from sekron.surgery import weight_of
 
 LARGEST_PATCH = 2304
 """Numbers that a kernel may take in for its input to be known by patches, not by channels.
@@ -28,11 +30,11 @@ def refit(
 
     A decomposition measures errors along channels; here the second moments of all that a kernel
     sees at a position count, for any structure. Nothing passes through the compressed network, so
-    it takes seconds. Batch norm is re-estimated afterwards.
+    it takes seconds. Batch norm is re-estimated afterwards, if anything was gained.
 
     Args:
         model: From `Plan.apply` on `dense`; its factors and batch-norm buffers are changed.
-        dense: Not modified.
+        dense: Not modified; what is factorized in it too stays as it is.
         batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; gone
             through twice.
         steps: Of L-BFGS, at most, for each layer.
@@ -50,24 +52,26 @@ def refit(
         Martens, Grosse, arXiv 1503.05671, for the metric; Liu, Nocedal, On the limited memory
         BFGS method, 1989.
     """
-    structures = structures_of(model)
-    if not structures:
+    layers = {
+        name: layer
+        for name, layer in paired(model, dense).items()
+        if not isinstance(dense.get_submodule(name), Factorized)
+    }
+    if not layers:
         raise ValueError("the network must have factorized layers to refit, but has none.")
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
-    inputs = [batch if isinstance(batch, Tensor) else batch[0] for batch in batches]
-    collected = moments(dense, list(structures), inputs, largest_patch=LARGEST_PATCH)
+    inputs = list(inputs_of(batches, "`batches`"))
+    collected = moments(dense, list(layers), inputs, largest_patch=LARGEST_PATCH)
     kept = copy.deepcopy(model.state_dict())
     before = after = 0.0
     try:
         with bar(progress) as shown:
-            for name in shown.track(structures, description="refit"):
-                layer = model.get_submodule(name)
-                assert isinstance(layer, Factorized)
+            for name in shown.track(layers, description="refit"):
                 metric = Metric.of(collected[name])
-                errors = _fit(layer, weight_of(dense, name), metric, steps)
+                errors = _fit(layers[name], weight_of(dense, name), metric, steps)
                 before, after = before + errors[0], after + errors[1]
-        if norms_with_statistics(model):
+        if after < before and norms_with_statistics(model):
             recalibrate(model, inputs)
     except BaseException:
         model.load_state_dict(kept)

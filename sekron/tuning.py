@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from sekron.calibration import recalibrate
+from sekron.batches import Batches, inputs_of
+from sekron.calibration import norms_with_statistics, recalibrate
 from sekron.distillation import divergence
 from sekron.evaluation import evaluating, output_of
+from sekron.pairs import paired
 from sekron.progress import bar
-from sekron.surgery import structures_of
 
 LEARNING_RATE = 2e-3
 CLIP = 1.0
@@ -29,7 +31,7 @@ TEMPERATURE = 2.0
 def tune(
     model: nn.Module,
     dense: nn.Module,
-    batches: Sequence[Tensor | Sequence[Tensor]],
+    batches: Batches,
     *,
     steps: int = 600,
     learning_rate: float = LEARNING_RATE,
@@ -39,8 +41,8 @@ def tune(
 
     Every factorized layer is to put out what the dense layer does, its input coming from the
     compressed layers before it, and so is the network. All parameters that want gradients are
-    fitted. Batch norm uses the batch meanwhile, and is re-estimated before and after. If the fit
-    did not get better than it was then, it is taken back.
+    fitted. Batch norm uses the batch meanwhile, and is re-estimated before and after. The network
+    ends as it fitted best: as it came, with batch norm re-estimated, or fitted.
 
     Args:
         model: From `Plan.apply` on `dense`; its parameters and batch-norm buffers are changed.
@@ -52,38 +54,48 @@ def tune(
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        The misfit afterwards over the one before, batch norm re-estimated for both, at most 1:
-        relative squared errors of all layers and the divergence of the outputs, summed.
+        The misfit afterwards over the one before, at most 1: relative squared errors of all
+        layers and the divergence of the outputs, summed.
 
     Raises:
-        ValueError: If nothing is factorized, there are no batches, the networks do not run on one,
-            an argument is out of range, or the loss is not finite; the network is then as it was.
+        ValueError: If nothing is factorized or wants gradients, there are no batches, the networks
+            do not run on one or do not fit together, an argument is out of range, or the loss is
+            not finite; the network is then as it was.
 
     Reference:
         Romero et al., FitNets, arXiv 1412.6550; Hinton et al., Distilling the knowledge in a
         neural network, arXiv 1503.02531, for the output.
     """
-    names = list(structures_of(model))
-    inputs = [batch if isinstance(batch, Tensor) else batch[0] for batch in batches]
-    _check(names, inputs, steps, learning_rate)
+    names = list(paired(model, dense))
+    inputs = list(inputs_of(batches, "`batches`"))
+    _check(model, names, steps, learning_rate)
     before = copy.deepcopy(model.state_dict())
-    norms = any(isinstance(module, _BatchNorm) for module in model.modules())
+    norms = norms_with_statistics(model)
+    found: list[tuple[float, dict[str, Tensor]]] = []
+
+    def take() -> None:
+        misfit = _misfit(model, dense, names, inputs)
+        if math.isfinite(misfit):
+            found.append((misfit, copy.deepcopy(model.state_dict())))
+
     try:
+        take()
         if norms:
             recalibrate(model, inputs)
-        start = _misfit(model, dense, names, inputs)
-        kept = copy.deepcopy(model.state_dict())
+            take()
         _descend(model, dense, names, inputs, steps, learning_rate, progress)
         if norms:
             recalibrate(model, inputs)
-        end = _misfit(model, dense, names, inputs)
+        take()
+        if not found:
+            raise ValueError("the networks' outputs must be finite on the batches, but are not.")
     except BaseException:
         model.load_state_dict(before)
         raise
-    if not end < start:
-        model.load_state_dict(kept)
-        return 1.0
-    return end / start
+    given = found[0][0]
+    least, state = min(found, key=itemgetter(0))
+    model.load_state_dict(state)
+    return least / given if given > 0.0 else 1.0
 
 
 def _descend(
@@ -160,11 +172,11 @@ def _outputs(network: nn.Module, names: list[str]) -> Iterator[dict[str, list[Te
             handle.remove()
 
 
-def _check(names: list[str], inputs: list[Tensor], steps: int, learning_rate: float) -> None:
+def _check(model: nn.Module, names: list[str], steps: int, learning_rate: float) -> None:
     if not names:
         raise ValueError("the network must have factorized layers to tune, but has none.")
-    if not inputs:
-        raise ValueError("`batches` must hold at least one batch, got none.")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("the network must have parameters that want gradients, but has none.")
     if steps < 1 or not learning_rate > 0:
         raise ValueError(
             f"`steps` must be at least 1 and `learning_rate` positive, got {steps} and "

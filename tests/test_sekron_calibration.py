@@ -112,8 +112,18 @@ def broken():
             ValueError,
             r"must run on the batches, but on \(2, 4, 8, 8\) it raised RuntimeError: .* channels",
         ),
+        (
+            lambda: [*batches(), torch.full((2, 3, 8, 8), float("nan"))],
+            ValueError,
+            "`batches` must be finite, got NaN or Inf",
+        ),
+        (
+            lambda: [torch.full((2, 3, 8, 8), 3e38)],
+            ValueError,
+            "the network's activations must be finite on `batches`",
+        ),
     ],
-    ids=["empty", "broken", "wrong"],
+    ids=["empty", "broken", "wrong", "late", "overflow"],
 )
 def test_after_an_error_everything_is_as_it_was(data, error, message):
     model = network()

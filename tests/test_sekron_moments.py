@@ -170,9 +170,9 @@ def test_the_model_is_untouched(small_network, small_input):
     ("batches", "message"),
     [
         ([], "`calibration` must hold at least one batch, got none"),
-        ([torch.zeros(0, 4)], "`calibration` must hold at least one batch, got none"),
-        ([ONES, ONES * float("nan")], "calibration must be finite, .* in a batch"),
-        ([ONES, ONES * float("inf")], "calibration must be finite, .* in a batch"),
+        ([torch.zeros(0, 4)], r"`calibration` must hold images, got a batch of shape \(0, 4\)"),
+        ([ONES, ONES * float("nan")], "`calibration` must be finite, .* in a batch"),
+        ([ONES, ONES * float("inf")], "`calibration` must be finite, .* in a batch"),
         ([ONES * 1e25], "the moments must be finite, got NaN or Inf at layer '0'"),
         ([torch.zeros(2, 5)], r"must run .* on \(2, 5\) it raised RuntimeError: mat1"),
     ],

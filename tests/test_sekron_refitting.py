@@ -158,6 +158,36 @@ def test_what_is_refused_changes_nothing(small, dense, batches, change, message)
     assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [(nn.Flatten(), "no weight"), (nn.Conv2d(4, 9, 3), r"a weight \(9, 4, 3, 3\)")],
+)
+def test_networks_must_fit_together(small, dense, batches, other, found):
+    before = copy.deepcopy(small.state_dict())
+    dense[0] = other
+    message = rf"layer '0' has a weight \(8, 4, 3, 3\) in the compressed one and {found} in"
+    with pytest.raises(ValueError, match=message):
+        refit(small, dense, batches, **QUIET)
+    assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
+
+
+def test_what_was_compressed_before_stays(small, dense, batches):
+    once = Plan({"0": small[0].structure}).apply(dense)
+    sekron.recalibrate(once, batches)
+    twice = Plan({"3": small[3].structure}).apply(once)
+    first = [factor.clone() for factor in twice[0].factors()]
+    assert refit(twice, once, batches, **QUIET) < 1.0
+    assert all(torch.equal(a, b) for a, b in zip(first, twice[0].factors(), strict=True))
+
+
+def test_where_nothing_is_gained_batch_norm_stays(dense, batches, monkeypatch):
+    small = Plan({"3": Structure.parse("sekron:12x1x1x1,1x8x3x3@12")}).apply(dense)
+    before = copy.deepcopy(small.state_dict())
+    monkeypatch.setattr("sekron.refitting._fit", lambda *_: (0.5, 0.5))
+    assert refit(small, dense, batches[:1], **QUIET) == 1.0
+    assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
+
+
 def test_an_interruption_takes_everything_back(small, dense, batches, monkeypatch):
     before = copy.deepcopy(small.state_dict())
 

@@ -104,7 +104,7 @@ def test_a_fit_that_got_worse_is_taken_back(small, dense, batches, monkeypatch):
 def test_a_loss_that_is_not_finite_ends_the_fit_and_the_network_is_as_it_was(small, dense, batches):
     before = state(small)
     with pytest.raises(ValueError, match=r"the loss must be finite, got nan at step 2;"):
-        tune(small, dense, [batches[0], batches[1] / 0 * 0], steps=5, **QUIET)
+        tune(small, dense, batches, steps=5, learning_rate=1e30, **QUIET)
     assert same(state(small), before)
 
 
@@ -137,8 +137,22 @@ def test_what_works_in_place_after_a_layer_does_not_change_its_target(small, den
 
 def test_a_network_of_another_kind_leaves_batch_norm_as_it_was(small, dense, batches):
     before = state(small)
-    with pytest.raises(AttributeError):
-        tune(small, nn.Sequential(nn.Flatten()), batches, **QUIET)
+    other = nn.Sequential(*[*dense[:7], nn.Linear(12, 4)])
+    for network, message in (
+        (nn.Sequential(nn.Flatten()), r"layer '0' has a weight .* and no weight in the dense one"),
+        (nn.Sequential(nn.Conv2d(3, 6, 3)), r"and a weight \(6, 3, 3, 3\) in the dense one"),
+        (other, r"must have the shape of the network's, \(\d+, 5\), got \(\d+, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tune(small, network, batches, steps=1, **QUIET)
+        assert same(state(small), before)
+
+
+def test_a_network_that_fits_is_not_made_worse(dense, batches):
+    few = [x[:3] for x in batches[:2]]
+    small = Plan({"3": Structure.parse("sekron:12x1x1x1,1x8x3x3@12")}).apply(dense)
+    before = state(small)
+    assert tune(small, dense, few, steps=2, **QUIET) == 1.0
     assert same(state(small), before)
 
 
@@ -157,6 +171,7 @@ def test_dropout_is_off_and_tuples_are_inputs_with_labels(small, dense, batches)
         ({"steps": 0}, "`steps` must be at least 1"),
         ({"learning_rate": 0.0}, "`learning_rate` positive, got 600 and 0.0"),
         ({"batches": []}, "must hold at least one batch"),
+        ({"batches": [torch.full((2, 3, 9, 9), float("nan"))]}, "`batches` must be finite"),
         ({"batches": [torch.zeros(2, 4, 9, 9)]}, r"must run on the batches, but on \(2, 4, 9, 9\)"),
     ],
 )
@@ -164,6 +179,11 @@ def test_bad_arguments_are_refused(small, dense, batches, arguments, message):
     given = {"batches": batches, **arguments}
     with pytest.raises(ValueError, match=message):
         tune(small, dense, given.pop("batches"), **given, **QUIET)
+
+
+def test_a_frozen_network_has_nothing_to_tune(small, dense, batches):
+    with pytest.raises(ValueError, match="must have parameters that want gradients"):
+        tune(small.requires_grad_(False), dense, batches, **QUIET)
 
 
 def test_a_dense_network_has_nothing_to_tune(dense, batches):
