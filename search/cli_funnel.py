@@ -13,7 +13,7 @@ from search.arguments import Input, Limit, Model, Patterns, Weights, budget_of
 from search.funnel import GATE_RATE
 from search.funnel import funnel as close_gates
 from search.sources import load_labelled, load_model, parse_shape
-from sekron.checkpoint import save
+from sekron.checkpoint import check_folder, save
 from sekron.counting import count_flops
 from sekron.gates import Funnel
 from sekron.profiling import profile
@@ -41,6 +41,7 @@ def funnel(
 ) -> None:
     """Choose ranks by training with a penalty on gates; write the trained network."""
     budget = budget_of(flops, params)
+    check_folder(output)  # before hours of training
     network = load_model(model, weights)
     images, labels = load_labelled(data)
     if batch_size < 1:

@@ -20,6 +20,7 @@ from search.records import document, reading
 from search.timetable import Timetable
 from sekron.budget import Budget
 from sekron.costs import LayerProfile, NetworkProfile
+from sekron.evaluation import one_line
 from sekron.geometry import Geometry
 from sekron.structure import FAMILIES
 
@@ -247,8 +248,7 @@ def open_storage(url: str) -> BaseStorage:
     try:
         return optuna.storages.get_storage(url)
     except Exception as error:  # whatever the driver of that database raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"the storage {url} must open, but: {reason}") from error
+        raise ValueError(f"the storage {url} must open, but it raised {one_line(error)}") from error
 
 
 def check_record(settings: Settings, profile: NetworkProfile, weights: dict[str, str]) -> None:

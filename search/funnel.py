@@ -99,12 +99,14 @@ def funnel(
 
     Raises:
         InfeasibleBudget: Before the training, if ranks of one do not meet the budget.
-        ValueError: If the budget limits latency, or as `sekron.finetune` does.
+        ValueError: If the budget limits latency or nothing, the family is `ring`, or as
+            `sekron.finetune` does.
 
     Reference:
         Chu, Lee, Funnel regularization; thresholds here are relative to the first values.
     """
-    if not budget.is_static:
+    limited = any(getattr(budget, name) is not None for name in RESOURCES)
+    if not (budget.is_static and limited):
         raise ValueError(f"a funnel's budget must limit FLOPs or parameters, got {budget}.")
     if not gate_rate > 0:
         raise ValueError(f"`gate_rate` must be positive, got {gate_rate}.")
@@ -116,7 +118,6 @@ def funnel(
     layers = gated(network)
     _threshold(budget, measured, layers)  # refuses a budget that is out of reach
     gates = [gate for layer in layers.values() for gate in layer.gates]
-    first = [value for layer in layers.values() for value in layer.first]
 
     def hold() -> None:
         for layer in layers.values():
@@ -125,10 +126,12 @@ def funnel(
     def penalize(share: float) -> Tensor:
         if _holds(budget, measured, layers, CLOSED):
             return torch.zeros(())
-        return penalty.penalty(list(gates), first, share)
+        # Asked for anew, as training moves the layers to another device.
+        pairs = [(g, v) for x in layers.values() for g, v in zip(x.gates, x.first, strict=True)]
+        return penalty.penalty([gate for gate, _ in pairs], [value for _, value in pairs], share)
 
     regularizer = Regularizer(
-        f"{penalty} at {gate_rate}",
+        f"{penalty} at {gate_rate} for {budget!r}",
         gates,
         gate_rate,
         penalize,
@@ -160,6 +163,10 @@ def _default_point(weight_shape: tuple[int, ...]) -> Point:
 def _largest(layer: LayerProfile, point: Callable[[tuple[int, ...]], Point]) -> Structure:
     """Return a structure at full ranks."""
     family, shapes = point(layer.block_shape)
+    if family == "ring":
+        raise ValueError(
+            "a funnel starts without loss, which a ring does as a chain: take `chain`."
+        )
     unlimited = [layer.params] * n_ranks(family, len(shapes))
     return Structure(family, shapes, clipped_ranks(family, shapes, unlimited), layer.groups)
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sekron.checkpoint import load_weights
+from sekron.evaluation import one_line
 
 BATCH = 64
 """Images that are passed through a network at once."""
@@ -160,8 +161,7 @@ def _attribute(spec: str, what: str) -> object:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise ValueError(
-            f"module {module_name!r} of {spec!r} must be importable, but raised "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"module {module_name!r} of {spec!r} must be importable, but raised {one_line(error)}"
         ) from error
     if not hasattr(module, attribute):
         raise ValueError(f"module {module_name!r} must have the attribute {attribute!r} of {spec}.")
@@ -177,7 +177,7 @@ def _called(found: object, spec: str) -> nn.Module:
     except Exception as error:
         raise ValueError(
             f"{spec} must return a model when called without arguments, but raised "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"{one_line(error)}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec} must return a torch.nn.Module, got {type(model).__name__}.")

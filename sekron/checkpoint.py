@@ -23,11 +23,16 @@ def save(model: nn.Module, path: str | Path) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    if not Path(path).parent.is_dir():
-        raise FileNotFoundError(f"{path} must be in a folder that exists; make it first.")
+    check_folder(path)
     save_model(
         model, str(path), metadata={FORMAT: Plan(structures_of(model), forms_of(model)).to_json()}
     )
+
+
+def check_folder(path: str | Path) -> None:
+    """Raise a FileNotFoundError unless the folder of a file to be written exists."""
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"{path} must be in a folder that exists; make it first.")
 
 
 def load(model: nn.Module, path: str | Path) -> nn.Module:

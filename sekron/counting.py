@@ -13,7 +13,7 @@ from fvcore.nn.jit_handles import conv_flop_count, get_shape
 from torch import nn
 
 from sekron.einsum_flops import einsum_flops
-from sekron.evaluation import evaluating
+from sekron.evaluation import evaluating, one_line
 
 
 def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict[str, int]]:
@@ -68,7 +68,7 @@ def count(model: nn.Module, arguments: tuple[Any, ...]) -> Counts:
         except Exception as error:  # whatever the tracer raises
             raise ValueError(
                 "the network must run under torch.jit.trace, with which its FLOPs are counted, "
-                f"but it raised: {str(error).splitlines()[0]} "
+                f"but it raised {one_line(error)} "
                 "Compile, script and quantize after the compression, not before."
             ) from error
         return Counts(

@@ -35,6 +35,10 @@ def output_of(network: nn.Module, x: Tensor, what: str) -> object:
         return network(x)
     except Exception as error:  # whatever the network raises
         raise ValueError(
-            f"the network must run on {what}, but on {tuple(x.shape)} it raised "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"the network must run on {what}, but on {tuple(x.shape)} it raised {one_line(error)}"
         ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return the class of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from sekron.checkpoint import load_weights
-from sekron.distillation import divergence
 from sekron.evaluation import evaluating
 from sekron.factorized import Factorized
 from sekron.progress import bar
 from sekron.recipe import DEFAULT, Recipe
+from sekron.training_loss import loss_of
 from sekron.training_record import Epoch, TrainingRecord
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 MOMENTUM = 0.9
+
+WRAPPED = ("forward", "_original_forward")
+"""What accelerate puts into a network to run it in another precision, and leaves there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,7 @@ def fit(
 ) -> list[Epoch]:
     """Train; what `finetune` does, with or without something else on top."""
     accelerator = _accelerator(recipe)
-    if len(loader) == 0:
-        raise ValueError("`loader` must hold at least one batch, got none.")
+    n_batches, orders = _n_batches(loader), _orders(loader)
     with _restored(model):
         groups = _groups(model, recipe, regularizer)
         clipped = [p for group in groups[:2] for p in group["params"]]
@@ -112,8 +113,13 @@ def fit(
         network, prepared, loader = accelerator.prepare(model, optimizer, loader)
         total = recipe.epochs * len(loader)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-        settings = asdict(recipe) | {"regularizer": regularizer and regularizer.name}
-        record = TrainingRecord.open(accelerator, schedule, model, settings, folder)
+        settings = asdict(recipe) | {
+            "regularizer": regularizer and regularizer.name,
+            "taught": dense is not None,
+            "scored": score is not None,
+            "batches": n_batches,
+        }
+        record = TrainingRecord(accelerator, schedule, orders, model, settings, folder)
         teacher = None if dense is None else copy.deepcopy(dense).to(accelerator.device)
         if not record.epochs:
             record.add(Epoch(0, math.nan, _scored(model, score)), model)
@@ -126,16 +132,18 @@ def fit(
                     model.train()
                     losses = []
                     for batch in loader:
-                        loss = _loss(network, teacher, batch, recipe)
+                        loss = loss_of(network, teacher, batch, recipe)
                         losses.append(float(accelerator.reduce(loss.detach(), "mean")))
-                        _check_loss(losses, number)
+                        _check("loss", losses[-1], len(losses), number)
                         if recipe.decay > 0:
                             loss = loss + recipe.decay / 2 * _products(model)
                         if regularizer is not None:
                             loss = loss + regularizer.penalty((done + len(losses)) / total)
                         optimizer.zero_grad()
                         accelerator.backward(loss)
-                        accelerator.clip_grad_norm_(clipped, recipe.clip)
+                        norm = accelerator.clip_grad_norm_(clipped, recipe.clip)
+                        if accelerator.scaler is None:  # which skips such steps itself
+                            _check("gradient", float(norm), len(losses), number)
                         prepared.step()
                         schedule.step()
                         if regularizer is not None:
@@ -164,6 +172,23 @@ def _accelerator(recipe: Recipe) -> Accelerator:
             "`mixed_precision` must stay what it was in this process's first training, got "
             f"{recipe.mixed_precision!r}; start another process."
         ) from error
+
+
+def _n_batches(loader: DataLoader[Any]) -> int:
+    if not hasattr(loader, "__len__"):
+        raise ValueError(
+            f"`loader` must have a length, like a DataLoader, got {type(loader).__name__}."
+        )
+    if len(loader) == 0:
+        raise ValueError("`loader` must hold at least one batch, got none.")
+    return len(loader)
+
+
+def _orders(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """Return the generators of its own that a loader shuffles with."""
+    holders = (loader, getattr(loader, "sampler", None))
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
 def _groups(
@@ -198,38 +223,11 @@ def _products(model: nn.Module) -> Tensor | float:
     return sum(layer.dense_weight().square().sum() for layer in layers)
 
 
-def _loss(network: nn.Module, teacher: nn.Module | None, batch: Any, recipe: Recipe) -> Tensor:
-    images, *rest = (batch,) if isinstance(batch, Tensor) else batch
-    taught = 0.0 if teacher is None else recipe.distillation
-    output = network(images)
-    loss: Tensor = output.new_zeros(())
-    if taught < 1.0:
-        if not rest:
-            raise ValueError(
-                "the batches must hold labels beside the images, or a dense network must teach "
-                "with `distillation=1`; got images alone."
-            )
-        labels = rest[0]
-        if labels.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < len(
-            output[0]
-        ):
-            raise ValueError(
-                f"the labels must be classes of the network, 0 to {len(output[0]) - 1}, got "
-                f"{labels.min().item()} to {labels.max().item()}."
-            )
-        loss = loss + (1.0 - taught) * F.cross_entropy(output, labels)
-    if teacher is not None and taught > 0.0:
-        with evaluating(teacher):
-            wanted = teacher(images)
-        loss = loss + taught * divergence(output, wanted, recipe.temperature)
-    return loss
-
-
-def _check_loss(losses: list[float], epoch: int) -> None:
-    if not math.isfinite(losses[-1]):
+def _check(what: str, value: float, step: int, epoch: int) -> None:
+    if not math.isfinite(value):
         raise ValueError(
-            f"the loss must be finite, got {losses[-1]} at step {len(losses)} of epoch {epoch}; "
-            "take a smaller `learning_rate`. The network has its best weights from before."
+            f"the {what} must be finite, got {value} at step {step} of epoch {epoch}; take a "
+            "smaller `learning_rate`. The network has its best weights from before."
         )
 
 
@@ -246,12 +244,16 @@ def _scored(model: nn.Module, score: Callable[[nn.Module], float] | None) -> flo
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Bring the device and the train flags back."""
+    """Bring the device, the train flags and the way to be called back."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     flags = [(module, module.training) for module in model.modules()]
+    called = {name: vars(model)[name] for name in WRAPPED if name in vars(model)}
     try:
         yield
     finally:
+        for name in WRAPPED:
+            vars(model).pop(name, None)
+        vars(model).update(called)
         model.to(device)
         for module, training in flags:
             module.training = training

@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 from sekron.choice import Selection, left_out, patterns_of, sensitive_ends
 from sekron.costs import LayerProfile, NetworkProfile
 from sekron.counting import count
+from sekron.evaluation import one_line
 from sekron.factorized import Factorized
 from sekron.geometry import Geometry
 from sekron.kinds import TRANSPOSED
@@ -150,7 +151,7 @@ def _record_calls(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, l
         shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in arguments]
         raise ValueError(
             f"the network must run on the example input, but on {shapes} it raised "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"{one_line(error)}"
         ) from error
     finally:
         for handle in handles:

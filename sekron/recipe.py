@@ -16,7 +16,8 @@ class Recipe:
             is one; the rest is cross-entropy with the labels.
         temperature: Of that divergence.
         clip: Norm to which a gradient is cut.
-        mixed_precision: `no`, `fp16` or `bf16`; None for what `accelerate launch` was told.
+        mixed_precision: `no`, `fp16` or `bf16`; None for what `accelerate launch` was told, or this
+            process trained in before.
 
     Raises:
         ValueError: If one of them is out of range.

@@ -248,7 +248,7 @@ def clipped_ranks(family: str, shapes: Sequence[Shape], ranks: Sequence[int]) ->
         elif family == "ring":
             most = prod(sizes)
         elif family == "tucker":
-            most = sizes[k]
+            most = min(sizes[k], prod(sizes) // sizes[k])
         else:
             before = clipped[k - 1] if k and family == "chain" else 1
             most = min(before * sizes[k], prod(sizes[k + 1 :]))

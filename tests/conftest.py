@@ -24,6 +24,14 @@ def torchvision():
     del library
 
 
+@pytest.fixture
+def fresh_process():
+    """Accelerate keeps the precision for the whole process: forget it."""
+    from accelerate.state import AcceleratorState  # noqa: PLC0415  slow, and few tests need it
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def decayed(network, power=1.0):
     """Give random weights the falling spectrum of trained ones; return the network."""
     with torch.no_grad():

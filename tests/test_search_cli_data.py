@@ -80,7 +80,7 @@ def test_scores_that_are_none_are_refused(sekron_command, images, options, messa
             "two.safetensors",
             "must hold one tensor of images (N, …) under any name, got (2, 2) torch.float32,",
         ),
-        ("infinite-images.safetensors", "the calibration must be finite"),
+        ("infinite-images.safetensors", "`calibration` must be finite"),
     ],
 )
 def test_images_that_are_none_are_refused(sekron_command, images, file, message):

@@ -2,18 +2,15 @@
 
 import copy
 import importlib
-import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import search
 import sekron
 from search import funnel
-from search.cli import main
 from search.funnel import CLOSED
 from sekron.counting import count_flops
 from sekron.finetuning import fit
@@ -22,6 +19,10 @@ from sekron.profiling import profile
 
 RECIPE = sekron.Recipe(epochs=2, learning_rate=0.05)
 IMAGE = torch.zeros(1, 3, 8, 8)
+
+
+class Interrupted(Exception):
+    pass
 
 
 @pytest.fixture
@@ -156,8 +157,10 @@ def test_a_folder_holds_one_funnel(model, loader, tmp_path):
     assert again.plan == first.plan
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(first.network.eval()(x), again.network.eval()(x))
-    with pytest.raises(ValueError, match="with these settings, but holds another"):
-        funnel(model, loader, IMAGE, budget=budget, penalty=Funnel("global"), **arguments)
+    other = search.Budget(flops=0.61)
+    for changed in ({"budget": budget, "penalty": Funnel("global")}, {"budget": other}):
+        with pytest.raises(ValueError, match="with these settings, but holds another"):
+            funnel(model, loader, IMAGE, **changed, **arguments)
 
 
 def test_a_budget_out_of_reach_is_refused_before_the_training(model, loader):
@@ -165,9 +168,54 @@ def test_a_budget_out_of_reach_is_refused_before_the_training(model, loader):
         funnel(model, loader, IMAGE, budget=search.Budget(flops=0.01), progress=False)
 
 
-def test_a_latency_is_no_budget_of_a_funnel(model, loader):
-    with pytest.raises(ValueError, match="must limit FLOPs or parameters, got latency"):
-        funnel(model, loader, IMAGE, budget=search.Budget(latency=0.5), progress=False)
+@pytest.mark.parametrize(
+    ("limits", "got"), [({"latency": 0.5}, "latency"), ({}, "no limit")], ids=["latency", "none"]
+)
+def test_a_funnel_needs_a_budget_of_flops_or_parameters(model, loader, limits, got):
+    with pytest.raises(ValueError, match=f"must limit FLOPs or parameters, got {got}"):
+        funnel(model, loader, IMAGE, budget=search.Budget(**limits), progress=False)
+
+
+@pytest.mark.parametrize("family", ["sekron", "chain", "cp", "tucker"])
+def test_gates_close_in_every_family(model, loader, family):
+    def modes(shape):
+        sizes = [[n if i == k else 1 for i, n in enumerate(shape)] for k in range(len(shape))]
+        return family, [*sizes, [1] * len(shape)] if family == "tucker" else sizes
+
+    result = funnel(
+        model,
+        loader,
+        IMAGE,
+        budget=search.Budget(params=0.8),
+        point=modes,
+        recipe=RECIPE,
+        progress=False,
+    )
+    assert {structure.family for structure in result.plan.values()} == {family}
+
+
+def test_a_ring_is_no_start(model, loader):
+    def halves(shape):
+        return "ring", [[shape[0], *[1] * (len(shape) - 1)], [1, *shape[1:]]]
+
+    with pytest.raises(ValueError, match="which a ring does as a chain: take `chain`"):
+        funnel(model, loader, IMAGE, budget=search.Budget(flops=0.5), point=halves, progress=False)
+
+
+def test_the_penalty_follows_the_network_to_its_device(model, loader, monkeypatch):
+    module = importlib.import_module("search.funnel")
+    devices = []
+
+    def moved(network, *arguments):
+        network.to("meta")
+        devices.append(arguments[-1].penalty(0.5).device.type)
+        raise Interrupted
+
+    monkeypatch.setattr(module, "fit", moved)
+    monkeypatch.setattr(module, "_holds", lambda *arguments: arguments[-1] != CLOSED)
+    with pytest.raises(Interrupted):
+        funnel(model, loader, IMAGE, budget=search.Budget(flops=0.5), progress=False)
+    assert devices == ["meta"]
 
 
 def test_gates_must_move(model, loader):
@@ -178,72 +226,3 @@ def test_gates_must_move(model, loader):
 def test_there_must_be_a_layer_to_factorize(loader):
     with pytest.raises(ValueError, match="no layer that can be factorized"):
         funnel(nn.Sequential(nn.Conv2d(3, 4, 3)), loader, IMAGE, budget=search.Budget(flops=0.5))
-
-
-NETWORK = """
-import torch
-from torch import nn
-
-def small():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(12, 4),
-    )
-"""
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Run `sekron funnel` beside a network and a file of data."""
-    (tmp_path / "funnel_network.py").write_text(NETWORK)
-    data = {"images": torch.randn(16, 3, 8, 8), "labels": torch.arange(16) % 4}
-    save_file(data, tmp_path / "data.safetensors")
-    save_file({"images": data["images"]}, tmp_path / "images.safetensors")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        first = ("sekron", "funnel", "funnel_network:small", "--input", "1x3x8x8")
-        monkeypatch.setattr(sys, "argv", [*first, "--epochs", "1", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return (exit_.value.code, *capsys.readouterr())
-
-    return run
-
-
-def test_the_command_writes_a_network_that_loads(command, tmp_path):
-    output = ("--output", "small.safetensors")
-    code, _, err = command("--data", "data.safetensors", "--flops", "60%", *output)
-    assert code == 0
-    assert "small.safetensors: 1 layers replaced" in err
-    namespace = {}
-    exec(NETWORK, namespace)
-    small = sekron.load(namespace["small"](), tmp_path / "small.safetensors")
-    dense, _ = count_flops(namespace["small"](), (IMAGE,))
-    assert count_flops(small, (IMAGE,))[0] <= 0.6 * dense
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--data", "images.safetensors", "--flops", "60%"), "must hold `images` (N, …) and `la"),
-        (("--data", "data.safetensors", "--flops", "60%", "--batch-size", "0"), "at least 1, got"),
-        (("--data", "data.safetensors", "--flops", "60%", "--schedule", "x"), "gate or global"),
-        (("--data", "data.safetensors", "--flops", "1%"), "must be reachable"),
-    ],
-)
-def test_bad_input_of_the_command_is_one_line(command, arguments, message):
-    code, out, err = command(*arguments, "--output", "small.safetensors")
-    assert (code, out) == (2, "")
-    assert message in err
-    assert len(err.strip().splitlines()) == 1
-
-
-def test_without_accelerate_the_command_says_what_to_install(command, monkeypatch):
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    arguments = ("--data", "data.safetensors", "--flops", "60%", "--output", "small.safetensors")
-    code, _, err = command(*arguments)
-    assert code == 2
-    assert err.splitlines()[-1].endswith("pip install 'sekron[finetune]'.")

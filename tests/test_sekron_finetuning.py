@@ -1,6 +1,5 @@
-"""Fine-tuning against steps by hand, interrupted trainings, two processes, and bad input."""
+"""Fine-tuning against steps by hand, its best weights, and two processes."""
 
-import itertools
 import json
 import math
 import os
@@ -11,66 +10,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 import sekron
 from sekron.distillation import divergence
+from tests.trained import N, equal, images_and_labels, loader_of, networks, recipe, states
 
 ROOT = Path(__file__).parents[1]
-N, CLASSES = 32, 4
 
-
-class Interrupted(Exception):
-    pass
-
-
-def networks():
-    generator = torch.Generator().manual_seed(0)
-    dense = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3),
-        nn.Flatten(),
-        nn.Linear(8 * 16, CLASSES),
-    )
-    with torch.no_grad():
-        for parameter in dense.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    plan = sekron.Plan({"3": sekron.Structure.parse("sekron:8x1x3x1,1x8x1x3@8")})
-    return dense, plan.apply(dense)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_process():
-    """Accelerate keeps the precision for the whole process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_process")
 
 
 @pytest.fixture
 def data():
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(N, 3, 6, 6, generator=generator)
-    return images, torch.randint(CLASSES, (N,), generator=generator)
-
-
-def loader_of(*tensors, batch_size=8, shuffle=False):
-    return DataLoader(TensorDataset(*tensors), batch_size, shuffle=shuffle)
-
-
-def states(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-
-
-def recipe(**changes):
-    return sekron.Recipe(**{"epochs": 1, "learning_rate": 0.05, **changes})
+    return images_and_labels()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -116,56 +71,6 @@ def test_frozen_parameters_stay(data):
     sekron.finetune(small, loader_of(*data), recipe=recipe(), progress=False)
     assert torch.equal(small[0].weight, before["0.weight"])
     assert not torch.equal(small[5].weight, before["5.weight"])
-
-
-def test_one_that_was_stopped_goes_on_as_if_it_had_not_been(data, tmp_path):
-    def score(model):
-        return -float(F.cross_entropy(model(data[0]), data[1]))
-
-    calls = itertools.count(1)
-
-    def stopping(model):
-        if next(calls) == 4:
-            raise Interrupted
-        return score(model)
-
-    loader, plan = loader_of(*data, shuffle=True), recipe(epochs=5)
-    dense, whole = networks()
-    torch.manual_seed(3)
-    epochs = sekron.finetune(whole, loader, dense=dense, score=score, recipe=plan, progress=False)
-    _, parted = networks()
-    torch.manual_seed(3)
-    with pytest.raises(Interrupted):
-        sekron.finetune(
-            parted,
-            loader,
-            dense=dense,
-            score=stopping,
-            recipe=plan,
-            folder=tmp_path,
-            progress=False,
-        )
-    _, parted = networks()
-    again = sekron.finetune(
-        parted, loader, dense=dense, score=score, recipe=plan, folder=tmp_path, progress=False
-    )
-    assert [e.epoch for e in again] == [0, 1, 2, 3, 4, 5]
-    assert again[1:] == epochs[1:]
-    assert equal(states(parted), states(whole))
-
-
-def test_a_finished_training_is_not_done_again(data, tmp_path):
-    _, small = networks()
-    first = sekron.finetune(
-        small, loader_of(*data), recipe=recipe(), folder=tmp_path, progress=False
-    )
-    after = states(small)
-    _, small = networks()
-    second = sekron.finetune(
-        small, loader_of(*data), recipe=recipe(), folder=tmp_path, progress=False
-    )
-    assert equal(states(small), after)
-    assert second[1].loss == first[1].loss
 
 
 @pytest.mark.parametrize(("scores", "best"), [([3, 2, 1], 0), ([1, 3, 2], 1), ([1, 2, 3], 2)])
@@ -218,6 +123,7 @@ def test_half_precision_runs(data):
     )
     assert math.isfinite(epochs[1].loss)
     assert {p.dtype for p in small.parameters()} == {torch.float32}
+    assert small(data[0]).dtype == torch.float32  # the network itself is called as before
 
 
 def test_the_precision_of_a_process_is_that_of_its_first_training(data):
@@ -246,31 +152,24 @@ def test_a_loss_that_is_not_finite_stops_it_with_the_best_weights(data):
     assert equal(states(small), seen[0])
 
 
-@pytest.mark.parametrize(("change", "got"), [(CLASSES, "0 to 7"), (-1, "-1 to 2")])
-def test_labels_must_be_classes(data, change, got):
+class Root(nn.Module):
+    """Has an infinite gradient at zero, though its value is finite."""
+
+    def forward(self, x):
+        return (x * 0.0).abs().sqrt()
+
+
+def test_a_gradient_that_is_not_finite_stops_it_before_the_step(data):
     _, small = networks()
-    labels = torch.arange(N) % CLASSES + change if change < 0 else torch.arange(N) % (2 * CLASSES)
-    with pytest.raises(ValueError, match=f"classes of the network, 0 to 3, got {got}"):
-        sekron.finetune(small, loader_of(data[0], labels), recipe=recipe(), progress=False)
-
-
-def test_labels_must_be_whole_numbers(data):
-    _, small = networks()
-    with pytest.raises(ValueError, match="must be classes"):
-        sekron.finetune(small, loader_of(data[0], data[1] + 0.5), recipe=recipe(), progress=False)
-
-
-def test_images_alone_teach_nothing_without_a_teacher(data):
-    _, small = networks()
-    with pytest.raises(ValueError, match="must hold labels beside the images"):
-        sekron.finetune(small, loader_of(data[0]), recipe=recipe(), progress=False)
-
-
-def test_there_must_be_a_batch():
-    _, small = networks()
-    empty = loader_of(torch.zeros(0, 3, 6, 6), torch.zeros(0, dtype=torch.long))
-    with pytest.raises(ValueError, match="`loader` must hold at least one batch, got none"):
-        sekron.finetune(small, empty, progress=False)
+    small[2] = Root()
+    kept = states(small)
+    with pytest.raises(ValueError, match=r"gradient must be finite, got nan at step 1 of epoch 1"):
+        sekron.finetune(small, loader_of(*data), recipe=recipe(), progress=False)
+    assert all(torch.isfinite(value).all() for value in states(small).values())
+    assert equal(
+        {n: v for n, v in states(small).items() if "weight" in n},
+        {n: v for n, v in kept.items() if "weight" in n},
+    )
 
 
 def test_something_must_want_gradients(data):
@@ -278,23 +177,6 @@ def test_something_must_want_gradients(data):
     small.requires_grad_(False)
     with pytest.raises(ValueError, match="must have parameters that want gradients"):
         sekron.finetune(small, loader_of(*data), progress=False)
-
-
-def test_a_folder_holds_one_training(data, tmp_path):
-    _, small = networks()
-    sekron.finetune(small, loader_of(*data), recipe=recipe(), folder=tmp_path, progress=False)
-    with pytest.raises(ValueError, match="holds another; take another folder"):
-        sekron.finetune(
-            small, loader_of(*data), recipe=recipe(epochs=2), folder=tmp_path, progress=False
-        )
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"identity": 1}'])
-def test_a_damaged_folder_is_named(data, tmp_path, text):
-    _, small = networks()
-    (tmp_path / "training.json").write_text(text)
-    with pytest.raises(ValueError, match=r"training\.json is damaged"):
-        sekron.finetune(small, loader_of(*data), folder=tmp_path, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +205,7 @@ def test_two_processes_learn_what_one_does_with_batches_twice_as_large(data, tmp
             """
             import sys, torch, sekron
             from torch import nn
-            from tests.test_sekron_finetuning import loader_of, networks, recipe
+            from tests.trained import loader_of, networks, recipe
 
             torch.set_num_threads(1)
             dense, small = networks()
