@@ -108,7 +108,7 @@ def task_of(name: str, options: argparse.Namespace) -> Task:
 def build_network(name: str, n_classes: int, n_channels: int, *, small: bool = True) -> nn.Module:
     """Return a network with fresh weights, for small images or for large ones."""
     family, _, depth = name.rpartition("resnet")
-    if family in ("", "se_") and depth.isdigit() and (int(depth) - 2) % 6 == 0 and depth != "50":
+    if family in ("", "se_") and _is_for_small_images(depth):
         return resnet(int(depth), n_classes, n_channels, squeeze=family == "se_")
     import torchvision  # noqa: PLC0415  heavy, and only needed here
 
@@ -117,6 +117,11 @@ def build_network(name: str, n_classes: int, n_channels: int, *, small: bool = T
         name, weights=None, num_classes=n_classes, **settings
     )
     return network
+
+
+def _is_for_small_images(depth: str) -> bool:
+    """Whether ResNets of that depth are those of CIFAR; 50 and 152 are ImageNet's."""
+    return depth.isdigit() and (int(depth) - 2) % 6 == 0 and depth not in ("50", "152")
 
 
 def _imagenet(name: str, path: str, weights: str) -> Task:
