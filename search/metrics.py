@@ -101,8 +101,9 @@ def read_metrics(names: Sequence[str], folder: Path) -> dict[str, Metric]:
 
 def _metric(name: str, path: Path, output: Tensor, inputs: Tensor, sensitivity: Tensor) -> Metric:
     for matrix in (output, inputs):
-        square = matrix.dim() in (2, 3) and matrix.shape[-1] == matrix.shape[-2]
-        if not (square and torch.isfinite(matrix).all() and matrix.any()):
+        known = matrix.dim() == 1
+        known |= matrix.dim() in (2, 3) and matrix.shape[-1] == matrix.shape[-2]
+        if not (known and torch.isfinite(matrix).all() and matrix.any()):
             raise ValueError(f"{path} is damaged: a matrix of layer {name!r} is not one.")
     if sensitivity.numel() != 1 or not 0.0 <= float(sensitivity) < float("inf"):
         raise ValueError(f"{path} is damaged: the sensitivity of layer {name!r} is not one.")

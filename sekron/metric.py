@@ -31,7 +31,8 @@ class Metric:
 
     The error of a factorization is measured on `output · W · input`, along the two channel modes.
 
-    Those of a grouped convolution hold one matrix per group, `(groups, …)`.
+    Those of a grouped convolution hold one matrix per group, `(groups, …)`; of very many channels
+    there is the diagonal alone, `(out,)` or `(in,)`.
 
     Attributes:
         output: Shape `(out, out)`, fp64, positive definite.
@@ -76,9 +77,7 @@ class Metric:
 
     def unwhiten(self, weight: Tensor) -> Tensor:
         """Undo `whiten` of both modes."""
-        inverse = replace(
-            self, output=torch.linalg.inv(self.output), input=torch.linalg.inv(self.input)
-        )
+        inverse = replace(self, output=_inverse(self.output), input=_inverse(self.input))
         return inverse.whiten(weight)
 
     def by_group(self) -> list[Metric]:
@@ -99,8 +98,7 @@ class Metric:
             if len(holders) <= 1:
                 k = holders[0] if holders else 0
                 axis = results[k].dim() - len(structure.weight_shape) + mode
-                inverse = torch.linalg.inv(matrix)
-                results[k] = _along(inverse, results[k].double(), axis)
+                results[k] = _along(_inverse(matrix), results[k].double(), axis)
         return tuple(results)
 
 
@@ -137,17 +135,25 @@ def whole_channels(structure: Structure) -> tuple[bool, bool]:
 
 
 def _along(matrix: Tensor, tensor: Tensor, axis: int) -> Tensor:
-    """Multiply one axis of a tensor by a matrix."""
+    """Multiply one axis of a tensor by a matrix, or by a diagonal."""
+    if matrix.dim() == 1:
+        return matrix.to(tensor.device).reshape(-1, *[1] * (tensor.dim() - 1 - axis)) * tensor
     product: Tensor = torch.tensordot(matrix.to(tensor.device), tensor, dims=([1], [axis]))
     return product.movedim(0, axis)
 
 
+def _inverse(matrix: Tensor) -> Tensor:
+    return matrix.reciprocal() if matrix.dim() == 1 else torch.linalg.inv(matrix)
+
+
 def _root(moments: Tensor, power: float, damping: float) -> Tensor:
-    """Return the damped root of every matrix in `(…, n, n)`."""
-    values, vectors = torch.linalg.eigh(moments.double())
+    """Return the damped root of every matrix in `(…, n, n)`, or of a diagonal `(n,)`."""
+    exact = moments.double()
+    values, vectors = (exact, None) if exact.dim() == 1 else torch.linalg.eigh(exact)
     values = values.clamp_min(0.0)
     means = values.mean(dim=-1, keepdim=True)
     # Of a dead layer or group nothing matters more than anything else.
-    scaled = torch.where(means > 0.0, (values + damping * means) ** (power / 2), 1.0)
-    root: Tensor = (vectors * scaled.unsqueeze(-2)) @ vectors.mT
+    root = torch.where(means > 0.0, (values + damping * means) ** (power / 2), 1.0)
+    if vectors is not None:
+        root = (vectors * root.unsqueeze(-2)) @ vectors.mT
     return root.float().double()  # as it is kept, so that nothing differs later

@@ -20,12 +20,17 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CHUNK = 16
 """Images whose patches are spread out at once."""
 
+WIDEST = 4096
+"""Channels of which all pairs are collected; of more, as in the classifier of a VGG, only each
+with itself: a matrix of 25,088 channels would take five gigabytes, and its root hours."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Moments:
     """Of one layer, over all images and positions.
 
-    Those of a grouped convolution have a leading axis: one matrix per group.
+    Those of a grouped convolution have a leading axis: one matrix per group. Of more than `WIDEST`
+    channels only the diagonal is there, `(out,)` or `(in,)`.
 
     Attributes:
         gradients: Mean of `g gᵀ` over positions and images, `(out, out)`, fp64.
@@ -115,14 +120,14 @@ class _Sums:
             parts = (_patches(module, some) for some in torch.split(x, CHUNK))
         for part in parts:
             rows = _rows(module, part)
-            self._inputs = self._inputs + (rows.mT @ rows).double()
+            self._inputs = self._inputs + _products(rows)
             self._n_inputs += rows.shape[-2]
         if not output.requires_grad:
             output = output.detach().requires_grad_()
 
         def collect(gradient: Tensor) -> None:
             g = _rows(module, gradient)
-            self._gradients = self._gradients + (g.mT @ g).double()
+            self._gradients = self._gradients + _products(g)
             self._n_outputs += g.shape[-2]
 
         output.register_hook(collect)  # type: ignore[no-untyped-call]  # torch's has no types
@@ -151,6 +156,13 @@ def _rows(module: nn.Module, x: Tensor) -> Tensor:
     rows = x if isinstance(module, nn.Linear) else x.movedim(1, -1)
     flat = rows.reshape(-1, rows.shape[-1]).float()
     return flat if groups == 1 else flat.reshape(len(flat), groups, -1).movedim(1, 0)
+
+
+def _products(rows: Tensor) -> Tensor:
+    """Return the sum over the rows of the products of all pairs, or of each with itself."""
+    if rows.dim() == 2 and rows.shape[1] > WIDEST:
+        return rows.double().square().sum(dim=0)
+    return (rows.mT @ rows).double()
 
 
 def _patches(module: Convolution, x: Tensor) -> Tensor:

@@ -81,14 +81,18 @@ def refit(
 
 def _fit(layer: Factorized, weight: Tensor, metric: Metric, steps: int) -> tuple[float, float]:
     """Fit one layer; return the squared relative error before and after."""
-    output, inputs = ((m @ m).to(weight) for m in (metric.output, metric.input))
+    output, inputs = (
+        (m.square() if m.dim() == 1 else m @ m).to(weight) for m in (metric.output, metric.input)
+    )
     n_inputs = inputs.shape[-1]  # of a patch, or channels
-    blocks = (*output.shape[:-1], n_inputs, -1)  # (groups), out, in, kernel
+    blocks = (*inputs.shape[:-2], output.shape[-1], n_inputs, -1)  # (groups), out, in, kernel
 
     def half_gradient(kernel: Tensor) -> Tensor:
         """Return half the gradient of the squared norm, with which that is an inner product."""
-        rows = kernel.reshape(blocks).movedim(-1, -3) @ inputs.unsqueeze(-3)
-        return (output.unsqueeze(-3) @ rows).movedim(-3, -1).reshape(kernel.shape)
+        rows = kernel.reshape(blocks).movedim(-1, -3)
+        rows = rows * inputs if inputs.dim() == 1 else rows @ inputs.unsqueeze(-3)
+        both = output[:, None] * rows if output.dim() == 1 else output.unsqueeze(-3) @ rows
+        return both.movedim(-3, -1).reshape(kernel.shape)
 
     wanted = weight.detach()
     size = (wanted * half_gradient(wanted)).sum().clamp_min(1e-30)

@@ -130,6 +130,12 @@ def test_a_metric_may_be_a_view_of_another(tmp_path):
     assert found.sensitivity == 0.1
 
 
+def test_a_metric_may_be_a_diagonal(tmp_path):
+    values = torch.rand(4).double().float().double()
+    write_metrics({"a": Metric(values, torch.eye(3).double(), 0.1)}, tmp_path)
+    assert torch.equal(read_metrics(["a"], tmp_path)["a"].output, values)
+
+
 @pytest.mark.parametrize("length", [0, 4, 100, -1])
 def test_a_truncated_file_is_damaged(damaged, length):
     data = (damaged / FILE).read_bytes()

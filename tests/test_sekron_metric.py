@@ -106,6 +106,22 @@ def test_whitening_multiplies_both_channel_modes(case):
         torch.testing.assert_close(metric.whiten(weight, modes), by_hand)
 
 
+@pytest.mark.parametrize("case", ALL)
+def test_a_diagonal_is_the_matrix_that_it_stands_for(case):
+    structure, weight, _ = made(ALL[case])
+    sides = [torch.rand(n, dtype=torch.float64) for n in weight.shape[:2]]
+    short = Metric.of(Moments(*sides, 7.0))
+    whole = Metric.of(Moments(*map(torch.diag, sides), 7.0))
+    torch.testing.assert_close(torch.diag(short.output), whole.output)
+    torch.testing.assert_close(torch.diag(short.input), whole.input)
+    torch.testing.assert_close(short.whiten(weight), whole.whiten(weight))
+    torch.testing.assert_close(short.unwhiten(short.whiten(weight)), weight)
+    own, other = (relative_error(weight, structure, metric) for metric in (short, whole))
+    assert own == pytest.approx(other)
+    pairs = [reconstruct(decompose(weight, structure, metric=m), structure) for m in (short, whole)]
+    torch.testing.assert_close(*pairs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("case", FULL_RANK)
 def test_full_rank_in_a_metric_is_exact(case):
     structure, weight, metric = made(FULL_RANK[case])

@@ -63,6 +63,15 @@ def test_inputs_of_a_convolution_are_averaged_over_images_and_positions(sizes):
     torch.testing.assert_close(found.inputs, by_hand, rtol=1e-5, atol=1e-6)
 
 
+def test_of_very_many_channels_only_the_diagonal_is_collected(monkeypatch):
+    network, x = seeded(lambda: nn.Linear(4, 3)), torch.randn(5, 4)
+    whole = moments(network, [""], [x])[""]
+    monkeypatch.setattr("sekron.moments.WIDEST", 3)
+    found = moments(network, [""], [x])[""]
+    torch.testing.assert_close(found.inputs, whole.inputs.diagonal())
+    assert torch.equal(found.gradients, whole.gradients)
+
+
 @pytest.mark.parametrize("sizes", [[5], [1, 1, 1, 1, 1], [3, 2]], ids=str)
 @pytest.mark.parametrize("shape", [(5, 4), (5, 6, 4), (5, 2, 3, 4)], ids=str)
 def test_inputs_of_a_linear_layer_are_averaged_over_all_but_the_last_axis(shape, sizes):

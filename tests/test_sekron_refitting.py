@@ -1,6 +1,7 @@
 """Refitting against closed forms: truncation in the metric is the optimum of two factors."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -110,6 +111,22 @@ def test_layers_that_take_in_too_much_are_fitted_by_channels(small, dense, batch
     weight = dense[0].weight.detach()
     lost = [metric.whiten(weight - n[0].dense_weight()).norm() for n in (whole, small)]
     assert lost[1] < lost[0]
+
+
+def test_diagonals_weigh_as_the_matrices_that_they_stand_for(small, dense, batches, monkeypatch):
+    collected = moments(dense, ["0", "3", "6"], batches)
+    fitted = []
+    for make in (torch.Tensor.diagonal, lambda m: torch.diag(m.diagonal())):
+        own = {
+            n: replace(m, gradients=make(m.gradients), inputs=make(m.inputs))
+            for n, m in collected.items()
+        }
+        monkeypatch.setattr("sekron.refitting.moments", lambda *_, own=own, **__: own)
+        fitted.append(copy.deepcopy(small))
+        assert refit(fitted[-1], dense, batches, steps=3, **QUIET) < 1.0
+    for name in collected:
+        weights = [n.get_submodule(name).dense_weight() for n in fitted]
+        torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
 
 
 def test_batch_norm_is_re_estimated_and_nothing_else_moves(small, dense, batches):
