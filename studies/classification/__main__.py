@@ -146,6 +146,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--dense-epochs", type=int, default=12)
+    parser.add_argument("--dense-learning-rate", type=float, default=0.1)
     parser.add_argument("--trials", type=int, default=50, help="of the search, per layer")
     parser.add_argument("--max-length", type=int, default=3, help="of a sequence, in the search")
     parser.add_argument(

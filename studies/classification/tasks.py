@@ -89,6 +89,7 @@ def task_of(name: str, options: argparse.Namespace) -> Task:
         images,
         labels,
         epochs=options.dense_epochs,
+        learning_rate=options.dense_learning_rate,
         folder=options.runs,
     )
 
