@@ -21,7 +21,6 @@ from baselines.contenders import Contender, Decomposed, Pruned
 from sekron.counting import count_flops
 from sekron.gates import Funnel
 from sekron.profiling import profile
-from sekron.surgery import structures_of
 from studies.classification.tasks import SPLITS, Task, task_of
 from studies.training import RUNS
 
@@ -52,7 +51,11 @@ def main() -> None:
                     continue
                 epochs = options.epochs + options.funnel_epochs * (method == AS_LONG)
                 recipe = sekron.Recipe(epochs=epochs, learning_rate=options.learning_rate)
-                row = {**key, "dense": dense, **_ladder(task, network, options.steps, recipe)}
+                row = {
+                    **key,
+                    "dense": dense,
+                    **_ladder(task, network, method, options.steps, recipe),
+                }
                 print(row)
                 frame = pd.concat([frame, pd.DataFrame([row])], ignore_index=True)
                 frame.round(4).to_csv(path, index=False)
@@ -110,7 +113,7 @@ def _rival(task: Task, method: str, max_seconds: float) -> Contender:
 
 
 def _ladder(
-    task: Task, network: nn.Module, tune_steps: int, recipe: sekron.Recipe
+    task: Task, network: nn.Module, method: str, tune_steps: int, recipe: sekron.Recipe
 ) -> dict[str, float]:
     """Return what the network costs, as shares of the dense one, and its accuracy on every rung."""
     flops = [count_flops(n, (task.example,))[0] for n in (network, task.model)]
@@ -125,8 +128,9 @@ def _ladder(
             network, task.loader(), dense=task.model, recipe=recipe
         ),
     }
-    if not structures_of(network):
-        del rungs["refitted"], rungs["tuned"]  # pruned: there are no factors
+    if method in (FUNNEL, PRUNING):
+        # Trained away from the dense weights, which these two go back to; or without factors.
+        del rungs["refitted"], rungs["tuned"]
     for rung, climb in rungs.items():
         start = time.perf_counter()
         climb()
