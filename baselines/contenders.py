@@ -16,7 +16,7 @@ from baselines.vbmf import vbmf_plan
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.costs import NetworkProfile
 from sekron.counting import count_flops
-from sekron.decomposition import fitted_error
+from sekron.errors import fitted_error
 from sekron.factorized import Factorized
 from sekron.plan import Plan
 from sekron.profiling import Inputs, first_image

@@ -7,7 +7,8 @@ Reference:
 from sekron.calibration import recalibrate
 from sekron.checkpoint import load, save
 from sekron.conv import SeKronConv, SeKronConv2d
-from sekron.decomposition import decompose, reconstruct, refine, relative_error
+from sekron.decomposition import decompose, reconstruct, refine
+from sekron.errors import relative_error
 from sekron.finetuning import finetune
 from sekron.kinds import register
 from sekron.linear import SeKronLinear

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from math import prod
 
@@ -55,7 +54,7 @@ def decompose(
         Hameed et al., SeKron, arXiv 2210.06299, algorithm 1; Oseledets, Tensor-train
         decomposition, 2011, algorithm 1, for `chain`.
     """
-    _check(weight, structure)
+    check_weight(weight, structure)
     if structure.groups > 1:
         metrics = [None] * structure.groups if metric is None else metric.by_group()
         parts = zip(weight.chunk(structure.groups), metrics, strict=True)
@@ -90,7 +89,7 @@ def refine(
     Returns:
         New factors of the same shapes.
     """
-    _check(weight, structure)
+    check_weight(weight, structure)
     if structure.groups > 1:
         parts = zip(weight.chunk(structure.groups), zip(*factors, strict=True), strict=True)
         own = [refine(w, of, structure.one_group, sweeps) for w, of in parts]
@@ -115,51 +114,7 @@ def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:
     return from_digits(contract(flat, structure.bonds), structure.shapes)
 
 
-def relative_error(weight: Tensor, structure: Structure, metric: Metric | None = None) -> float:
-    """Return `‖W − Ŵ‖ / ‖W‖` for the factors that `decompose` gives, in the Frobenius norm.
-
-    For `sekron` and `chain` nothing is rebuilt: all factors but the last are orthonormal, so the
-    last one holds exactly the energy that was kept.
-
-    Args:
-        weight: Shape `structure.weight_shape`.
-        structure: The factorization.
-        metric: In which both norms are taken.
-
-    Raises:
-        ValueError: If the shape does not fit or the weight is not finite.
-    """
-    _check(weight, structure)
-    if metric is not None:
-        whitened = metric.whiten(weight.detach())
-        if all(whole_channels(structure)):
-            return relative_error(whitened, structure)
-        rebuilt = reconstruct(decompose(weight.double(), structure, metric=metric), structure)
-        lost = metric.whiten(weight.double() - rebuilt)
-        return float(lost.norm()) / max(float(whitened.norm()), 1e-300)
-    total = float(weight.detach().double().square().sum())
-    if total == 0.0:
-        return 0.0
-    if structure.family in EXACT:
-        last = decompose(weight.double(), structure)[-1]
-        return math.sqrt(max(1.0 - float(last.square().sum()) / total, 0.0))
-    return fitted_error(weight, decompose(weight.double(), structure), structure)
-
-
-def fitted_error(weight: Tensor, factors: Sequence[Tensor], structure: Structure) -> float:
-    """Return `‖W − Ŵ‖ / ‖W‖` of any factors, by rebuilding in fp64; 0 for a weight of zeros.
-
-    Args:
-        weight: Shape `structure.weight_shape`.
-        factors: As `decompose` returns them.
-        structure: The factorization.
-    """
-    exact = weight.detach().double()
-    rebuilt = reconstruct([factor.detach().double() for factor in factors], structure)
-    return float((exact - rebuilt).norm()) / max(float(exact.norm()), 1e-300)
-
-
-def _check(weight: Tensor, structure: Structure) -> None:
+def check_weight(weight: Tensor, structure: Structure) -> None:
     """Raise a ValueError if the shape does not fit or the weight is not finite."""
     if tuple(weight.shape) != structure.weight_shape:
         raise ValueError(

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sekron.contraction import flops_of_ranks, n_params_of_ranks
-from sekron.decomposition import leading, relative_error
+from sekron.decomposition import leading
 from sekron.digits import to_digits
+from sekron.errors import relative_errors
 from sekron.geometry import Geometry
 from sekron.metric import Metric, whole_channels
 from sekron.pareto import mixed_front
@@ -147,7 +148,9 @@ class Spectra:
         self, family: str, shapes: tuple[Shape, ...], ranks: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         structures = [Structure(family, shapes, tuple(map(int, r)), self.groups) for r in ranks]
-        return np.array([relative_error(self.plain, s, self.metric) for s in structures])
+        if not structures:
+            return np.zeros(0)
+        return np.array(relative_errors(self.plain, structures, self.metric))
 
     def _caps(self, family: str, shapes: tuple[Shape, ...]) -> tuple[int, ...]:
         """Largest rank of each bond that still saves something when all others are 1."""
