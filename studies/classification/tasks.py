@@ -35,11 +35,14 @@ SMALL_IMAGES: dict[str, dict[str, Any]] = {
             *([6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]),
         ]
     },
-    "resnet50": {"zero_init_residual": True},
+    "resnet50": {
+        "zero_init_residual": True,
+        "replace_stride_with_dilation": [False, False, True],
+    },
 }
 """Network -> settings under which it learns from images of 32 pixels in a few epochs.
 
-That of MobileNetV2 leaves more than one pixel at the end."""
+Strides and dilation leave more than one pixel at the end."""
 
 SPLITS: dict[str, Callable[[str], Split]] = {
     "glyphs": lambda _: glyphs(),
