@@ -175,9 +175,11 @@ def _accelerator(recipe: Recipe) -> Accelerator:
 
 
 def _n_batches(loader: DataLoader[Any]) -> int:
-    if not hasattr(loader, "__len__"):
+    # That of a DataLoader has a length, and ends with the first epoch all the same.
+    if isinstance(loader, Iterator) or not hasattr(loader, "__len__"):
         raise ValueError(
-            f"`loader` must have a length, like a DataLoader, got {type(loader).__name__}."
+            "`loader` must have a length and be there for every epoch, like a DataLoader, got "
+            f"{type(loader).__name__}."
         )
     if len(loader) == 0:
         raise ValueError("`loader` must hold at least one batch, got none.")

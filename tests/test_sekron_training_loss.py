@@ -64,7 +64,8 @@ def test_whole_numbers_of_any_size_are_labels(data):
 @pytest.mark.parametrize(
     ("loader", "message"),
     [
-        (lambda x, y: iter([(x, y)]), "`loader` must have a length, .* got list_iterator"),
+        (lambda x, y: iter([(x, y)]), "`loader` must have a length and be .* got list_iterator"),
+        (lambda x, y: iter(loader_of(x, y)), "be there for every epoch, .* got _SingleProcess"),
         (lambda x, _: [{"image": x}], r"must hold tensors, or tuples \(images, labels\), got dict"),
         (
             lambda x, y: [(x[:, :2], y)],
@@ -74,7 +75,7 @@ def test_whole_numbers_of_any_size_are_labels(data):
         (lambda x, y: [(x, y[:-1])], r"one class for each of the 32 images, got \(31,\)"),
         (lambda x, _: [(x, "a")], "one class for each of the 32 images, got str"),
     ],
-    ids=["length", "dictionary", "channels", "type", "number", "text"],
+    ids=["length", "iterator", "dictionary", "channels", "type", "number", "text"],
 )
 def test_batches_must_fit(data, loader, message):
     _, small = networks()
