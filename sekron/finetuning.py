@@ -142,7 +142,8 @@ def fit(
                         optimizer.zero_grad()
                         accelerator.backward(loss)
                         norm = accelerator.clip_grad_norm_(clipped, recipe.clip)
-                        if accelerator.scaler is None:  # which skips such steps itself
+                        # A scaler skips such steps itself; DeepSpeed does not always tell.
+                        if norm is not None and accelerator.scaler is None:
                             _check("gradient", float(norm), len(losses), number)
                         prepared.step()
                         schedule.step()
@@ -175,7 +176,7 @@ def _accelerator(recipe: Recipe) -> Accelerator:
 
 
 def _n_batches(loader: DataLoader[Any]) -> int:
-    # That of a DataLoader has a length, and ends with the first epoch all the same.
+    # The iterator of a DataLoader has a length too, but is at its end after one epoch.
     if isinstance(loader, Iterator) or not hasattr(loader, "__len__"):
         raise ValueError(
             "`loader` must have a length and be there for every epoch, like a DataLoader, got "

@@ -14,6 +14,8 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sekron.evaluation import one_line
+
 RUNS = Path(__file__).resolve().parents[1] / ".runs"
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -230,9 +232,10 @@ def _loaded(model: nn.Module, path: Path) -> bool:
     try:
         load_model(model, path)
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
         Console(stderr=True).print(
-            f"{path} cannot be used ({reason}); training again.", markup=False, soft_wrap=True
+            f"{path} cannot be used ({one_line(error)}); training again.",
+            markup=False,
+            soft_wrap=True,
         )
         return False
     return True
