@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sekron.batches import Batches, inputs_of
 from sekron.calibration import norms_with_statistics, recalibrate
@@ -21,6 +22,10 @@ LARGEST_PATCH = 2304
 """Numbers that a kernel may take in for its input to be known by patches, not by channels.
 
 Their second moments are a matrix of that size; the root of one twice as large takes a minute."""
+
+ROUND = 10
+LEAST_GAIN = 1e-3
+"""Of a layer's error, by that many steps; a layer that gains less is left as it is then."""
 
 
 def refit(
@@ -81,9 +86,7 @@ def refit(
 
 def _fit(layer: Factorized, weight: Tensor, metric: Metric, steps: int) -> tuple[float, float]:
     """Fit one layer; return the squared relative error before and after."""
-    output, inputs = (
-        (m.square() if m.dim() == 1 else m @ m).to(weight) for m in (metric.output, metric.input)
-    )
+    output, inputs = (_squared(m, weight) for m in (metric.output, metric.input))
     n_inputs = inputs.shape[-1]  # of a patch, or channels
     blocks = (*inputs.shape[:-2], output.shape[-1], n_inputs, -1)  # (groups), out, in, kernel
 
@@ -97,7 +100,6 @@ def _fit(layer: Factorized, weight: Tensor, metric: Metric, steps: int) -> tuple
     wanted = weight.detach()
     size = (wanted * half_gradient(wanted)).sum().clamp_min(1e-30)
     factors = [f.detach().clone().requires_grad_() for f in layer.factors()]
-    optimizer = torch.optim.LBFGS(factors, max_iter=steps, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         lost = reconstruct(factors, layer.structure) - wanted
@@ -111,13 +113,31 @@ def _fit(layer: Factorized, weight: Tensor, metric: Metric, steps: int) -> tuple
         torch.autograd.backward(value)
         return value
 
+    @torch.no_grad()
+    def error() -> float:
+        return float(loss())
+
+    optimizer = torch.optim.LBFGS(factors, line_search_fn="strong_wolfe")
+    before = after = error()
+    for done in range(0, steps, ROUND):
+        optimizer.param_groups[0]["max_iter"] = min(ROUND, steps - done)
+        with torch.enable_grad():
+            optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch's has no types
+        last, after = after, error()
+        if not after < (1.0 - LEAST_GAIN) * last:
+            break
+    if not after < before:
+        return before, before
     with torch.no_grad():
-        before = float(loss())
-    with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch's has no types
-    with torch.no_grad():
-        after = float(loss())
-        if not after < before:
-            return before, before
         layer.set_factors(factors)
     return before, after
+
+
+def _squared(matrix: Tensor, weight: Tensor) -> Tensor:
+    """Square a matrix or a diagonal, in the weight's dtype.
+
+    What of it is subnormal there becomes zero: padded patches leave so much of it that products
+    would take tens of times as long.
+    """
+    squared = (matrix.square() if matrix.dim() == 1 else matrix @ matrix).to(weight)
+    return F.hardshrink(squared, torch.finfo(squared.dtype).tiny)

@@ -11,7 +11,7 @@ import sekron
 from sekron import Plan, Structure, decompose, reconstruct, refit
 from sekron.metric import Metric
 from sekron.moments import moments
-from sekron.refitting import LARGEST_PATCH
+from sekron.refitting import LARGEST_PATCH, _squared
 from tests.conftest import decayed
 
 QUIET = {"progress": False}
@@ -148,6 +148,35 @@ def test_a_network_without_batch_norm_needs_none(batches):
     dense = decayed(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8 * 42, 3)))
     small = Plan({"0": Structure.parse("chain:8x1x3x1,1x4x1x3@4")}).apply(dense)
     assert refit(small, dense, batches, **QUIET) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("least_gain", "rounds"), [(-1.0, [10, 10, 5]), (1.0, [10])], ids=["some", "none"]
+)
+def test_a_layer_gets_steps_while_they_gain(dense, batches, monkeypatch, least_gain, rounds):
+    taken = []
+    step = torch.optim.LBFGS.step
+
+    def counted(optimizer, closure):
+        taken.append(optimizer.param_groups[0]["max_iter"])
+        return step(optimizer, closure)
+
+    monkeypatch.setattr(torch.optim.LBFGS, "step", counted)
+    monkeypatch.setattr("sekron.refitting.LEAST_GAIN", least_gain)
+    small = Plan({"3": Structure.parse("sekron:12x1x1x1,1x8x3x3@4")}).apply(dense)
+    refit(small, dense, batches, steps=25, **QUIET)
+    assert taken == rounds
+
+
+def test_subnormal_weights_count_as_none():
+    matrix = torch.tensor([[2.0, 0.0], [0.0, 1e-20]], dtype=torch.float64)
+    for metric in (matrix, matrix.diagonal()):
+        squared = _squared(metric, torch.zeros(1))
+        assert squared.dtype == torch.float32
+        assert squared.sum() == squared.max() == 4.0
+        assert torch.equal(
+            _squared(metric, matrix), metric**2 if metric.dim() == 1 else matrix @ matrix
+        )
 
 
 def test_an_exact_layer_stays(dense, batches):

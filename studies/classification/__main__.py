@@ -7,6 +7,7 @@ labels.
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,12 +41,14 @@ def main() -> None:
         task = task_of(name, options)
         dense = task.score(task.model)
         print(f"{name}, dense accuracy {dense:.4f}")
+        # A rival's candidates are those of every budget; TensorLy's take minutes.
+        rival = functools.cache(functools.partial(_rival, task, max_seconds=options.max_seconds))
         for budget in options.budgets:
             for method in options.methods:
                 key = {"network": name, "budget": str(budget), "method": method}
                 if not frame.empty and (frame[list(key)] == pd.Series(key)).all(axis=1).any():
                     continue
-                network = _compressed(task, budget, method, options)
+                network = _compressed(task, budget, method, options, rival)
                 if network is None:
                     print(f"{method} does not reach {budget}")
                     continue
@@ -72,7 +75,11 @@ def _beside_claims(frame: pd.DataFrame, data: str) -> pd.DataFrame:
 
 
 def _compressed(
-    task: Task, budget: search.Budget, method: str, options: argparse.Namespace
+    task: Task,
+    budget: search.Budget,
+    method: str,
+    options: argparse.Namespace,
+    rival: Callable[[str], Contender],
 ) -> nn.Module | None:
     """Return a compressed network, or None where the method does not reach the budget."""
     if method in (OURS, AS_LONG):
@@ -99,11 +106,11 @@ def _compressed(
             recipe=recipe,
         )
         return found.network
-    entry = _rival(task, method, options.max_seconds).enter(budget, "exact")
+    entry = rival(method).enter(budget, "exact")
     return None if entry is None else entry.network
 
 
-def _rival(task: Task, method: str, max_seconds: float) -> Contender:
+def _rival(task: Task, method: str, *, max_seconds: float) -> Contender:
     measured = profile(task.model, task.example)
     if method == PRUNING:
         return Pruned(task.model, task.example, measured)
