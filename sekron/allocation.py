@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from sekron.exchange import focused
 from sekron.knapsack import Found, choose
 from sekron.relaxation import Options, Program, Relaxed
 
@@ -57,13 +58,14 @@ def allocate(layers: Sequence[Options], capacities: Sequence[float]) -> Allocati
     if min(capacities) < 0 or not program.fits_alone():
         return None
     for resource in range(program.n_resources):
-        single = replace(program, costs=program.costs[:, [resource]])
+        single = focused(replace(program, costs=program.costs[:, [resource]]))
         relaxed = single.relax()
         assert relaxed is not None  # each budget alone can be met
         alone = choose(single, relaxed)
         if alone.columns is not None and program.fits(alone.columns):
             # The other budgets do not bind.
-            return _allocation(program, alone)
+            return _allocation(single, alone)
+    program = focused(program)
     relaxed = program.relax()
     if relaxed is None:
         return None

@@ -21,12 +21,21 @@ def rounded(program: Program, relaxed: Relaxed) -> Choice | None:
     return choice if program.fits(choice) else None
 
 
+def focused(program: Program) -> Program:
+    """Cap the losses by a choice that fits, where one is found at once."""
+    relaxed = program.relax()
+    known = None if relaxed is None else rounded(program, relaxed)
+    return program if known is None else program.capped(program.loss(known))
+
+
 def exchanged(program: Program, relaxed: Relaxed, choice: Choice) -> Choice:
     """Better a choice that fits until no change of two layers lowers its loss."""
     while True:
         # A column that is farther from the relaxation than the choice is in no better choice.
         distance = program.loss(choice) - relaxed.optimum + program.tolerance
-        worth = np.flatnonzero(relaxed.reduced <= distance)
+        keep = relaxed.reduced <= distance
+        keep[choice] = True
+        worth = np.flatnonzero(keep)
         layers = np.split(worth, np.searchsorted(program.owner[worth], range(1, len(choice))))
         better = choice.copy()
         for i, j in combinations(range(len(choice)), 2):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,17 @@ class Program:
     starts: NDArray[np.intp]
     scale: float
 
+    def capped(self, loss: float) -> Program:
+        """Cap the losses at what no best choice holds, so that tolerances fit those that one does.
+
+        Args:
+            loss: Of a choice that fits.
+        """
+        if loss <= 0.0:
+            return self
+        losses = np.minimum(self.losses, 2.0 * loss)
+        return replace(self, losses=losses, scale=_scale(losses, self.starts))
+
     @classmethod
     def of(cls, layers: Sequence[Options], capacities: Floats) -> Program:
         """Line up the candidates; a capacity of nothing admits only candidates that use nothing."""
@@ -79,7 +90,7 @@ class Program:
             costs=np.where(capacities > 0, shares, np.where(costs > 0, 2.0, 0.0)),
             owner=np.repeat(np.arange(len(sizes)), sizes),
             starts=starts,
-            scale=float(np.maximum.reduceat(losses, starts).sum()) or 1.0,
+            scale=_scale(losses, starts),
         )
 
     @property
@@ -118,25 +129,31 @@ class Program:
         """Solve the linear relaxation by column generation; None when not even fractions fit."""
         active = np.unique(np.concatenate([self.cheapest(price) for price in self._first_prices()]))
         while True:
-            optimum, excess, prices, bases = self._solve(active)
+            excess, prices, bases = self._solve(active)
             reduced = self.losses + self.costs @ prices - bases[self.owner]
             best = self.cheapest(prices)
             entering = best[reduced[best] < -self.tolerance]
             if len(np.setdiff1d(entering, active)) == 0:
                 break
             active = np.union1d(active, entering)
-        return None if excess > TOLERANCE else Relaxed(optimum, prices, np.maximum(reduced, 0.0))
+        if excess > TOLERANCE:
+            return None
+        # The solver's own values hold to its tolerances only; those of any prices bound exactly.
+        priced = self.losses + self.costs @ prices
+        bases = np.minimum.reduceat(priced, self.starts)
+        return Relaxed(float(bases.sum() - prices.sum()), prices, priced - bases[self.owner])
 
     def _first_prices(self) -> list[Floats]:
         units = np.eye(self.n_resources) * self.scale
         spread = [unit * 10.0**exponent for unit in units for exponent in range(-4, 7)]
         return [np.zeros(self.n_resources), units.sum(axis=0), *spread]
 
-    def _solve(self, active: NDArray[np.intp]) -> tuple[float, float, Floats, Floats]:
-        """Solve over some columns: optimum, capacity exceeded, prices, value of each layer."""
+    def _solve(self, active: NDArray[np.intp]) -> tuple[float, Floats, Floats]:
+        """Solve over some columns: capacity exceeded, prices, value of each layer."""
         n, k = len(active), self.n_resources
         # Capacities may be exceeded at a penalty, so that there always is a solution to price.
-        losses = np.concatenate((self.losses[active], np.full(k, 1e4 * self.scale)))
+        # Relative to the scale, as the solver's tolerances are absolute.
+        losses = np.concatenate((self.losses[active] / self.scale, np.full(k, 1e4)))
         picks = csr_array(
             (np.ones(n), (self.owner[active], np.arange(n))), shape=(len(self.starts), n + k)
         )
@@ -148,7 +165,11 @@ class Program:
             b_eq=np.ones(len(self.starts)),
             method="highs",
         )
-        if result.x is None or result.fun is None:
+        if result.x is None:
             raise RuntimeError(f"the linear relaxation must be solvable, got: {result.message}")
-        prices = np.maximum(-np.asarray(result.ineqlin.marginals), 0.0)
-        return float(result.fun), float(result.x[n:].sum()), prices, result.eqlin.marginals
+        prices = self.scale * np.maximum(-np.asarray(result.ineqlin.marginals), 0.0)
+        return float(result.x[n:].sum()), prices, self.scale * result.eqlin.marginals
+
+
+def _scale(losses: Floats, starts: NDArray[np.intp]) -> float:
+    return float(np.maximum.reduceat(losses, starts).sum()) or 1.0
