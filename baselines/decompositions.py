@@ -22,6 +22,7 @@ from baselines.conversions import (
     from_tensor_train,
     from_tucker,
 )
+from baselines.mttkrp import frugal
 
 MAX_TERM_NORM = 10.0
 """Norm of a rank-one term over the weight's, above which terms cancel: the CP fit diverges."""
@@ -113,7 +114,7 @@ def cp(
     for penalty in (0.0, REGULARIZATION):
         end = time.perf_counter() + max_seconds
         try:
-            with _pytorch():
+            with _pytorch(), frugal():
                 found = parafac(
                     single,
                     rank,
