@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from sekron.exchange import focused
+from sekron.exchange import begun
 from sekron.knapsack import Found, choose
 from sekron.relaxation import Options, Program, Relaxed
 
@@ -58,18 +58,17 @@ def allocate(layers: Sequence[Options], capacities: Sequence[float]) -> Allocati
     if min(capacities) < 0 or not program.fits_alone():
         return None
     for resource in range(program.n_resources):
-        single = focused(replace(program, costs=program.costs[:, [resource]]))
-        relaxed = single.relax()
-        assert relaxed is not None  # each budget alone can be met
-        alone = choose(single, relaxed)
+        single = begun(replace(program, costs=program.costs[:, [resource]]))
+        assert single is not None  # each budget alone can be met
+        alone = choose(*single)
         if alone.columns is not None and program.fits(alone.columns):
             # The other budgets do not bind.
-            return _allocation(single, alone)
-    program = focused(program)
-    relaxed = program.relax()
-    if relaxed is None:
+            return _allocation(single[0], alone)
+    start = begun(program)
+    if start is None:
         return None
-    found = choose(program, relaxed)
+    program, relaxed, _ = start
+    found = choose(*start)
     if found.columns is None or program.loss(found.columns) > found.bound + program.tolerance:
         found = _proven(program, relaxed, found)
     return None if found.columns is None else _allocation(program, found)

@@ -21,11 +21,21 @@ def rounded(program: Program, relaxed: Relaxed) -> Choice | None:
     return choice if program.fits(choice) else None
 
 
-def focused(program: Program) -> Program:
-    """Cap the losses by a choice that fits, where one is found at once."""
+def begun(program: Program) -> tuple[Program, Relaxed, Choice | None] | None:
+    """Relax, and where that leads to a choice that fits, once more without what is worse alone.
+
+    Returns:
+        The program, its relaxation and the choice; None when not even fractions fit.
+    """
     relaxed = program.relax()
-    known = None if relaxed is None else rounded(program, relaxed)
-    return program if known is None else program.capped(program.loss(known))
+    if relaxed is None:
+        return None
+    choice = rounded(program, relaxed)
+    if choice is None:
+        return program, relaxed, None
+    below = program.below(program.loss(choice))
+    closer = below.relax()
+    return (program, relaxed, choice) if closer is None else (below, closer, choice)
 
 
 def exchanged(program: Program, relaxed: Relaxed, choice: Choice) -> Choice:

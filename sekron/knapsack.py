@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from sekron.exchange import Choice, exchanged, rounded
+from sekron.exchange import Choice, exchanged
 from sekron.relaxation import ROUNDING, Floats, Program, Relaxed
 
 WIDTHS = (100, 1_000, 10_000)
@@ -42,12 +42,17 @@ class Found:
     bound: float
 
 
-def choose(program: Program, relaxed: Relaxed) -> Found:
-    """Return the best choice, proven unless even the largest width is too small."""
-    best = rounded(program, relaxed)
-    loss = np.inf
-    if best is not None:
-        best = exchanged(program, relaxed, best)
+def choose(program: Program, relaxed: Relaxed, known: Choice | None) -> Found:
+    """Return the best choice, proven unless even the largest width is too small.
+
+    Args:
+        program: What to choose from.
+        relaxed: Its relaxation.
+        known: A choice that fits, if there is one.
+    """
+    best, loss = known, np.inf
+    if known is not None:
+        best = exchanged(program, relaxed, known)
         loss = program.loss(best)
     proven = relaxed.optimum
     for width in WIDTHS if program.n_resources == 1 else WIDTHS[:-1]:

@@ -66,16 +66,15 @@ class Program:
     starts: NDArray[np.intp]
     scale: float
 
-    def capped(self, loss: float) -> Program:
-        """Cap the losses at what no best choice holds, so that tolerances fit those that one does.
+    def below(self, loss: float) -> Program:
+        """Rule out columns of more loss, which no better choice holds: tolerances fit the others.
 
         Args:
             loss: Of a choice that fits.
         """
-        if loss <= 0.0:
-            return self
-        losses = np.minimum(self.losses, 2.0 * loss)
-        return replace(self, losses=losses, scale=_scale(losses, self.starts))
+        losses = np.minimum(self.losses, loss)
+        costs = np.where((self.losses > loss)[:, None], 2.0, self.costs)
+        return replace(self, losses=losses, costs=costs, scale=_scale(losses, self.starts))
 
     @classmethod
     def of(cls, layers: Sequence[Options], capacities: Floats) -> Program:
