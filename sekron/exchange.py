@@ -44,7 +44,7 @@ def exchanged(program: Program, relaxed: Relaxed, choice: Choice) -> Choice:
         # A column that is farther from the relaxation than the choice is in no better choice.
         distance = program.loss(choice) - relaxed.optimum + program.tolerance
         keep = relaxed.reduced <= distance
-        keep[choice] = True
+        keep[choice] = True  # whatever was rounded
         worth = np.flatnonzero(keep)
         layers = np.split(worth, np.searchsorted(program.owner[worth], range(1, len(choice))))
         better = choice.copy()

@@ -35,7 +35,8 @@ def refit(
 
     A decomposition measures errors along channels; here the second moments of all that a kernel
     sees at a position count, for any structure. Nothing passes through the compressed network, so
-    it takes seconds. Batch norm is re-estimated afterwards, if anything was gained.
+    it takes seconds, or minutes where kernels see thousands of numbers. Batch norm is re-estimated
+    afterwards, if anything was gained.
 
     Args:
         model: From `Plan.apply` on `dense`; its factors and batch-norm buffers are changed.
