@@ -23,10 +23,6 @@ LARGEST_PATCH = 2304
 
 Their second moments are a matrix of that size; the root of one twice as large takes a minute."""
 
-ROUND = 10
-LEAST_GAIN = 1e-3
-"""Of a layer's error, by that many steps; a layer that gains less is left as it is then."""
-
 
 def refit(
     model: nn.Module, dense: nn.Module, batches: Batches, *, steps: int = 100, progress: bool = True
@@ -101,6 +97,7 @@ def _fit(layer: Factorized, weight: Tensor, metric: Metric, steps: int) -> tuple
     wanted = weight.detach()
     size = (wanted * half_gradient(wanted)).sum().clamp_min(1e-30)
     factors = [f.detach().clone().requires_grad_() for f in layer.factors()]
+    optimizer = torch.optim.LBFGS(factors, max_iter=steps, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         lost = reconstruct(factors, layer.structure) - wanted
@@ -114,22 +111,14 @@ def _fit(layer: Factorized, weight: Tensor, metric: Metric, steps: int) -> tuple
         torch.autograd.backward(value)
         return value
 
-    @torch.no_grad()
-    def error() -> float:
-        return float(loss())
-
-    optimizer = torch.optim.LBFGS(factors, line_search_fn="strong_wolfe")
-    before = after = error()
-    for done in range(0, steps, ROUND):
-        optimizer.param_groups[0]["max_iter"] = min(ROUND, steps - done)
-        with torch.enable_grad():
-            optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch's has no types
-        last, after = after, error()
-        if not after < (1.0 - LEAST_GAIN) * last:
-            break
-    if not after < before:
-        return before, before
     with torch.no_grad():
+        before = float(loss())
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch's has no types
+    with torch.no_grad():
+        after = float(loss())
+        if not after < before:
+            return before, before
         layer.set_factors(factors)
     return before, after
 

@@ -150,24 +150,6 @@ def test_a_network_without_batch_norm_needs_none(batches):
     assert refit(small, dense, batches, **QUIET) < 1.0
 
 
-@pytest.mark.parametrize(
-    ("least_gain", "rounds"), [(-1.0, [10, 10, 5]), (1.0, [10])], ids=["some", "none"]
-)
-def test_a_layer_gets_steps_while_they_gain(dense, batches, monkeypatch, least_gain, rounds):
-    taken = []
-    step = torch.optim.LBFGS.step
-
-    def counted(optimizer, closure):
-        taken.append(optimizer.param_groups[0]["max_iter"])
-        return step(optimizer, closure)
-
-    monkeypatch.setattr(torch.optim.LBFGS, "step", counted)
-    monkeypatch.setattr("sekron.refitting.LEAST_GAIN", least_gain)
-    small = Plan({"3": Structure.parse("sekron:12x1x1x1,1x8x3x3@4")}).apply(dense)
-    refit(small, dense, batches, steps=25, **QUIET)
-    assert taken == rounds
-
-
 def test_subnormal_weights_count_as_none():
     matrix = torch.tensor([[2.0, 0.0], [0.0, 1e-20]], dtype=torch.float64)
     for metric in (matrix, matrix.diagonal()):
