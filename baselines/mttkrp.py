@@ -42,7 +42,8 @@ def mttkrp(tensor: Tensor, cp: tuple[Tensor | None, Sequence[Tensor]], mode: int
     return product if weights is None else product * weights
 
 
-class _Frugal(CoreTenalgBackend, backend_name="frugal"):  # type: ignore[call-arg, misc]  # untyped
+# TensorLy has no types, so that neither its class nor the name it takes is known.
+class _Frugal(CoreTenalgBackend, backend_name="frugal"):  # type: ignore[call-arg, misc]
     unfolding_dot_khatri_rao = staticmethod(mttkrp)
 
 

@@ -56,7 +56,7 @@ def test_equals_trying_every_choice(n_resources, kind):
             chosen = list(zip(layers, found.choice, strict=True))
             used = sum(layer.costs[i] for layer, i in chosen)
             assert (used <= capacities).all(), seed
-            assert found.loss == pytest.approx(expected, rel=1e-6, abs=0.0), seed
+            assert found.loss == pytest.approx(expected, rel=1e-11, abs=0.0), seed
             assert found.loss == pytest.approx(sum(layer.losses[i] for layer, i in chosen))
             assert found.gap == 0.0, seed
     assert outcomes == {True, False}  # both happened
