@@ -136,7 +136,8 @@ class _Sums:
     def moments(self, name: str, n_images: int) -> Moments:
         if not isinstance(self._inputs, Tensor) or not isinstance(self._gradients, Tensor):
             raise ValueError(
-                f"layer {name!r} must run on the calibration batches and reach the output."
+                f"layer {name!r} must run on the calibration batches and reach the output, but does"
+                " not: leave it out (`exclude`)."
             )
         if not (torch.isfinite(self._inputs).all() and torch.isfinite(self._gradients).all()):
             raise ValueError(f"the moments must be finite, got NaN or Inf at layer {name!r}.")
