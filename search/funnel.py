@@ -95,7 +95,7 @@ def funnel(
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        The network, ready for `sekron.finetune`, and its plan.
+        The network, ready for `sekron.recalibrate` and `sekron.finetune`, and its plan.
 
     Raises:
         InfeasibleBudget: Before the training, if ranks of one do not meet the budget.

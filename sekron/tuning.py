@@ -50,7 +50,7 @@ def tune(
         batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; gone
             through again and again.
         steps: Of the optimizer, a batch each.
-        learning_rate: The first; it falls to zero along a cosine.
+        learning_rate: The first; it falls to zero along a cosine. Few steps want a smaller one.
         progress: Whether to show a progress bar on stderr.
 
     Returns:

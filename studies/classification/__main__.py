@@ -29,6 +29,9 @@ OURS, FUNNEL, PRUNING = "sekron", "funnel", "pruning"
 AS_LONG = "sekron, as long as funnel"
 """Our plan, fine-tuned for as many epochs as the funnel and its fine-tuning take together."""
 
+PLAIN = "sekron, uncalibrated"
+"""Our plan by plain error, as the rivals' are: from a search that has seen no image."""
+
 METHODS = (OURS, FUNNEL, AS_LONG, "gkpd", "tensor_train", "tensor_ring", "cp", "tucker2", PRUNING)
 
 
@@ -82,16 +85,17 @@ def _compressed(
     rival: Callable[[str], Contender],
 ) -> nn.Module | None:
     """Return a compressed network, or None where the method does not reach the budget."""
-    if method in (OURS, AS_LONG):
+    if method in (OURS, AS_LONG, PLAIN):
+        folder = f"classification-{options.data}-{task.name}"
         result = search.run(
             task.model,
             task.example,
             budget=budget,
             n_trials=options.trials,
             max_sequence_length=options.max_length,
-            run=options.runs / f"classification-{options.data}-{task.name}",
+            run=options.runs / (f"{folder}-plain" if method == PLAIN else folder),
             measure_seconds=0,
-            calibration=task.unlabelled,
+            calibration=None if method == PLAIN else task.unlabelled,
         )
         return result.best.apply(task.model)
     if method == FUNNEL:
@@ -155,7 +159,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--budgets", nargs="+", type=_budget, default=(_budget("flops=0.5"), _budget("params=0.2"))
     )
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=(*METHODS, PLAIN), default=METHODS)
     parser.add_argument("--dense-epochs", type=int, default=12)
     parser.add_argument("--dense-learning-rate", type=float, default=0.1)
     parser.add_argument("--trials", type=int, default=50, help="of the search, per layer")
