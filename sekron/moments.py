@@ -71,7 +71,8 @@ def moments(
         Layer name -> moments.
 
     Raises:
-        ValueError: If there are no batches, one is not finite, or the network does not run.
+        ValueError: If there are no batches, one is not finite, the network does not run, or one of
+            the layers takes no part in its output.
     """
     network = copy.deepcopy(model).eval().requires_grad_(False)
     sums = {

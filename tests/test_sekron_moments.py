@@ -201,7 +201,8 @@ def test_an_output_that_is_not_finite_is_refused(n_outputs):
 
 
 def test_layers_that_do_not_take_part_are_refused():
-    with pytest.raises(ValueError, match=r"layer .spare. must run on .*: leave it out"):
+    message = r"'spare' must run on the calibration batches and .*: leave it out \(`exclude`\)"
+    with pytest.raises(ValueError, match=message):
         moments(seeded(Twice), ["layer", "spare"], [torch.randn(2, 5, 4)])
     with pytest.raises(ValueError, match="output must depend on the layers to be searched"):
         moments(hidden(nn.ReLU()), [], [ONES])
