@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sekron.allocation import allocate
-from sekron.relaxation import Options
+from sekron.allocation.allocate import allocate
+from sekron.allocation.relaxation import Options
 
 BISECTIONS = 50
 

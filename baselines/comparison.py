@@ -17,19 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from baselines.allocations import ALLOCATIONS
-from baselines.candidates import candidates
 from baselines.contenders import VBMF, Contender, Decomposed, Entry, Planned, Pruned
+from baselines.layer_candidates import candidates
 from baselines.methods import METHODS, Method, truncate
 from baselines.rows import COLUMNS, Row, Rows
 from sekron.budget import RESOURCES, Budget
-from sekron.calibration import recalibrate
-from sekron.choice import Selection
-from sekron.costs import NetworkProfile
-from sekron.plan import Plan
-from sekron.profiling import Inputs, first_image, profile
+from sekron.network.plan import Plan
+from sekron.network.surgery import check_finite
+from sekron.profiling.network_profile import NetworkProfile
+from sekron.profiling.profile import Inputs, first_image, profile
+from sekron.profiling.selection import Selection
 from sekron.progress import bar
-from sekron.surgery import check_finite
-from sekron.table import CandidateTable
+from sekron.rank_curves.table import CandidateTable
+from sekron.training.batch_norm import recalibrate
 
 PRUNING = "pruning"
 Score = Callable[[nn.Module], float]

@@ -14,15 +14,15 @@ from baselines.conversions import Converted
 from baselines.pruning import pruned
 from baselines.vbmf import vbmf_plan
 from sekron.budget import Budget, InfeasibleBudget
-from sekron.costs import NetworkProfile
-from sekron.counting import count_flops
-from sekron.errors import fitted_error
-from sekron.factorized import Factorized
-from sekron.plan import Plan
-from sekron.profiling import Inputs, first_image
-from sekron.structure import Structure
-from sekron.surgery import replace, weight_of
-from sekron.table import CandidateTable
+from sekron.decomposition.errors import fitted_error
+from sekron.layers.factorized import Factorized
+from sekron.network.plan import Plan
+from sekron.network.surgery import replace, weight_of
+from sekron.profiling.count import count_flops
+from sekron.profiling.network_profile import NetworkProfile
+from sekron.profiling.profile import Inputs, first_image
+from sekron.rank_curves.table import CandidateTable
+from sekron.structures.structure import Structure
 
 VBMF = "vbmf"
 """A rule for the ranks of a Tucker-2, beside the allocations."""

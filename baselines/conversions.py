@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sekron.structure import Shape, Structure
+from sekron.structures.families import Shape
+from sekron.structures.structure import Structure
 
 Converted = tuple[Structure, tuple[Tensor, ...]]
 """A structure and its factors, as `sekron.decompose` returns them."""

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from baselines.conversions import Converted, lifted
 from baselines.decompositions import cp, tensor_ring, tensor_train, tucker
-from baselines.templates import channel_svd, gkpd, spatial_svd, tucker2
-from sekron.decomposition import decompose, reconstruct
-from sekron.digits import divisors
-from sekron.rank_grid import scaled_ranks
-from sekron.spectrum import RankCurve, Spectra
-from sekron.structure import Point, Shape, Structure
+from sekron.decomposition.decompose import decompose, reconstruct
+from sekron.decomposition.digits import divisors
+from sekron.rank_curves.curves import RankCurve, Spectra
+from sekron.rank_curves.rank_grid import scaled_ranks
+from sekron.structures.families import Point, Shape
+from sekron.structures.structure import Structure
+from sekron.structures.templates import channel_svd, gkpd, spatial_svd, tucker2
 
 N_RANKS = 12
 """Ranks at which a decomposition is fitted, from 1 to what still saves something."""

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
-from sekron.costs import NetworkProfile
-from sekron.counting import count_flops
-from sekron.profiling import Inputs, first_image
+from sekron.profiling.count import count_flops
+from sekron.profiling.network_profile import NetworkProfile
+from sekron.profiling.profile import Inputs, first_image
 
 BISECTIONS = 8
 """Halvings of the pruning ratio; each prunes a copy of the network."""

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
-from baselines.templates import tucker2
 from sekron.budget import Budget
-from sekron.costs import LayerProfile, NetworkProfile
-from sekron.plan import Plan
-from sekron.structure import Structure
-from sekron.surgery import weight_of
+from sekron.network.plan import Plan
+from sekron.network.surgery import weight_of
+from sekron.profiling.network_profile import LayerProfile, NetworkProfile
+from sekron.structures.structure import Structure
+from sekron.structures.templates import tucker2
 
 Floats = NDArray[np.float64]
 

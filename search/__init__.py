@@ -1,12 +1,12 @@
 """Search a network's factorization under budgets: `run`, then read the front and apply the plan."""
 
-from search.funnel import FunnelResult, funnel
-from search.latency import Comparison, Latency, compare, latency
-from search.loading import load
-from search.result import SearchResult
-from search.run import run
+from search.clock.race import Comparison, Latency, compare, latency
+from search.front.result import SearchResult
+from search.pipeline.load import load
+from search.pipeline.run import run
 from sekron.budget import Budget, InfeasibleBudget
-from sekron.profiling import profile
+from sekron.profiling.profile import profile
+from sekron.training.funnel import FunnelResult, funnel
 
 __all__ = [
     "Budget",

@@ -4,20 +4,20 @@ Reference:
     Hameed, Mosleh, Tahaei, Partovi Nia, SeKron, arXiv 2210.06299.
 """
 
-from sekron.calibration import recalibrate
-from sekron.checkpoint import load, save
-from sekron.conv import SeKronConv, SeKronConv2d
-from sekron.decomposition import decompose, reconstruct, refine
-from sekron.errors import relative_error
-from sekron.finetuning import finetune
-from sekron.kinds import register
-from sekron.linear import SeKronLinear
-from sekron.plan import Plan
-from sekron.recipe import Recipe
-from sekron.refitting import refit
-from sekron.structure import Structure
-from sekron.transposed import SeKronConvTranspose
-from sekron.tuning import tune
+from sekron.decomposition.decompose import decompose, reconstruct, refine
+from sekron.decomposition.errors import relative_error
+from sekron.layers.conv import SeKronConv, SeKronConv2d
+from sekron.layers.linear import SeKronLinear
+from sekron.layers.transposed import SeKronConvTranspose
+from sekron.network.checkpoint import load, save
+from sekron.network.eligibility import register
+from sekron.network.plan import Plan
+from sekron.structures.structure import Structure
+from sekron.training.batch_norm import recalibrate
+from sekron.training.finetune import finetune
+from sekron.training.recipe import Recipe
+from sekron.training.refit import refit
+from sekron.training.tune import tune
 
 __all__ = [
     "Plan",

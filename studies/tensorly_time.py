@@ -6,8 +6,8 @@ import time
 from torch import nn
 
 import baselines
-from sekron.costs import NetworkProfile
-from sekron.surgery import weight_of
+from sekron.network.surgery import weight_of
+from sekron.profiling.network_profile import NetworkProfile
 
 
 def tensorly_seconds(

@@ -5,7 +5,7 @@ from itertools import permutations, product
 import torch
 
 from sekron import reconstruct
-from sekron.emission import Form
+from sekron.layers.operations import Form
 
 
 def check_forms(make, x):

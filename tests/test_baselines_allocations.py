@@ -7,7 +7,7 @@ import pytest
 
 from baselines import ALLOCATIONS
 from baselines.allocations import exact, greedy, minimax, uniform
-from sekron.relaxation import Options
+from sekron.allocation.relaxation import Options
 
 SEEDS = range(60)
 every_rule = pytest.mark.parametrize("rule", ALLOCATIONS.values(), ids=ALLOCATIONS)

@@ -13,10 +13,10 @@ import search
 from baselines import ALLOCATIONS, METHODS, compare
 from baselines.comparison import COLUMNS
 from sekron.budget import Budget
-from sekron.conv import SeKronConv2d
-from sekron.counting import count_flops
-from sekron.linear import SeKronLinear
-from sekron.profiling import profile
+from sekron.layers.conv import SeKronConv2d
+from sekron.layers.linear import SeKronLinear
+from sekron.profiling.count import count_flops
+from sekron.profiling.profile import profile
 
 HALF = Budget(flops=0.5)
 BUDGETS = [HALF, Budget(flops=0.6, params=0.4), Budget(flops=0.01)]

@@ -11,9 +11,9 @@ from torch import nn
 
 from baselines import METHODS, candidates, methods
 from sekron import Structure, reconstruct
-from sekron.geometry import Geometry
-from sekron.profiling import profile
-from sekron.spectrum import Spectra
+from sekron.profiling.profile import profile
+from sekron.rank_curves.curves import Spectra
+from sekron.structures.geometry import Geometry
 from tests.conftest import decayed
 
 SIZE = (7, 5)

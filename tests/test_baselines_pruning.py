@@ -8,8 +8,8 @@ from torch import nn
 
 from baselines.pruning import pruned
 from sekron.budget import Budget, InfeasibleBudget
-from sekron.counting import count_flops
-from sekron.profiling import profile
+from sekron.profiling.count import count_flops
+from sekron.profiling.profile import profile
 from tests.test_baselines_comparison import HALF, same_state, state
 
 

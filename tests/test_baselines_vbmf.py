@@ -6,8 +6,8 @@ from torch import nn
 
 from baselines.vbmf import vbmf_plan, vbmf_rank
 from sekron.budget import Budget
-from sekron.counting import count_flops
-from sekron.profiling import profile
+from sekron.profiling.count import count_flops
+from sekron.profiling.profile import profile
 from tests.conftest import decayed
 
 SHAPES = [(20, 30, 3), (30, 20, 3), (8, 54, 2), (40, 40, 7), (16, 200, 1)]

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import sekron
-from search.cli import main
-from sekron.counting import count_flops
+from search.cli.app import main
+from sekron.profiling.count import count_flops
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 

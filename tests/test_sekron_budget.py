@@ -5,7 +5,7 @@ import math
 import pytest
 
 from search import Budget, InfeasibleBudget
-from search.sources import parse_limit, parse_shape
+from search.cli.sources import parse_limit, parse_shape
 
 
 @pytest.mark.parametrize("resource", ["flops", "params"])

@@ -11,20 +11,20 @@ import baselines
 import search
 import sekron
 from baselines import METHODS
-from baselines.candidates import candidates
+from baselines.layer_candidates import candidates
 from baselines.vbmf import vbmf_plan
 from search import Budget
-from search.space import Space
+from search.per_layer.space import Space
 from sekron import Plan, Structure, decompose, reconstruct, refine, relative_error
-from sekron.counting import count_flops
-from sekron.emission import Form
-from sekron.gates import Gated
-from sekron.geometry import Geometry
-from sekron.metric import Metric
-from sekron.moments import Moments, moments
-from sekron.spectrum import Spectra
-from sekron.structure import clipped_ranks, n_ranks
-from sekron.surgery import blank_layer
+from sekron.calibration.metrics import metric_of
+from sekron.calibration.moments import Moments, moments
+from sekron.layers.operations import Form
+from sekron.network.surgery import blank_layer
+from sekron.profiling.count import count_flops
+from sekron.rank_curves.curves import Spectra
+from sekron.structures.families import clipped_ranks, n_ranks
+from sekron.structures.geometry import Geometry
+from sekron.training.gates import Gated
 
 FAMILIES = ("sekron", "chain", "ring", "tucker", "cp")
 
@@ -123,7 +123,7 @@ def test_rank_curves_are_errors_flops_and_parameters_of_the_layer(in_metric):
     torch.manual_seed(0)
     conv = nn.Conv2d(12, 24, 3, groups=3, padding=1, bias=False)
     weight = conv.weight.detach()
-    metric = metric_of(3, 8, 4) if in_metric else None
+    metric = random_metric(3, 8, 4) if in_metric else None
     spectra = Spectra(weight, (Geometry.of(tuple(weight.shape), (7, 6), groups=3),), metric)
     x = torch.randn(1, 12, 7, 6)
     assert spectra.dense_flops == count_flops(conv, (x,))[0]
@@ -141,14 +141,14 @@ def test_rank_curves_are_errors_flops_and_parameters_of_the_layer(in_metric):
             assert curve.flops[row] == structure.flops((7, 6)) == count_flops(layer, (x,))[0]
 
 
-def metric_of(groups, n_out, n_in):
+def random_metric(groups, n_out, n_in):
     roots = [torch.randn(groups, n, 2 * n, dtype=torch.float64) for n in (n_out, n_in)]
-    return Metric.of(Moments(*(root @ root.mT for root in roots), 5.0))
+    return metric_of(Moments(*(root @ root.mT for root in roots), 5.0))
 
 
 def test_a_metric_is_one_of_every_group():
     torch.manual_seed(0)
-    metric, weight = metric_of(3, 8, 4), torch.randn(24, 4, 3, 3, dtype=torch.float64)
+    metric, weight = random_metric(3, 8, 4), torch.randn(24, 4, 3, 3, dtype=torch.float64)
     whitened = metric.whiten(weight)
     for own, block, part in zip(metric.by_group(), weight.chunk(3), whitened.chunk(3), strict=True):
         assert (own.output.shape, own.input.shape) == ((8, 8), (4, 4))

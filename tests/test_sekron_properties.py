@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sekron import SeKronLinear, Structure
-from sekron.conv import SeKronConv
-from sekron.counting import count_flops
-from sekron.emission import Form
-from sekron.profiling import profile
-from sekron.structure import FAMILIES, clipped_ranks, n_ranks
-from sekron.surgery import blank_layer, reason_to_skip
+from sekron.layers.conv import SeKronConv
+from sekron.layers.operations import Form
+from sekron.network.eligibility import reason_to_skip
+from sekron.network.surgery import blank_layer
+from sekron.profiling.count import count_flops
+from sekron.profiling.profile import profile
+from sekron.structures.families import FAMILIES, clipped_ranks, n_ranks
 from tests.oracles import check_gradients
 
 SETTINGS = {

@@ -12,8 +12,8 @@ from torch.testing._internal.two_tensor import TwoTensor
 import sekron
 from search import Budget, profile, run
 from sekron import Plan, Structure
-from sekron.gates import Gated
-from sekron.leftovers import leftovers
+from sekron.profiling.unsearched import leftovers
+from sekron.training.gates import Gated
 
 
 class StandardizedConv2d(nn.Conv2d):
@@ -106,7 +106,7 @@ def test_a_lazy_layer_that_never_runs_is_listed():
 
 
 def test_one_line_registers_a_class(monkeypatch):
-    monkeypatch.setattr("sekron.kinds._registered", set())
+    monkeypatch.setattr("sekron.network.eligibility._registered", set())
     network = between(NamedConv2d(6, 6, 3))
     assert (
         reasons(network, IMAGE)["1"]
@@ -236,7 +236,7 @@ def test_a_compressed_network_is_compressed_again():
     small = again.best.apply(once)
     assert "1" not in again.best
     assert torch.equal(small[1](torch.ones(1, 12, 5, 5)), once[1](torch.ones(1, 12, 5, 5)))
-    assert set(sekron.surgery.structures_of(small)) == {"1", *again.best}
+    assert set(sekron.network.surgery.structures_of(small)) == {"1", *again.best}
 
 
 def test_a_plan_fits_a_fine_tuned_copy(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from search import profile
-from sekron.surgery import structures_of
+from sekron.network.surgery import structures_of
 from studies.survey.__main__ import full_rank, survey
 from studies.survey.networks import NETWORKS
 

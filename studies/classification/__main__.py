@@ -19,9 +19,9 @@ import baselines
 import search
 import sekron
 from baselines.contenders import Contender, Decomposed, Pruned
-from sekron.counting import count_flops
-from sekron.gates import Funnel
-from sekron.profiling import profile
+from sekron.profiling.count import count_flops
+from sekron.profiling.profile import profile
+from sekron.training.funnel_penalty import Funnel
 from studies.classification.tasks import SPLITS, Task, task_of
 from studies.training import RUNS
 

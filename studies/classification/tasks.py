@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from search.sources import load_state_dict
-from sekron.checkpoint import load_weights
-from sekron.evaluation import evaluating
+from search.cli.sources import load_state_dict
+from sekron.forward import evaluating
+from sekron.network.checkpoint import load_weights
 from studies.cifar import cifar10, cifar100
 from studies.digits import Split
 from studies.glyphs import glyphs

@@ -17,8 +17,8 @@ from torch import nn
 import baselines
 import search
 import sekron
-from sekron.decomposition import EXACT
-from sekron.errors import fitted_error
+from sekron.decomposition.decompose import EXACT
+from sekron.decomposition.errors import fitted_error
 from studies.cifar import cifar10, cifar100
 from studies.digits import Split, digits
 from studies.glyphs import glyphs, trained_resnet

@@ -14,13 +14,13 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from search.candidates import LayerStudy, front_volume
-from search.samplers import SAMPLERS
-from search.space import Space, canonical, factorizations
-from sekron.geometry import Geometry
-from sekron.spectrum import Spectra
-from sekron.structure import Point
-from sekron.table import CandidateTable
+from search.per_layer.samplers import SAMPLERS
+from search.per_layer.space import Space, canonical, factorizations
+from search.per_layer.study import LayerStudy, front_volume
+from sekron.rank_curves.curves import Spectra
+from sekron.rank_curves.table import CandidateTable
+from sekron.structures.families import Point
+from sekron.structures.geometry import Geometry
 from studies.glyphs import glyphs, trained_resnet
 
 FAMILIES = ("sekron", "chain")

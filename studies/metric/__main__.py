@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 import search
 import sekron
-from search.metrics import write_metrics
-from search.result import SearchResult
-from sekron.metric import DAMPING, ERROR_POWER, POWER, Metric, metrics
-from sekron.moments import Moments, moments
-from sekron.profiling import profile
-from sekron.sensitivity import divergences, sensitivities, weighed
-from sekron.surgery import weight_of
+from search.front.result import SearchResult
+from search.pipeline.calibrate import write_metrics
+from sekron.calibration.metrics import DAMPING, POWER, metrics
+from sekron.calibration.moments import Moments, moments
+from sekron.calibration.sensitivity import divergences, sensitivities, weighed
+from sekron.decomposition.metric import ERROR_POWER, Metric
+from sekron.network.surgery import weight_of
+from sekron.profiling.profile import profile
 from studies.digits import Split
 from studies.glyphs import glyphs, trained_resnet
 from studies.training import RUNS, accuracy

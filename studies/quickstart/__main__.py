@@ -9,7 +9,7 @@ import torch
 
 import search
 import sekron
-from sekron.counting import count_flops
+from sekron.profiling.count import count_flops
 from studies.digits import digits
 from studies.networks import resnet20
 from studies.training import RUNS, accuracy, trained

@@ -19,9 +19,9 @@ import pandas as pd
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
 import search
-from sekron.allocation import allocate
-from sekron.pareto import hypervolume
-from sekron.relaxation import Options
+from sekron.allocation.allocate import allocate
+from sekron.allocation.relaxation import Options
+from sekron.rank_curves.pareto import hypervolume
 from studies.glyphs import glyphs, trained_resnet
 from studies.training import RUNS
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 import search
-from search.sources import load_model, parse_shape
-from sekron.allocation import Allocation, allocate
-from sekron.relaxation import Options
+from search.cli.sources import load_model, parse_shape
+from sekron.allocation.allocate import Allocation, allocate
+from sekron.allocation.relaxation import Options
 from studies.tensorly_time import tensorly_seconds
 
 

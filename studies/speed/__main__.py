@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 import search
 from baselines import METHODS, candidates
-from search.latency import interval, race, synchronized
-from search.memory import peak_activation_bytes
-from sekron.counting import count_flops
+from search.clock.peak_memory import peak_activation_bytes
+from search.clock.race import interval, race, synchronized
+from sekron.profiling.count import count_flops
 from studies.speed.again import SECONDS, again
 from studies.speed.sides import Setting, applied, by_hand, with_layers
 from studies.speed_layers.__main__ import LAYOUTS, load_tensorly_torch, tltorch_layer

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from search.sources import load_model
+from search.cli.sources import load_model
 from sekron import Plan, SeKronConv2d
-from sekron.surgery import rebuild
+from sekron.network.surgery import rebuild
 from studies.speed_layers.__main__ import LAYOUTS
 
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import sekron
-from baselines import templates
-from search.latency import interval, race
+from search.clock.race import interval, race
+from sekron.structures import templates
 
 SHARE = 0.5
 PRECISION = 0.005

@@ -18,13 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import search
 import sekron
-from search.space import Space
-from sekron.costs import LayerProfile, NetworkProfile
-from sekron.counting import count, count_flops, modules_alone
-from sekron.evaluation import evaluating
-from sekron.factorized import Factorized
-from sekron.leftovers import matrices
-from sekron.structure import Structure, clipped_ranks
+from search.per_layer.space import Space
+from sekron.forward import evaluating
+from sekron.layers.factorized import Factorized
+from sekron.profiling.count import count, count_flops, modules_alone
+from sekron.profiling.network_profile import LayerProfile, NetworkProfile
+from sekron.profiling.unsearched import matrices
+from sekron.structures.families import clipped_ranks
+from sekron.structures.structure import Structure
 from studies.survey.networks import NETWORKS
 
 SHARE = 0.6
@@ -92,7 +93,7 @@ def _enlivened(network: nn.Module, example: Tensor) -> nn.Module:
         for parameter in network.parameters():
             if not parameter.any():  # biases, heads and gains begin at zero
                 parameter.normal_(std=0.1)
-    if sekron.calibration.norms_with_statistics(network):
+    if sekron.training.batch_norm.norms_with_statistics(network):
         sekron.recalibrate(network, [torch.randn(8, *example.shape[1:])])
     return network
 

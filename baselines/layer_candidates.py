@@ -1,0 +1,54 @@
+"""A rival's candidates for every layer of a network, as the exact allocation takes them."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+from torch import nn
+
+from baselines.methods import Method
+from sekron.network.surgery import weight_of
+from sekron.profiling.network_profile import NetworkProfile
+from sekron.rank_curves.curves import Spectra
+from sekron.rank_curves.table import CandidateTable
+
+
+def candidates(
+    model: nn.Module,
+    profile: NetworkProfile,
+    method: Method,
+    *,
+    max_seconds: float = float("inf"),
+) -> dict[str, CandidateTable]:
+    """Return layer name -> candidates of one method, the dense layer being always among them.
+
+    Args:
+        model: A trained network.
+        profile: Of the network; its searched layers are factorized, but for grouped ones, which
+            the methods do not know.
+        method: Such as one of `METHODS`.
+        max_seconds: For all layers; what one does not need is left to the next. A warning names
+            the layers that needed more, and so have fewer candidates.
+    """
+    end = time.perf_counter() + max_seconds
+    tables, short = {}, []
+    for done, layer in enumerate(profile.searched):
+        spectra = Spectra(weight_of(model, layer.name), layer.calls)
+        table = CandidateTable(spectra.dense_flops, spectra.dense_params)
+        tables[layer.name] = table
+        if layer.groups > 1:
+            continue
+        now = time.perf_counter()
+        own_end = now + (end - now) / (len(profile.searched) - done)
+        for curve in method.curves(spectra, own_end):
+            table.add(curve)
+        if time.perf_counter() > own_end:
+            short.append(layer.name)
+    if short:
+        warnings.warn(
+            f"time was up before all candidates of {', '.join(short)}; raise `max_seconds`, "
+            f"got {max_seconds}.",
+            stacklevel=2,
+        )
+    return tables

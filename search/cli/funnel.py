@@ -1,0 +1,78 @@
+"""`sekron funnel`: ranks by training, from files."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from torch.utils.data import DataLoader, TensorDataset
+
+from search.cli.arguments import Input, Limit, Model, Patterns, Weights, budget_of
+from search.cli.sources import load_labelled, load_model, parse_shape
+from sekron.network.checkpoint import check_folder, save
+from sekron.profiling.count import count_flops
+from sekron.profiling.profile import profile
+from sekron.training.funnel import GATE_RATE
+from sekron.training.funnel import funnel as close_gates
+from sekron.training.funnel_penalty import Funnel
+from sekron.training.recipe import Recipe
+
+
+def funnel(
+    model: Model,
+    input_shape: Input,
+    data: Annotated[str, typer.Option(help="Safetensors file with `images` and `labels`.")],
+    output: Annotated[str, typer.Option(help="File to write: weights and plan.")],
+    weights: Weights = "",
+    flops: Limit = None,
+    params: Limit = None,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    epochs: int = 10,
+    learning_rate: float = 0.01,
+    batch_size: int = 64,
+    schedule: Annotated[str, typer.Option(help="gate or global.")] = "gate",
+    strength: Annotated[float | None, typer.Option(help="Of the penalty.")] = None,
+    gate_rate: Annotated[float, typer.Option(help="Learning rate of the gates, ×.")] = GATE_RATE,
+    folder: Annotated[str | None, typer.Option(help="Keeps the state of the training.")] = None,
+    seed: int = 0,
+) -> None:
+    """Choose ranks by training with a penalty on gates; write the trained network."""
+    budget = budget_of(flops, params)
+    check_folder(output)  # before hours of training
+    network = load_model(model, weights)
+    images, labels = load_labelled(data)
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    loader = DataLoader(
+        TensorDataset(images, labels),
+        batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    example = torch.zeros(parse_shape(input_shape))
+    result = close_gates(
+        network,
+        loader,
+        example,
+        budget=budget,
+        dense=network,
+        penalty=Funnel(schedule, strength),
+        recipe=Recipe(epochs=epochs, learning_rate=learning_rate),
+        gate_rate=gate_rate,
+        include=include,
+        exclude=exclude,
+        folder=folder,
+    )
+    save(result.network, output)
+    counted, _ = count_flops(result.network, (example[:1],))
+    dense = profile(network, example).flops
+    Console(stderr=True).print(
+        f"{output}: {len(result.plan)} layers replaced, {counted:,} FLOPs ({counted / dense:.1%}), "
+        f"for {budget}; fine-tune it with `sekron.finetune`",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

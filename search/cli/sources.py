@@ -1,0 +1,184 @@
+"""What the command line names: a model, its weights, images, an input shape, a budget."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sekron.forward import one_line
+from sekron.network.checkpoint import load_weights
+
+BATCH = 64
+"""Images that are passed through a network at once."""
+
+
+def load_model(spec: str, weights: str = "") -> nn.Module:
+    """Make the model that a spec names, in evaluation mode.
+
+    Args:
+        spec: `module:attribute`, the attribute being a model or a function that returns one; the
+            working directory is searched too.
+        weights: A state dict: `.safetensors`, or a torch file, of which only tensors are read.
+
+    Raises:
+        ValueError: If the spec names no model, or the weights are no state dict or do not fit.
+        FileNotFoundError: If there is no such file.
+    """
+    found = _attribute(spec, "a model")
+    model = found if isinstance(found, nn.Module) else _called(found, spec)
+    if weights:
+        load_weights(model, load_state_dict(weights), weights)
+    return model.eval()
+
+
+def load_score(spec: str) -> Callable[[nn.Module], float]:
+    """Return the function that a spec names, which scores a network.
+
+    Args:
+        spec: `module:attribute`, as for a model.
+
+    Raises:
+        ValueError: If it names none.
+    """
+    found = _attribute(spec, "a score")
+    if not callable(found):
+        raise ValueError(f"{spec} must be a function of a network, got {found!r}.")
+    score: Callable[[nn.Module], float] = found
+    return score
+
+
+def load_state_dict(path: str) -> dict[str, Tensor]:
+    """Read a state dict without running any code in the file.
+
+    Raises:
+        ValueError: If it is something else.
+        FileNotFoundError: If there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} must be a file, but there is none.")
+    if path.endswith(".safetensors"):
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} must be a safetensors file: {error}.") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on the format of what is refused below
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} must be a state dict of tensors; anything else is refused, since reading it "
+            "could run code. Save model.state_dict()."
+        ) from error
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise ValueError(f"{path} must be a state dict, a mapping of names to tensors.")
+    return loaded
+
+
+def load_images(path: str) -> tuple[Tensor, ...]:
+    """Read unlabelled images in batches, from a file that holds one tensor `(N, …)`.
+
+    Raises:
+        ValueError: If it holds something else.
+        FileNotFoundError: If there is no such file.
+    """
+    tensors = list(load_state_dict(path).values())
+    if len(tensors) != 1 or tensors[0].dim() < 2 or not tensors[0].is_floating_point():
+        raise ValueError(
+            f"{path} must hold one tensor of images (N, …) under any name, got "
+            f"{', '.join(f'{tuple(t.shape)} {t.dtype}' for t in tensors) or 'nothing'}."
+        )
+    return torch.split(tensors[0], BATCH)
+
+
+def load_labelled(path: str) -> tuple[Tensor, Tensor]:
+    """Return the tensors `images` (N, …) and `labels` (N) of a file.
+
+    Raises:
+        ValueError: If it does not hold them.
+    """
+    found = load_state_dict(path)
+    images, labels = found.get("images"), found.get("labels")
+    if images is None or labels is None or labels.dim() != 1 or len(images) != len(labels):
+        raise ValueError(
+            f"{path} must hold `images` (N, …) and `labels` (N), got "
+            f"{', '.join(f'{name} {tuple(t.shape)}' for name, t in found.items()) or 'nothing'}."
+        )
+    return images, labels
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Read `1x3x224x224`.
+
+    Raises:
+        ValueError: If it is no shape.
+    """
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise ValueError(f"an input shape reads '1x3x224x224', got {text!r}.")
+    return shape
+
+
+def parse_limit(text: str | None) -> float | int | None:
+    """Read a limit: `50%` or `0.5` is a share of the dense network, `900000` a number.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> parse_limit("50%"), parse_limit("0.5"), parse_limit("900000")
+        (0.5, 0.5, 900000)
+    """
+    if text is None:
+        return None
+    try:
+        if text.endswith("%"):
+            return float(text[:-1]) / 100.0
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise ValueError(f"a limit reads '50%', '0.5' or '900000', got {text!r}.") from None
+
+
+def _attribute(spec: str, what: str) -> object:
+    module_name, colon, attribute = spec.partition(":")
+    if not colon:
+        raise ValueError(f"{what} reads 'module:attribute', got {spec!r}.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ValueError(
+            f"module {module_name!r} of {spec!r} must be importable, but raised {one_line(error)}"
+        ) from error
+    if not hasattr(module, attribute):
+        raise ValueError(f"module {module_name!r} must have the attribute {attribute!r} of {spec}.")
+    found: object = getattr(module, attribute)
+    return found
+
+
+def _called(found: object, spec: str) -> nn.Module:
+    if not callable(found):
+        raise ValueError(f"{spec} must be a model or a function that returns one, got {found!r}.")
+    try:
+        model = found()
+    except Exception as error:
+        raise ValueError(
+            f"{spec} must return a model when called without arguments, but raised "
+            f"{one_line(error)}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{spec} must return a torch.nn.Module, got {type(model).__name__}.")
+    return model

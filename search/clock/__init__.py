@@ -1,0 +1,1 @@
+"""Measured time and memory: of layers, of candidates and of whole networks."""

@@ -1,0 +1,252 @@
+"""The clock: how long a forward pass takes, and which of several is faster."""
+
+from __future__ import annotations
+
+import math
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from filelock import FileLock
+from scipy.stats import quantile_test
+from torch import Tensor, nn
+
+from search.clock.glibc import kept_memory
+from sekron.forward import evaluating
+from sekron.profiling.profile import Inputs
+
+Result = TypeVar("Result")
+
+PRECISION = 0.02
+"""Half width of the interval at which a measurement ends, relative to the median."""
+
+MAX_SECONDS = 5.0
+"""After which a measurement ends anyway."""
+
+POLL_S = 0.005
+"""Between two looks of one that waits for the clock."""
+
+YIELD_S = 2 * POLL_S
+"""Left to others that wait for the clock, who would never get it between two races."""
+
+LOOK_AGAIN = 1.25
+"""Growth of the number of rounds from one look at the interval to the next."""
+
+WARM_UP = 3
+FEWEST = 7
+"""Rounds before and at which the first interval is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Time of one forward pass, the whole batch.
+
+    Attributes:
+        median_ms: Milliseconds, the median of the runs.
+        low_ms: Lower end of the median's 95 % confidence interval.
+        high_ms: Upper end.
+        n_runs: Measured runs.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    n_runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two networks timed in turn.
+
+    Attributes:
+        first: Time of the first.
+        second: Time of the second.
+        ratio: Median over the rounds of first / second; above 1 the second is faster.
+        low: Lower end of the ratio's 95 % confidence interval.
+        high: Upper end.
+    """
+
+    first: Latency
+    second: Latency
+    ratio: float
+    low: float
+    high: float
+
+
+def latency(
+    model: nn.Module,
+    example_input: Inputs,
+    *,
+    precision: float = PRECISION,
+    max_seconds: float = MAX_SECONDS,
+) -> Latency:
+    """Measure the forward pass in evaluation, without gradients, after a warm-up.
+
+    Runs are added until the interval is tight or the time is up. One measurement at a time runs
+    on a machine; others wait. Threads are those that torch is set to.
+
+    Args:
+        model: Left exactly as it was.
+        example_input: Where and as it shall run; the whole batch counts.
+        precision: Half width of the median's 95 % confidence interval, relative to the median.
+        max_seconds: Limit of the measuring, at least 7 runs apart.
+
+    Raises:
+        ValueError: If `precision` or `max_seconds` is not positive.
+    """
+    with evaluating(model):
+        times = race([_forward(model, example_input)], precision, max_seconds)
+    return _summary(times[0])
+
+
+def compare(
+    first: nn.Module,
+    second: nn.Module,
+    example_input: Inputs,
+    *,
+    precision: float = PRECISION,
+    max_seconds: float = MAX_SECONDS,
+) -> Comparison:
+    """Measure two networks in turn, so that drift of the machine hits both alike.
+
+    Args:
+        first: Left exactly as it was.
+        second: Left exactly as it was.
+        example_input: Where and as they shall run; the whole batch counts.
+        precision: Half width of the ratio's 95 % confidence interval, relative to the ratio.
+        max_seconds: Limit of the measuring, at least 7 rounds apart.
+
+    Raises:
+        ValueError: If `precision` or `max_seconds` is not positive.
+    """
+    runs = [_forward(first, example_input), _forward(second, example_input)]
+    with evaluating(first), evaluating(second):
+        times = race(runs, precision, max_seconds)
+    low, ratio, high = interval(times[0] / times[1])
+    return Comparison(_summary(times[0]), _summary(times[1]), ratio, low, high)
+
+
+def race(
+    runs: Sequence[Callable[[], object]],
+    precision: float = PRECISION,
+    max_seconds: float = MAX_SECONDS,
+    before: Callable[[], object] = lambda: None,
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Time functions in turn, round by round, until their ratios to the first are known.
+
+    Args:
+        runs: What is timed; with one only, its own time decides when to stop.
+        precision: Relative half width of the 95 % confidence interval of each median ratio.
+        max_seconds: After which to stop anyway, but not before the fewest rounds.
+        before: Called before each of them, outside of the time.
+
+    Returns:
+        Seconds, shape `(runs, rounds)`.
+
+    Raises:
+        ValueError: If `precision` or `max_seconds` is not positive.
+    """
+    if not (precision > 0 and max_seconds > 0):
+        raise ValueError(
+            f"`precision` and `max_seconds` must be positive, got {precision} and {max_seconds}."
+        )
+    rounds: list[list[float]] = []
+    look = FEWEST
+    with _alone(), kept_memory():
+        for _ in range(WARM_UP):
+            _once(runs, before)
+        end = time.perf_counter() + max_seconds
+        while True:
+            rounds.append(_once(runs, before))
+            late = time.perf_counter() > end
+            if len(rounds) >= look or (late and len(rounds) >= FEWEST):
+                # Seldom: looking costs time, and often enough it finds a lucky moment.
+                look = math.ceil(LOOK_AGAIN * len(rounds))
+                times = np.array(rounds).T
+                if late or _is_tight(times, precision):
+                    return times
+
+
+def interval(samples: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> tuple[float, ...]:
+    """Return a median between the ends of its 95 % confidence interval, from order statistics.
+
+    Nothing is assumed about the distribution, except that the samples are independent.
+
+    Args:
+        samples: At least six; fewer say nothing with that confidence.
+
+    Reference:
+        Conover, Practical Nonparametric Statistics, 3rd ed., 1999, section 3.2.
+    """
+    found = quantile_test(samples, p=0.5).confidence_interval(0.95)
+    return float(found.low), float(np.median(samples)), float(found.high)
+
+
+def _is_tight(times: np.ndarray[tuple[int, int], np.dtype[np.float64]], precision: float) -> bool:
+    ratios = times[1:] / times[0] if len(times) > 1 else times
+    intervals = [interval(row) for row in ratios]
+    return all(high - low <= 2 * precision * middle for low, middle, high in intervals)
+
+
+def _once(runs: Sequence[Callable[[], object]], before: Callable[[], object]) -> list[float]:
+    seconds = []
+    for run in runs:
+        before()
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _forward(model: nn.Module, example_input: Inputs) -> Callable[[], object]:
+    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
+    return synchronized(lambda: model(*arguments), arguments)
+
+
+def synchronized(
+    function: Callable[[], Result], arguments: Sequence[object]
+) -> Callable[[], Result]:
+    """Return a function that ends when the work on the arguments' devices has."""
+    devices = {a.device for a in arguments if isinstance(a, Tensor) and a.is_cuda}
+    if not devices:
+        return function
+
+    def run() -> Result:
+        result = function()
+        for device in devices:
+            torch.cuda.synchronize(device)
+        return result
+
+    return run
+
+
+def processor_name() -> str:
+    """Return the model of the processor, as far as the system tells it."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _summary(seconds: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
+    low, middle, high = interval(1e3 * seconds)
+    return Latency(middle, low, high, len(seconds))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the machine's clock: processes that measure at once would measure each other."""
+    path = Path(tempfile.gettempdir()) / "sekron-clock.lock"
+    # Other users measure on this machine too; the system gives the lock back when its holder dies.
+    with FileLock(path, mode=0o666).acquire(poll_interval=POLL_S):
+        yield
+    time.sleep(YIELD_S)

@@ -1,0 +1,1 @@
+"""Exact plans for any budget, and the front that they make."""

@@ -1,0 +1,32 @@
+"""What a layer is, so that a run folder knows it again and equal layers are searched once."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from sekron.network.surgery import weight_of
+from sekron.profiling.network_profile import LayerProfile, NetworkProfile
+
+
+def weight_digests(model: nn.Module, measured: NetworkProfile) -> dict[str, str]:
+    """Return layer name -> digest of its weight, for the searched layers."""
+    return {layer.name: digest(weight_of(model, layer.name)) for layer in measured.searched}
+
+
+def digest(weight: Tensor) -> str:
+    """Return a digest of a weight's shape, type and numbers."""
+    data = weight.detach().cpu().contiguous()
+    head = f"{tuple(data.shape)} {data.dtype}".encode()
+    numbers = data.flatten().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(head + numbers).hexdigest()
+
+
+def identity(layer: LayerProfile, digests: dict[str, str], calibrated: bool) -> tuple[object, ...]:
+    """Return what layers share that are searched once: same weight and cost, tied or copied.
+
+    In a metric every layer is a case of its own.
+    """
+    return (digests[layer.name], layer.calls, layer.name if calibrated else "")

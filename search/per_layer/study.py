@@ -1,0 +1,220 @@
+"""One Optuna study per layer: it proposes structures, and each brings its whole rank curve.
+
+The study's storage is the only record. A finished trial holds the ranks and errors that were on
+the front when it was scored, so a table is rebuilt from it without computing anything again, and
+a search that was killed loses the trial it was in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.per_layer.identity import digest
+from search.per_layer.samplers import SAMPLERS
+from search.per_layer.space import Space
+from sekron.rank_curves.curves import RankCurve, Spectra
+from sekron.rank_curves.pareto import hypervolume
+from sekron.rank_curves.table import FRONTS, CandidateTable
+from sekron.structures.families import FAMILIES, Point, clipped_ranks, n_ranks
+from sekron.structures.flops import flops_of_ranks, n_params_of_ranks
+from sekron.structures.geometry import Geometry
+from sekron.structures.structure import Structure
+
+IDENTITY = "weight"
+"""User attribute of a study: the digest of the weight that it searches, in its metric."""
+
+TEMPLATE = "template"
+"""User attribute of the trials that were enumerated, not proposed."""
+
+
+class LayerStudy:
+    """The search of one layer, over a study that may hold earlier trials.
+
+    Args:
+        name: Of the study.
+        spectra: Scores structures of the layer's weight.
+        space: The structures to search.
+        sampler: Name from `SAMPLERS`.
+        seed: Of the sampler.
+        storage: Where trials are kept; None keeps them in memory.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spectra: Spectra,
+        space: Space,
+        *,
+        sampler: str = "neighbour",
+        seed: int = 0,
+        storage: BaseStorage | str | None = None,
+    ) -> None:
+        self.spectra = spectra
+        self.space = space
+        self.table = CandidateTable.within(
+            spectra.metric, spectra.dense_flops, spectra.dense_params, spectra.groups
+        )
+        self._values: dict[Point, tuple[float, ...]] = {}
+        self.study = optuna.create_study(
+            storage=storage,
+            sampler=SAMPLERS[sampler](space, self.table, seed),
+            study_name=name,
+            directions=["maximize"] * len(FRONTS),
+            load_if_exists=True,
+        )
+        self._check_identity()
+        self.n_proposed = replay(self.study, space, spectra.geometries, self.table, self._values)
+
+    def _check_identity(self) -> None:
+        """Refuse a study of another weight, or of this one in another metric.
+
+        Raises:
+            ValueError: If the study in the storage is one.
+        """
+        identity = digest(self.spectra.weight)
+        known = self.study.user_attrs.get(IDENTITY)
+        if known is None:
+            self.study.set_user_attr(IDENTITY, identity)
+        elif known != identity:
+            raise ValueError(
+                f"the storage must hold no other search under the name {self.study.study_name!r}, "
+                "but the one there is of another weight or in another metric; choose another "
+                "`name`."
+            )
+
+    def run(self, n_trials: int, on_trial: Callable[[], None] = lambda: None) -> None:
+        """Enumerate the templates, then propose until the study has that many proposals.
+
+        Args:
+            n_trials: Proposals, those of earlier runs included.
+            on_trial: Called after every structure that was scored.
+        """
+        for point in self.space.templates():
+            if point not in self._values:
+                self._add_template(point)
+            on_trial()
+        for _ in range(self.n_proposed):
+            on_trial()
+        while self.n_proposed < n_trials:
+            self.propose()
+            on_trial()
+
+    @property
+    def n_scored(self) -> int:
+        """Number of different structures scored so far."""
+        return len(self._values)
+
+    def propose(self) -> None:
+        """Run one trial: the sampler proposes, a structure not seen before is scored."""
+        trial = self.study.ask()
+        space = self.space.distributions()
+        length = trial.suggest_int("length", space["length"].low, space["length"].high)
+        params = {"length": length}
+        for name in self.space.names(length)[1:]:
+            high = self.space.last_proposed if name == "family" else space[name].high
+            params[name] = trial.suggest_int(name, space[name].low, high)
+        point = self.space.point(params)
+        if point is None:  # all factors but one are of size 1
+            values: tuple[float, ...] = (0.0,) * len(FRONTS)
+        elif point in self._values:
+            values = self._values[point]
+        else:
+            values, attributes = self._score(point)
+            for key, value in attributes.items():
+                trial.set_user_attr(key, value)
+        self.study.tell(trial, values)
+        self.n_proposed += 1
+
+    def _add_template(self, point: Point) -> None:
+        values, attributes = self._score(point)
+        params = self.space.params(point)
+        space = self.space.distributions()
+        self.study.add_trial(
+            create_trial(
+                values=list(values),
+                params=params,
+                distributions={name: space[name] for name in params},
+                user_attrs={TEMPLATE: True, **attributes},
+            )
+        )
+
+    def _score(self, point: Point) -> tuple[tuple[float, ...], dict[str, list[object]]]:
+        curve = self.spectra.curve(*point)
+        own = CandidateTable(self.table.dense_flops, self.table.dense_params)
+        own.add(curve)
+        values = tuple(front_volume(own, mix) for mix in FRONTS)
+        kept = self.table.add(curve)
+        self._values[point] = values
+        attributes = {"ranks": curve.ranks[kept].tolist(), "errors": curve.errors[kept].tolist()}
+        return values, attributes
+
+
+def front_volume(table: CandidateTable, mix: float) -> float:
+    """Return the hypervolume of a table's front, the dense layer included."""
+    return hypervolume(np.append(table.costs(mix), 1.0), np.append(table.errors, 0.0))
+
+
+def replay(
+    study: optuna.Study,
+    space: Space,
+    geometries: tuple[Geometry, ...],
+    table: CandidateTable,
+    values: dict[Point, tuple[float, ...]],
+) -> int:
+    """Fill a table from the finished trials of a study and return how many were proposed.
+
+    Args:
+        study: With trials of `LayerStudy`, or without.
+        space: The structures that its parameters stand for.
+        geometries: The convolutions around the weight.
+        table: Filled in place.
+        values: Filled in place: what every structure scored.
+    """
+    n_proposed = 0
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        n_proposed += TEMPLATE not in trial.user_attrs
+        point = space.point(trial.params)
+        if point is not None and point not in values and "ranks" in trial.user_attrs:
+            values[point] = tuple(trial.values)
+            table.add(_curve(trial, point, geometries))
+    return n_proposed
+
+
+def _curve(trial: FrozenTrial, point: Point, geometries: tuple[Geometry, ...]) -> RankCurve:
+    family, shapes = point
+    bonds = FAMILIES[family](len(shapes))
+    ranks = np.array(trial.user_attrs["ranks"], dtype=np.int64)
+    ranks = ranks.reshape(-1, n_ranks(family, len(shapes)))
+    flops = np.sum([flops_of_ranks(shapes, bonds, ranks, g) for g in geometries], axis=0)
+    groups = geometries[0].groups
+    params = groups * n_params_of_ranks(shapes, bonds, ranks)
+    errors = np.array(trial.user_attrs["errors"], dtype=np.float64)
+    return RankCurve(family, shapes, ranks, errors, flops, params, groups)
+
+
+def least_structures(
+    space: Space, geometries: tuple[Geometry, ...], rank_multiple: int = 1
+) -> list[tuple[Structure, int, int]]:
+    """Return every template at its least ranks with its FLOPs and parameters.
+
+    That is about the least that a layer can cost.
+    """
+    least = []
+    for family, shapes in space.templates():
+        ranks = (rank_multiple,) * n_ranks(family, len(shapes))
+        if clipped_ranks(family, shapes, ranks) != ranks:
+            continue
+        structure = Structure(family, shapes, ranks, geometries[0].groups)
+        flops = sum(
+            structure.flops(
+                g.output_size, stride=g.stride, dilation=g.dilation, input_size=g.input_size
+            )
+            for g in geometries
+        )
+        least.append((structure, flops, structure.n_params))
+    return least

@@ -1,0 +1,67 @@
+"""Whether a budget can be met at all, known before anything is searched."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from search.per_layer.space import Space
+from search.per_layer.study import least_structures
+from sekron.allocation.allocate import allocate
+from sekron.allocation.relaxation import Options
+from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.profiling.network_profile import LayerProfile, NetworkProfile
+
+
+def check_feasible(
+    budget: Budget, profile: NetworkProfile, spaces: dict[str, Space], rank_multiple: int = 1
+) -> None:
+    """Refuse a budget that the cheapest structures of all layers do not meet.
+
+    Args:
+        budget: Of the whole network.
+        profile: Of the network.
+        spaces: The structures of every searched layer.
+        rank_multiple: Of which all ranks are multiples.
+
+    Raises:
+        InfeasibleBudget: With the least that is reachable and what holds it up.
+    """
+    available = profile.available(budget)
+    options = [
+        _least_options(layer, spaces[layer.name], rank_multiple) for layer in profile.searched
+    ]
+    for name, capacity in available.items():
+        column = RESOURCES.index(name)
+        least = sum(int(option.costs[:, column].min()) for option in options)
+        if least > capacity:
+            raise InfeasibleBudget(_refusal(budget, name, least, profile))
+    columns = [RESOURCES.index(name) for name in available]
+    fitting = [Options(option.losses, option.costs[:, columns]) for option in options]
+    if available and options and allocate(fitting, list(available.values())) is None:
+        raise InfeasibleBudget(
+            f"the limits must be met together, but no structures meet {budget} at once, "
+            "though each alone can be met; raise one of them."
+        )
+
+
+def _least_options(layer: LayerProfile, space: Space, rank_multiple: int) -> Options:
+    structures = least_structures(space, layer.calls, rank_multiple)
+    least = [(flops, params) for _, flops, params in structures]
+    costs = np.array([*least, (layer.flops, layer.params)], dtype=float)
+    return Options(np.zeros(len(costs)), costs)
+
+
+def _refusal(budget: Budget, name: str, least: int, profile: NetworkProfile) -> str:
+    dense, fixed = profile.dense(name), profile.fixed(name)
+    skipped = [layer for layer in profile.layers if layer.reason and layer.dense(name)]
+    heaviest = max(skipped, key=lambda layer: layer.dense(name), default=None)
+    held = f"{fixed / dense:.3f} are not searched"
+    if heaviest is not None:
+        share = heaviest.dense(name) / dense
+        held += f", most of it layer {heaviest.name!r} ({share:.3f}: {heaviest.reason})"
+    got = getattr(budget, name)
+    return (
+        f"`{name}` must leave at least {(fixed + least) / dense:.4f} of the dense network "
+        f"({fixed + least:,}), got {got}: {held}; raise the budget or search more layers "
+        "with `include`."
+    )

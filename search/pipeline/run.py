@@ -1,0 +1,152 @@
+"""The search as users call it: its arguments, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from search.folder.run_folder import RunFolder, Settings
+from search.front.result import SearchResult
+from search.per_layer.samplers import SAMPLERS
+from search.per_layer.space import DEFAULT_FAMILIES
+from search.pipeline.steps import search
+from search.whole_network.judge import Score
+from search.whole_network.trials import Clock
+from sekron.budget import Budget
+from sekron.forward import Batches, inputs_of
+from sekron.network.eligibility import replaceable_modules
+from sekron.profiling.profile import Inputs
+from sekron.profiling.selection import Selection, patterns_of
+from sekron.structures.families import FAMILIES
+
+
+def run(
+    model: nn.Module,
+    example_input: Inputs,
+    *,
+    budget: Budget,
+    n_trials: int = 50,
+    max_sequence_length: int = 3,
+    families: Sequence[str] = DEFAULT_FAMILIES,
+    sampler: str = "neighbour",
+    include: Selection | None = None,
+    exclude: Selection | None = None,
+    min_share: float = 0.0,
+    rank_multiple: int = 1,
+    run: str | Path | None = None,
+    storage: str | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    measure_seconds: float = 60.0,
+    keep_latency: bool = False,
+    n_network_trials: int = 30,
+    calibration: Batches | None = None,
+    score: Score | None = None,
+    progress: bool = True,
+    source: tuple[str, str, tuple[int, ...]] = ("", "", ()),
+) -> SearchResult:
+    """Search the factorization of every layer, and choose among them under a budget.
+
+    Per layer, all structures that keep every mode whole are enumerated, then one Optuna study
+    proposes others; each brings all its ranks with their exact errors. The choice across layers
+    is an integer program solved to the proof.
+
+    Args:
+        model: A trained network; never modified.
+        example_input: What its forward takes; a tensor `(batch, …)` or a tuple of arguments.
+        budget: Of the whole network.
+        n_trials: Structures proposed per layer, besides the enumerated ones.
+        max_sequence_length: Most factors of a structure, at least 2.
+        families: Names from `sekron.structures.families.FAMILIES`.
+        sampler: One of `neighbour`, `tpe`, `nsga2`, `random`.
+        include: Layers to search: patterns of their names, classes, or a function of name and
+            module; default all but the first convolution and the last linear layer.
+        exclude: Layers to leave dense, in the same way.
+        min_share: Share of the FLOPs, or of the parameters, that a layer must have to be worth a
+            search.
+        rank_multiple: Of which all ranks are multiples, such as 8 where the device has units that
+            work on so many channels at once.
+        run: Folder that keeps everything; a later call with it goes on where this one ended.
+        storage: Optuna storage URL; default a journal in the run folder, or memory without one.
+        name: Prefix of the studies' names, for a storage that several searches share.
+        seed: Of the samplers; same seed, same trials, and without a clock the same plan.
+        measure_seconds: Limit of the time for measuring layers, and again for measuring whole
+            networks; 0 measures nothing, which a budget of latency does not allow.
+        keep_latency: Whether to use latencies in the run folder that were measured on another
+            machine or in another setting.
+        n_network_trials: Whole plans that an Optuna study tries around the exact ones, where
+            latency is limited or there is a score, and so not everything is additive.
+        calibration: Unlabelled batches of images. Errors are then measured, and weights
+            decomposed, in a metric of what goes through the network and of what its output
+            depends on; a run folder keeps it.
+        score: Of a network, more is better: its accuracy on held-out data, say. The plan with the
+            best score of all trials is taken then, or the one with the fewest FLOPs that has the
+            budget's `min_score`. Before each scoring batch norm is re-estimated on the
+            calibration, which is kept in memory for that.
+        progress: Whether to show a progress bar on stderr.
+        source: Where the command line got the model, its weights and the input shape from; kept
+            in the run folder so that `sekron apply` can make the model again.
+
+    Returns:
+        The result.
+
+    Raises:
+        InfeasibleBudget: Before anything is searched, if no plan can fit; afterwards, if none
+            holds the latency on the clock or has the least score.
+        ValueError: If an argument is out of range, a weight is not finite, the example does not
+            run, there is nothing to replace, or the folder belongs to another search.
+    """
+    _check_choices(n_trials, max_sequence_length, families, sampler)
+    if rank_multiple < 1:
+        raise ValueError(f"`rank_multiple` must be at least 1, got {rank_multiple}.")
+    if n_network_trials < 0:
+        raise ValueError(f"`n_network_trials` must be at least 0, got {n_network_trials}.")
+    if not measure_seconds >= 0 or (measure_seconds == 0 and budget.is_clocked):
+        raise ValueError(
+            f"`measure_seconds` must be positive where latency is limited, else at least 0, "
+            f"got {measure_seconds} for {budget}."
+        )
+    if budget.min_score is not None and score is None:
+        raise ValueError(f"a least score needs `score`, got {budget} without one.")
+    layers = replaceable_modules(model)
+    settings = Settings(
+        max_sequence_length=max_sequence_length,
+        families=tuple(sorted(families, key=lambda name: name == "cp")),
+        sampler=sampler,
+        seed=seed,
+        n_trials=n_trials,
+        include=patterns_of("include", include, layers),
+        exclude=patterns_of("exclude", exclude, layers),
+        min_share=min_share,
+        rank_multiple=rank_multiple,
+        storage=storage,
+        name=name or "sekron",
+        model=source[0],
+        weights=source[1],
+        input_shape=source[2],
+        calibrated=calibration is not None,
+        budget=budget,
+    )
+    if score is not None and calibration is not None:
+        # Gone through again for every network that is scored.
+        calibration = list(inputs_of(calibration, "`calibration`"))
+    folder = None if run is None else RunFolder(run)
+    clock = Clock(measure_seconds, keep_latency, n_network_trials)
+    return search(model, example_input, settings, folder, clock, calibration, score, progress)
+
+
+def _check_choices(
+    n_trials: int, max_sequence_length: int, families: Sequence[str], sampler: str
+) -> None:
+    if n_trials < 0:
+        raise ValueError(f"`n_trials` must be at least 0, got {n_trials}.")
+    if max_sequence_length < 2:
+        raise ValueError(f"`max_sequence_length` must be at least 2, got {max_sequence_length}.")
+    if not families or any(family not in FAMILIES for family in families):
+        raise ValueError(
+            f"`families` must be some of {', '.join(FAMILIES)}, got {tuple(families)}."
+        )
+    if sampler not in SAMPLERS:
+        raise ValueError(f"`sampler` must be one of {', '.join(SAMPLERS)}, got {sampler!r}.")

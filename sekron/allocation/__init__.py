@@ -1,0 +1,1 @@
+"""One candidate per layer under budgets: an integer program, solved exactly."""

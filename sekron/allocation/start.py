@@ -1,0 +1,72 @@
+"""A first choice that fits: the relaxation's, made whole, then bettered two layers at a time."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sekron.allocation.relaxation import ROUNDING, Program, Relaxed
+
+Choice = NDArray[np.intp]
+"""One column per layer."""
+
+
+def rounded(program: Program, relaxed: Relaxed) -> Choice | None:
+    """Take the cheapest of the relaxation's columns in every layer: None when they do not fit."""
+    basic = relaxed.reduced <= program.tolerance
+    order = np.lexsort((program.costs.sum(axis=1), ~basic, program.owner))
+    choice = order[program.starts]
+    return choice if program.fits(choice) else None
+
+
+def begun(program: Program) -> tuple[Program, Relaxed, Choice | None] | None:
+    """Relax, and where that leads to a choice that fits, once more without what is worse alone.
+
+    Returns:
+        The program, its relaxation and the choice; None when not even fractions fit.
+    """
+    relaxed = program.relax()
+    if relaxed is None:
+        return None
+    choice = rounded(program, relaxed)
+    if choice is None:
+        return program, relaxed, None
+    below = program.below(program.loss(choice))
+    closer = below.relax()
+    return (program, relaxed, choice) if closer is None else (below, closer, choice)
+
+
+def exchanged(program: Program, relaxed: Relaxed, choice: Choice) -> Choice:
+    """Better a choice that fits until no change of two layers lowers its loss."""
+    while True:
+        # A column that is farther from the relaxation than the choice is in no better choice.
+        distance = program.loss(choice) - relaxed.optimum + program.tolerance
+        keep = relaxed.reduced <= distance
+        keep[choice] = True  # whatever was rounded
+        worth = np.flatnonzero(keep)
+        layers = np.split(worth, np.searchsorted(program.owner[worth], range(1, len(choice))))
+        better = choice.copy()
+        for i, j in combinations(range(len(choice)), 2):
+            better[[i, j]] = _pair(program, better, (i, j), (layers[i], layers[j]))
+        if program.loss(better) >= program.loss(choice) - program.tolerance:
+            return choice
+        choice = better
+
+
+def _pair(
+    program: Program, choice: Choice, pair: tuple[int, int], columns: tuple[Choice, Choice]
+) -> tuple[int, int]:
+    """Return the best columns of two layers while the others stay."""
+    first, second = columns
+    chosen = choice[list(pair)]
+    room = 1.0 + ROUNDING - program.used(choice) + program.used(chosen)
+    losses = program.losses[first][:, None] + program.losses[second]  # (first, second)
+    for resource, available in enumerate(room):
+        costs = program.costs[:, resource]
+        losses[costs[first][:, None] + costs[second] > available] = np.inf
+    at = np.unravel_index(int(losses.argmin()), losses.shape)
+    if losses[at] >= program.loss(chosen) - program.tolerance:
+        return int(chosen[0]), int(chosen[1])
+    return int(first[at[0]]), int(second[at[1]])

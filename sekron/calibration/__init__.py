@@ -1,0 +1,1 @@
+"""What unlabelled batches tell of a network: moments, metrics and sensitivities."""

@@ -1,0 +1,196 @@
+"""Second moments of what goes into every layer, and of the gradients at what comes out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from sekron.forward import Batches, inputs_of, output_of
+from sekron.network.eligibility import TRANSPOSED
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+CHUNK = 16
+"""Images whose patches are spread out at once."""
+
+WIDEST = 4096
+"""Channels of which all pairs are collected; of more, as in the classifier of a VGG, only each
+with itself: a matrix of 25,088 channels would take five gigabytes, and its root hours."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Moments:
+    """Of one layer, over all images and positions.
+
+    Those of a grouped convolution have a leading axis: one matrix per group. Of more than `WIDEST`
+    channels only the diagonal is there, `(out,)` or `(in,)`.
+
+    Attributes:
+        gradients: Mean of `g gᵀ` over positions and images, `(out, out)`, fp64.
+        inputs: Mean of `x xᵀ` over positions and images, `(in, in)`, fp64; of whole patches where
+            these were asked for, `(in · kernel, in · kernel)`. Of a transposed convolution the two
+            change places, as the channels do in its weight.
+        n_positions: Output positions per image, all calls of the layer.
+    """
+
+    gradients: Tensor
+    inputs: Tensor
+    n_positions: float
+
+
+def moments(
+    model: nn.Module,
+    names: Sequence[str],
+    batches: Batches,
+    *,
+    seed: int = 0,
+    largest_patch: int = 0,
+) -> dict[str, Moments]:
+    """Pass unlabelled batches through a network, forwards and back, and collect the moments.
+
+    The gradient is that of the log-likelihood of a label drawn from the network's own
+    prediction, where its output is a matrix of logits; else that of a random projection of all
+    outputs. Averaged over the draws, `g gᵀ` is then the curvature of the network's output.
+
+    Args:
+        model: In evaluation mode while it runs; a copy does, it is not touched.
+        names: Layers to collect for.
+        batches: Inputs of the network, or `(input, …)` tuples whose first entry is taken.
+        seed: Of the draws.
+        largest_patch: Of a layer whose kernel takes at most that many numbers in, whole patches
+            are collected instead of channels.
+
+    Returns:
+        Layer name -> moments.
+
+    Raises:
+        ValueError: If there are no batches, one is not finite, the network does not run, or one of
+            the layers takes no part in its output.
+    """
+    network = copy.deepcopy(model).eval().requires_grad_(False)
+    sums = {
+        name: _Sums(largest_patch, isinstance(network.get_submodule(name), TRANSPOSED))
+        for name in names
+    }
+    handles = [
+        network.get_submodule(name).register_forward_hook(own.hook, with_kwargs=True)
+        for name, own in sums.items()
+    ]
+    generator = torch.Generator().manual_seed(seed)
+    n_images = 0
+    try:
+        for x in inputs_of(batches, "`calibration`"):
+            n_images += len(x)
+            with torch.enable_grad():
+                output = output_of(network, x, "the calibration batches")
+                torch.autograd.backward(_objective(output, generator))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: own.moments(name, n_images) for name, own in sums.items()}
+
+
+class _Sums:
+    """The running sums of one layer."""
+
+    def __init__(self, largest_patch: int, is_transposed: bool) -> None:
+        self._largest_patch, self._is_transposed = largest_patch, is_transposed
+        self._inputs: Tensor | float = 0.0
+        self._gradients: Tensor | float = 0.0
+        self._n_inputs = 0
+        self._n_outputs = 0
+
+    def hook(
+        self,
+        module: nn.Module,
+        inputs: tuple[Tensor, ...],
+        named: dict[str, Tensor],
+        output: Tensor,
+    ) -> Tensor:
+        """Take the input in, and wait for the gradient at the output."""
+        x = (inputs[0] if inputs else named["input"]).detach()
+        parts: Iterable[Tensor] = (x,)
+        if isinstance(module, Convolution) and module.weight[0].numel() <= self._largest_patch:
+            parts = (_patches(module, some) for some in torch.split(x, CHUNK))
+        for part in parts:
+            rows = _rows(module, part)
+            self._inputs = self._inputs + _products(rows)
+            self._n_inputs += rows.shape[-2]
+        if not output.requires_grad:
+            output = output.detach().requires_grad_()
+
+        def collect(gradient: Tensor) -> None:
+            g = _rows(module, gradient)
+            self._gradients = self._gradients + _products(g)
+            self._n_outputs += g.shape[-2]
+
+        output.register_hook(collect)  # type: ignore[no-untyped-call]  # torch's has no types
+        return output.clone()  # what comes next may work in place
+
+    def moments(self, name: str, n_images: int) -> Moments:
+        if not isinstance(self._inputs, Tensor) or not isinstance(self._gradients, Tensor):
+            raise ValueError(
+                f"layer {name!r} must run on the calibration batches and reach the output, but does"
+                " not: leave it out (`exclude`)."
+            )
+        if not (torch.isfinite(self._inputs).all() and torch.isfinite(self._gradients).all()):
+            raise ValueError(f"the moments must be finite, got NaN or Inf at layer {name!r}.")
+        gradients = (self._gradients / self._n_outputs).cpu()
+        inputs = (self._inputs / self._n_inputs).cpu()
+        if self._is_transposed:
+            gradients, inputs = inputs, gradients
+        return Moments(gradients, inputs, self._n_outputs / n_images)
+
+
+def _rows(module: nn.Module, x: Tensor) -> Tensor:
+    """Return one row per position; of a grouped convolution `(groups, positions, channels)`.
+
+    Channels are the last axis of a linear layer, else axis 1.
+    """
+    groups = int(getattr(module, "groups", 1))
+    rows = x if isinstance(module, nn.Linear) else x.movedim(1, -1)
+    flat = rows.reshape(-1, rows.shape[-1]).float()
+    return flat if groups == 1 else flat.reshape(len(flat), groups, -1).movedim(1, 0)
+
+
+def _products(rows: Tensor) -> Tensor:
+    """Return the sum over the rows of the products of all pairs, or of each with itself."""
+    if rows.dim() == 2 and rows.shape[1] > WIDEST:
+        return rows.double().square().sum(dim=0)
+    return (rows.mT @ rows).double()
+
+
+def _patches(module: Convolution, x: Tensor) -> Tensor:
+    """Return what the kernel sees at every position, `(N, in · kernel, positions)`."""
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    x = F.pad(x, module._reversed_padding_repeated_twice, mode)
+    options = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    for axis, (extent, stride, dilation) in enumerate(options):
+        x = x.unfold(2 + axis, dilation * (extent - 1) + 1, stride)[..., ::dilation]
+    n_axes = len(module.kernel_size)
+    kernel, places = range(2 + n_axes, 2 + 2 * n_axes), range(2, 2 + n_axes)
+    return x.permute(0, 1, *kernel, *places).flatten(1, 1 + n_axes).flatten(2)
+
+
+def _objective(output: object, generator: torch.Generator) -> Tensor:
+    """Return a scalar whose gradient, squared, is a draw of the output's curvature."""
+    leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+    if not leaves:
+        raise ValueError(
+            "the network's output must depend on the layers to be searched, but does not."
+        )
+    if not all(torch.isfinite(leaf).all() for leaf in leaves):
+        raise ValueError("the network's output must be finite, got NaN or Inf on a batch.")
+    if len(leaves) == 1 and leaves[0].dim() == 2 and leaves[0].shape[1] > 1:
+        (logits,) = leaves
+        odds = logits.detach().float().softmax(dim=1).cpu()
+        labels = torch.multinomial(odds, 1, generator=generator).squeeze(1)
+        return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
+    signs = (torch.randint(0, 2, t.shape, generator=generator) * 2.0 - 1.0 for t in leaves)
+    return torch.stack([(t * s.to(t)).sum() for t, s in zip(leaves, signs, strict=True)]).sum()

@@ -1,0 +1,97 @@
+"""How far factorizations are from the weight, plainly or in a metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from sekron.decomposition.decompose import EXACT, check_weight, decompose, reconstruct
+from sekron.decomposition.metric import Metric, whole_channels
+from sekron.structures.structure import Structure
+
+
+def relative_error(weight: Tensor, structure: Structure, metric: Metric | None = None) -> float:
+    """Return `‖W − Ŵ‖ / ‖W‖` for the factors that `decompose` gives, in the Frobenius norm.
+
+    For `sekron` and `chain` nothing is rebuilt: all factors but the last are orthonormal, so the
+    last one holds exactly the energy that was kept.
+
+    Args:
+        weight: Shape `structure.weight_shape`.
+        structure: The factorization.
+        metric: In which both norms are taken.
+
+    Raises:
+        ValueError: If the shape does not fit or the weight is not finite.
+    """
+    return relative_errors(weight, [structure], metric)[0]
+
+
+def relative_errors(
+    weight: Tensor, structures: Sequence[Structure], metric: Metric | None = None
+) -> list[float]:
+    """Return the errors of structures that differ in nothing but their ranks.
+
+    What they share is computed once.
+
+    Args:
+        weight: As in `relative_error`.
+        structures: At least one.
+        metric: In which both norms are taken.
+    """
+    if metric is None:
+        return [_plain_error(weight, structure) for structure in structures]
+    check_weight(weight, structures[0])
+    modes = whole_channels(structures[0])
+    whitened = metric.whiten(weight.detach(), modes)
+    if all(modes):
+        return relative_errors(whitened, structures)
+    # Channels that are divided between factors can be magnified in the error only.
+    rest = not modes[0], not modes[1]
+    size = max(float(metric.whiten(whitened, rest).norm()), 1e-300)
+    return [
+        float(metric.whiten(whitened - reconstruct(factors, structure), rest).norm()) / size
+        for structure, factors in _decomposed(whitened, structures)
+    ]
+
+
+def fitted_error(weight: Tensor, factors: Sequence[Tensor], structure: Structure) -> float:
+    """Return `‖W − Ŵ‖ / ‖W‖` of any factors, by rebuilding in fp64; 0 for a weight of zeros.
+
+    Args:
+        weight: Shape `structure.weight_shape`.
+        factors: As `decompose` returns them.
+        structure: The factorization.
+    """
+    exact = weight.detach().double()
+    rebuilt = reconstruct([factor.detach().double() for factor in factors], structure)
+    return float((exact - rebuilt).norm()) / max(float(exact.norm()), 1e-300)
+
+
+def _plain_error(weight: Tensor, structure: Structure) -> float:
+    exact = weight.detach().double()
+    factors = decompose(exact, structure)
+    if structure.family not in EXACT:
+        return fitted_error(exact, factors, structure)
+    total = float(exact.square().sum())
+    return math.sqrt(max(1.0 - float(factors[-1].square().sum()) / total, 0.0)) if total else 0.0
+
+
+def _decomposed(
+    weight: Tensor, structures: Sequence[Structure]
+) -> Iterator[tuple[Structure, Sequence[Tensor]]]:
+    """Yield every structure and its factors."""
+    first = structures[0]
+    if not (first.family == "sekron" or (first.family == "chain" and first.length == 2)):
+        yield from ((structure, decompose(weight, structure)) for structure in structures)
+        return
+    # At lower ranks the factors are parts of those at the highest: no branch depends on another.
+    most = map(max, zip(*(structure.ranks for structure in structures), strict=True))
+    factors = decompose(weight, replace(first, ranks=tuple(most)))
+    groups = (slice(None),) * int(first.groups > 1)
+    for structure in structures:
+        own = (tuple(slice(structure.ranks[b]) for b in bonds) for bonds in structure.bonds)
+        yield structure, [a[groups + part] for a, part in zip(factors, own, strict=True)]

@@ -1,0 +1,1 @@
+"""Modules that run factors, each as one native operation, without rebuilding the weight."""

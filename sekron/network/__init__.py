@@ -1,0 +1,1 @@
+"""Factorized layers in a whole network: what can be replaced, plans, and files of them."""

@@ -1,0 +1,113 @@
+"""Which layers can be replaced, and why the others stay dense."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Their weight is `(in, out, kernel…)`, that of all others `(out, in, kernel…)`."""
+
+KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear)
+"""What is listed; subclasses too, each with the reason why it is left dense."""
+
+DEPTHWISE = "depthwise convolution, not worth it"
+"""Why such a one is left dense: its groups have nothing that a rank could be of."""
+
+Kind = TypeVar("Kind", bound=type[nn.Module])
+
+_registered: set[type[nn.Module]] = set()
+
+
+def register(kind: Kind) -> Kind:
+    """Say of a subclass that it computes what its base does, so that it may be replaced.
+
+    Otherwise only the exact classes of torch are, since a subclass may do something else with its
+    weight.
+
+    Args:
+        kind: Of a convolution or a linear layer; returned, so that this serves as a decorator.
+
+    Raises:
+        ValueError: If it is no subclass of one.
+
+    Example:
+        >>> @register
+        ... class NamedLinear(nn.Linear):
+        ...     pass
+    """
+    if not (isinstance(kind, type) and issubclass(kind, KINDS)):
+        raise ValueError(f"a subclass of a convolution or of nn.Linear is needed, got {kind!r}.")
+    _registered.add(kind)
+    return kind
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether a layer is of one of the exact classes, or of one that was registered."""
+    return type(module) in KINDS or type(module) in _registered
+
+
+def replaceable_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return name -> module of all convolutions and linear layers, each module once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, KINDS)}
+
+
+def reason_to_skip(module: nn.Module) -> str:
+    """Return why a module cannot be replaced, or nothing if it can.
+
+    Only the exact classes are taken: a subclass may compute something else with its weight.
+    """
+    return _odd_class(module) or _odd_weight(module._parameters.get("weight"))
+
+
+def _odd_class(module: nn.Module) -> str:
+    if not is_known(module) and not _is_lazy(module):
+        base = next(kind for kind in KINDS if isinstance(module, kind))
+        kind = type(module)
+        own = (
+            kind.__name__
+            if kind.__name__ != base.__name__
+            else f"{kind.__module__}.{base.__name__}"
+        )
+        return f"{own} may not compute what {base.__name__} does: see `sekron.register`"
+    if "forward" in vars(module):
+        return "its forward was replaced by another function"
+    return DEPTHWISE if _is_depthwise(module) else ""
+
+
+def _odd_weight(weight: nn.Parameter | None) -> str:
+    if weight is None:
+        return "its weight is computed from other parameters"
+    if isinstance(weight, UninitializedParameter):
+        return "is lazy: run the network once, so that it knows its shape"
+    if type(weight) is not nn.Parameter:
+        return f"its weight is a {type(weight).__name__}"
+    return "" if weight.is_floating_point() else f"its weight is of type {weight.dtype}"
+
+
+def _is_lazy(module: nn.Module) -> bool:
+    """Whether a module learns the shape of its weight when it runs first."""
+    return isinstance(module._parameters.get("weight"), UninitializedParameter)
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    """Whether every group of a convolution has a single channel on one side."""
+    groups = int(getattr(module, "groups", 1))
+    return groups > 1 and groups in (module.in_channels, module.out_channels)
+
+
+def shared_weights(model: nn.Module) -> dict[str, str]:
+    """Return layer -> another user of its weight; replacing one alone would untie them."""
+    users: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                users.setdefault(id(parameter), []).append(name)
+    shared = {}
+    for name, module in replaceable_modules(model).items():
+        others = [user for user in users.get(id(module.weight), []) if user != name]
+        if others:
+            shared[name] = others[0] or "the network itself"
+    return shared

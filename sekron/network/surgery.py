@@ -1,0 +1,164 @@
+"""Replace layers of a network by others, in a copy of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from sekron.decomposition.decompose import decompose
+from sekron.decomposition.metric import Metric
+from sekron.layers.conv import SeKronConv, SeKronConv2d
+from sekron.layers.factorized import Factorized, in_place_of
+from sekron.layers.linear import SeKronLinear
+from sekron.layers.operations import DEFAULT, Form
+from sekron.layers.transposed import SeKronConvTranspose
+from sekron.network.eligibility import KINDS, TRANSPOSED, reason_to_skip
+from sekron.structures.structure import Structure
+
+
+def replace(
+    model: nn.Module,
+    structures: Mapping[str, Structure],
+    forms: Mapping[str, Form] = MappingProxyType({}),
+    factors: Mapping[str, Sequence[Tensor]] = MappingProxyType({}),
+    metrics: Mapping[str, Metric] = MappingProxyType({}),
+) -> nn.Module:
+    """Return a copy of a network in which the named layers are decomposed.
+
+    A module that stands in several places is replaced in all of them by one layer.
+
+    Args:
+        model: Not modified; nothing is shared with the copy.
+        structures: Layer name -> structure.
+        forms: Layer name -> how it runs, where that is not the default.
+        factors: Layer name -> its factors, as `decompose` returns them; the weights of all other
+            layers are decomposed here.
+        metrics: Layer name -> metric that its weight is decomposed in.
+
+    Raises:
+        ValueError: If a name is no layer, cannot be replaced, or has another weight shape; the
+            first such layer is named.
+    """
+    network = copy.deepcopy(model)
+    _check(network, structures)
+
+    def fit(name: str, module: nn.Module, structure: Structure, form: Form) -> nn.Module:
+        layer, weight = blank_layer(module, structure, form), module.weight
+        assert isinstance(weight, Tensor)
+        known = factors.get(name)
+        layer.set_factors(known or decompose(weight, structure, metric=metrics.get(name)))
+        return layer
+
+    return swap(network, _made(network, structures, forms, fit))
+
+
+def rebuild(
+    model: nn.Module,
+    structures: Mapping[str, Structure],
+    forms: Mapping[str, Form] = MappingProxyType({}),
+) -> nn.Module:
+    """Return a copy of a network with factorized layers, their factors not yet filled in."""
+    network = copy.deepcopy(model)
+    _check(network, structures)
+    return swap(network, _made(network, structures, forms, lambda _, *of: blank_layer(*of)))
+
+
+def structures_of(model: nn.Module) -> dict[str, Structure]:
+    """Return layer name -> structure of the factorized layers in a network."""
+    return {name: layer.structure for name, layer in _factorized(model)}
+
+
+def forms_of(model: nn.Module) -> dict[str, Form]:
+    """Return layer name -> form of the factorized layers in a network."""
+    return {name: layer.form for name, layer in _factorized(model)}
+
+
+def _factorized(model: nn.Module) -> Iterator[tuple[str, Factorized]]:
+    for name, module in model.named_modules():
+        if isinstance(module, Factorized):
+            yield name, module
+
+
+def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
+    modules = dict(network.named_modules(remove_duplicate=False))
+    for name, structure in structures.items():
+        if name not in modules or not isinstance(modules[name], KINDS):
+            found = type(modules[name]).__name__ if name in modules else "no module"
+            raise ValueError(
+                f"the plan must fit the network, but layer {name!r} is {found} there; "
+                "it was made for another network."
+            )
+        reason = reason_to_skip(modules[name])
+        if reason:
+            raise ValueError(f"layer {name!r} cannot be replaced: {reason}.")
+        shape = tuple(modules[name].weight.shape)
+        groups = getattr(modules[name], "groups", 1)
+        if groups != structure.groups:
+            raise ValueError(
+                f"the plan must fit the network, but layer {name!r} has {groups} groups there "
+                f"and {structure.groups} in the plan."
+            )
+        if shape != structure.weight_shape:
+            raise ValueError(
+                f"the plan must fit the network, but layer {name!r} has a weight {shape} there "
+                f"and {structure.weight_shape} in the plan."
+            )
+
+
+def blank_layer(module: nn.Module, structure: Structure, form: Form) -> Factorized:
+    """Return a factorized layer in place of a dense one, its factors not yet filled in."""
+    if isinstance(module, nn.Linear):
+        return SeKronLinear.like(module, structure, form)
+    assert isinstance(module, _ConvNd)
+    if isinstance(module, TRANSPOSED):
+        return SeKronConvTranspose.like(module, structure, form)
+    kind = SeKronConv2d if isinstance(module, nn.Conv2d) else SeKronConv
+    return kind.like(module, structure, form)
+
+
+def _made(
+    network: nn.Module,
+    structures: Mapping[str, Structure],
+    forms: Mapping[str, Form],
+    make: Callable[[str, nn.Module, Structure, Form], nn.Module],
+) -> dict[str, nn.Module]:
+    """Make the layers to put in; an error says for which."""
+    layers = {}
+    for name, structure in structures.items():
+        module, form = network.get_submodule(name), forms.get(name, DEFAULT)
+        try:
+            layers[name] = in_place_of(module, make(name, module, structure, form))
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from error
+    return layers
+
+
+def swap(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
+    """Put layers into a network by name, in all places where the old ones stand; return it."""
+    replaced = {id(network.get_submodule(name)): layer for name, layer in layers.items()}
+    if id(network) in replaced:
+        return replaced[id(network)]
+    for parent in list(network.modules()):
+        for name, child in parent._modules.items():
+            if id(child) in replaced:
+                parent._modules[name] = replaced[id(child)]
+    return network
+
+
+def weight_of(model: nn.Module, name: str) -> Tensor:
+    """Return the weight of a layer."""
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def check_finite(model: nn.Module, names: list[str]) -> None:
+    """Raise a ValueError that names the first layer whose weight is not finite."""
+    for name in names:
+        if not torch.isfinite(weight_of(model, name)).all():
+            raise ValueError(f"the weight of layer {name!r} must be finite, got NaN or Inf in it.")

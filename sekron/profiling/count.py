@@ -1,0 +1,149 @@
+"""Multiply-adds of a whole network by fvcore, and what has to be added to its rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from fvcore.nn.jit_handles import conv_flop_count, get_shape
+from torch import nn
+
+from sekron.forward import evaluating, one_line
+from sekron.profiling.einsum_flops import einsum_flops
+
+
+def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict[str, int]]:
+    """Return fvcore's multiply-adds of a network, and the operators that it does not count.
+
+    What fvcore takes for free, or fails at, though it multiplies, is counted here: convolutions
+    with `padding="same"`, attention, products with vectors, `tensordot`, `baddbmm`, and recurrent
+    layers; `einsum` pair by pair as torch contracts it.
+
+    Args:
+        model: In evaluation mode while it runs, then as it was.
+        arguments: Of its forward pass.
+
+    Raises:
+        ValueError: If the network cannot be traced.
+
+    Reference:
+        fvcore, docs/flop_count.md: one FLOP is one multiply-add.
+    """
+    counts = count(model, arguments)
+    return counts.by_module[""], counts.unsupported
+
+
+class Counts(NamedTuple):
+    """Multiply-adds of a network, split in two ways.
+
+    Attributes:
+        by_module: Module name -> those in it and all its children; the network itself is `""`.
+        by_operator: Operator -> all of them.
+        unsupported: Operators that are not counted, with their numbers of calls.
+    """
+
+    by_module: dict[str, int]
+    by_operator: dict[str, int]
+    unsupported: dict[str, int]
+
+
+def count(model: nn.Module, arguments: tuple[Any, ...]) -> Counts:
+    """Count as `count_flops` does, and say where.
+
+    Raises:
+        ValueError: If the network cannot be traced.
+    """
+    with evaluating(model), modules_alone():
+        analysis = FlopCountAnalysis(model, arguments)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        analysis.tracer_warnings("none")
+        for operator, handle in HANDLES.items():
+            analysis.set_op_handle(operator, handle)
+        try:
+            by_module, by_operator = analysis.by_module(), analysis.by_operator()
+        except Exception as error:  # whatever the tracer raises
+            raise ValueError(
+                "the network must run under torch.jit.trace, with which its FLOPs are counted, "
+                f"but it raised {one_line(error)} "
+                "Compile, script and quantize after the compression, not before."
+            ) from error
+        return Counts(
+            {name: int(flops) for name, flops in by_module.items()},
+            {name: int(flops) for name, flops in by_operator.items()},
+            dict(analysis.unsupported_ops()),
+        )
+
+
+@contextmanager
+def modules_alone() -> Iterator[None]:
+    """Keep torch from running an attention block as one operator that nobody can count."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _same_convolution(inputs: list[Any], outputs: list[Any]) -> int:
+    x, weight, out = (get_shape(value) for value in (inputs[0], inputs[1], outputs[0]))
+    return int(conv_flop_count(x, weight, out))
+
+
+def _attention(inputs: list[Any], outputs: list[Any]) -> int:
+    """Queries by keys, then weights by values."""
+    query, key, out = _shape(inputs[0]), _shape(inputs[1]), _shape(outputs[0])
+    return prod(query[:-1]) * key[-2] * (query[-1] + out[-1])
+
+
+def _product(inputs: list[Any], outputs: list[Any]) -> int:
+    """Every number of the output sums over the last axis of the first factor."""
+    return prod(_shape(outputs[0])) * _shape(inputs[0])[-1]
+
+
+def _added_product(inputs: list[Any], outputs: list[Any]) -> int:
+    return _product(inputs[1:], outputs)
+
+
+def _tensordot(inputs: list[Any], outputs: list[Any]) -> int:
+    shape, axes = _shape(inputs[0]), [int(a.toIValue()) for a in inputs[2].node().inputs()]
+    return prod(_shape(outputs[0])) * prod(shape[axis] for axis in axes)
+
+
+def _einsum(inputs: list[Any], outputs: list[Any]) -> int:
+    shapes = [_shape(value) for value in inputs[1].node().inputs()]
+    # The path is a list, or the constant None.
+    path = [int(v.toIValue()) for value in inputs[2:] for v in value.node().inputs()]
+    return einsum_flops(inputs[0].toIValue(), shapes, len(_shape(outputs[0])), path)
+
+
+def _recurrent(inputs: list[Any], outputs: list[Any]) -> int:
+    """Every matrix is applied once for each step of each sequence."""
+    steps = prod(_shape(outputs[0])[:-1])
+    weights = [_shape(value) for value in inputs[2].node().inputs()]
+    return steps * sum(prod(weight) for weight in weights if len(weight) == 2)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(map(int, get_shape(value)))
+
+
+HANDLES: dict[str, Callable[[list[Any], list[Any]], int]] = {
+    "aten::_convolution_mode": _same_convolution,
+    "aten::scaled_dot_product_attention": _attention,
+    "aten::matmul": _product,
+    "aten::mv": _product,
+    "aten::dot": _product,
+    "aten::baddbmm": _added_product,
+    "aten::tensordot": _tensordot,
+    "aten::einsum": _einsum,
+    "aten::lstm": _recurrent,
+    "aten::gru": _recurrent,
+    "aten::rnn_tanh": _recurrent,
+    "aten::rnn_relu": _recurrent,
+}
+"""Operator -> its multiply-adds, from the values that go in and come out of it."""

@@ -1,0 +1,210 @@
+"""What a network costs, layer by layer, and which layers can be replaced."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import UninitializedParameter
+
+from sekron.forward import one_line
+from sekron.layers.factorized import Factorized
+from sekron.network.eligibility import (
+    DEPTHWISE,
+    TRANSPOSED,
+    reason_to_skip,
+    replaceable_modules,
+    shared_weights,
+)
+from sekron.profiling.count import count
+from sekron.profiling.dry_run import reasons_to_keep
+from sekron.profiling.network_profile import LayerProfile, NetworkProfile
+from sekron.profiling.selection import Selection, left_out, patterns_of, sensitive_ends
+from sekron.profiling.unsearched import leftovers, matrices
+from sekron.structures.geometry import Geometry
+from sekron.structures.structure import Structure
+
+Inputs = Tensor | tuple[Any, ...]
+
+
+def profile(
+    model: nn.Module,
+    example_input: Inputs,
+    include: Selection | None = None,
+    exclude: Selection | None = None,
+    min_share: float = 0.0,
+) -> NetworkProfile:
+    """Count a network's cost on an example and find the layers that can be replaced.
+
+    The first convolution and the last linear layer, cheap and sensitive, stay dense unless
+    `include` names them. The model is not touched: everything runs on a copy.
+
+    Args:
+        model: Any network that torch.jit can trace.
+        example_input: What its forward takes: a tensor, or a tuple of arguments. Of a tensor the
+            first image counts, of a tuple everything.
+        include: Shell-style patterns of layer names, classes of layers, or a function of name and
+            module; only these are searched.
+        exclude: In the same way, layers that are left dense.
+        min_share: Share of the FLOPs, or of the parameters, that a layer must have to be worth a
+            search.
+
+    Returns:
+        The costs.
+
+    Raises:
+        ValueError: If the network does not run on the example, a pattern, a class or a function
+            matches no layer, or `min_share` is no share.
+    """
+    if not 0.0 <= min_share <= 1.0:
+        raise ValueError(f"`min_share` must be between 0 and 1, got {min_share}.")
+    network = copy.deepcopy(model).eval()
+    arguments = first_image(example_input)
+    calls = _record_calls(network, arguments)
+    counts = count(network, arguments)
+    total, n_params = counts.by_module[""], _n_params(network)
+    reasons = _reasons(model, network, calls, arguments, include, exclude)
+    layers = []
+    for name, reason in reasons.items():
+        layer = _layer(name, network.get_submodule(name), tuple(calls.get(name, ())), reason)
+        cost = layer.flops / max(total, 1)
+        share = max(cost, layer.params / max(n_params, 1))
+        if not reason and share < min_share:
+            layer = replace(layer, reason=f"below `min_share`, {share:.4f} at most")
+        if reason == DEPTHWISE:
+            layer = replace(layer, reason=f"{DEPTHWISE}: {cost:.1%} of the FLOPs")
+        layers.append(layer)
+    layers += [
+        _leftover(name, network.get_submodule(name), counts.by_module, reason)
+        for name, reason in leftovers(network).items()
+    ]
+    return NetworkProfile(total, n_params, counts.unsupported, tuple(layers))
+
+
+def _reasons(
+    model: nn.Module,
+    network: nn.Module,
+    calls: dict[str, list[Geometry]],
+    arguments: tuple[Any, ...],
+    include: Selection | None,
+    exclude: Selection | None,
+) -> dict[str, str]:
+    """Return layer name -> why it stays dense, empty if it does not; in the order of execution.
+
+    Args:
+        model: As it was given.
+        network: A copy that has run, in which nothing is lazy any more.
+        calls: Of the layers that ran, in that order.
+        arguments: Of the forward pass.
+        include: As in `profile`.
+        exclude: As in `profile`.
+    """
+    modules, shared = replaceable_modules(model), shared_weights(network)
+    listed = {name: modules[name] for name in (*calls, *(m for m in modules if m not in calls))}
+    include = patterns_of("include", include, listed)
+    exclude = patterns_of("exclude", exclude, listed)
+    own = {name: reason_to_skip(module) for name, module in listed.items()}
+    kept = reasons_to_keep(network, [name for name in calls if not own[name]], arguments)
+    ends = {} if include is not None else sensitive_ends(list(calls), modules)
+    return {
+        name: reason
+        or (f"shares its weight with {shared[name]}" if name in shared else "")
+        or ("" if name in calls else "never ran on the example input")
+        or kept.get(name, "")
+        or left_out(name, include, exclude)
+        or ends.get(name, "")
+        for name, reason in own.items()
+    }
+
+
+def _n_params(network: nn.Module) -> int:
+    """Return the numbers in all parameters, those aside whose shape is not known yet."""
+    known = (p for p in network.parameters() if not isinstance(p, UninitializedParameter))
+    return sum(p.numel() for p in known)
+
+
+def first_image(example_input: Inputs) -> tuple[Any, ...]:
+    """Return the arguments that FLOPs are counted on: of a tensor the first image."""
+    return example_input if isinstance(example_input, tuple) else (example_input[:1],)
+
+
+def _record_calls(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, list[Geometry]]:
+    calls: dict[str, list[Geometry]] = {}
+
+    def record(name: str) -> Any:
+        def hook(
+            module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+        ) -> None:
+            x = inputs[0] if inputs else named["input"]
+            calls.setdefault(name, []).append(_geometry(module, x, output))
+
+        return hook
+
+    modules = replaceable_modules(network)
+    handles = [
+        module.register_forward_hook(record(name), with_kwargs=True)
+        for name, module in modules.items()
+    ]
+    try:
+        with torch.no_grad():
+            network(*arguments)
+    except Exception as error:
+        shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in arguments]
+        raise ValueError(
+            f"the network must run on the example input, but on {shapes} it raised "
+            f"{one_line(error)}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _geometry(module: nn.Module, x: Tensor, output: Tensor) -> Geometry:
+    if isinstance(module, nn.Linear):
+        return Geometry(tuple(output.shape[:-1]), tuple(x.shape[:-1]), (), ())
+    assert isinstance(module, _ConvNd)
+    n_axes = len(module.kernel_size)
+    before, after = tuple(x.shape[-n_axes:]), tuple(output.shape[-n_axes:])
+    if isinstance(module, TRANSPOSED):  # its steps are those of a convolution the other way
+        before, after = tuple(map(min, after, _most_reached(module, before))), before
+    return Geometry(after, before, module.stride, module.dilation, module.groups)
+
+
+def _most_reached(module: _ConvNd, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return how far a transposed convolution computes; rows beyond, if asked for, are zeros."""
+    axes = zip(sizes, module.kernel_size, module.stride, module.dilation, strict=True)
+    full = [n * s + d * (k - 1) for n, k, s, d in axes]
+    assert not isinstance(module.padding, str)
+    return tuple(n - p for n, p in zip(full, module.padding, strict=True))
+
+
+def _layer(name: str, module: nn.Module, calls: tuple[Geometry, ...], reason: str) -> LayerProfile:
+    weight, kind = module.weight, type(module).__name__
+    assert isinstance(weight, Tensor)
+    if isinstance(weight, UninitializedParameter):
+        return LayerProfile(name, kind, (), calls, 0, 0, reason)
+    shape = tuple(weight.shape)
+    dense = Structure.dense(shape, int(getattr(module, "groups", 1)))
+    flops = sum(
+        dense.flops(c.output_size, stride=c.stride, dilation=c.dilation, input_size=c.input_size)
+        for c in calls
+    )
+    return LayerProfile(name, kind, shape, calls, flops, weight.numel(), reason)
+
+
+def _leftover(name: str, module: nn.Module, by_module: dict[str, int], reason: str) -> LayerProfile:
+    """Return the profile of what is no layer; its FLOPs are those that its children do not have."""
+    kind = type(module).__name__
+    if isinstance(module, Factorized):
+        n_params, shape = sum(p.numel() for p in module.parameters()), module.structure.weight_shape
+        return LayerProfile(name, kind, shape, (), by_module.get(name, 0), n_params, reason)
+    prefix = f"{name}." if name else ""
+    inner = sum(by_module.get(prefix + child, 0) for child in module._modules)
+    shape = next((tuple(p.shape) for p in matrices(module)), ())
+    n_params = sum(p.numel() for p in module.parameters(recurse=False))
+    return LayerProfile(name, kind, shape, (), by_module.get(name, 0) - inner, n_params, reason)

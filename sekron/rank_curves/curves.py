@@ -1,0 +1,284 @@
+"""The exact error of every rank of a structure, without computing a single factor twice."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sekron.decomposition.decompose import leading
+from sekron.decomposition.digits import to_digits
+from sekron.decomposition.errors import relative_errors
+from sekron.decomposition.metric import Metric, whole_channels
+from sekron.rank_curves.pareto import mixed_front
+from sekron.rank_curves.rank_grid import cp_ranks, earlier_ranks, fitted_ranks
+from sekron.structures.families import FAMILIES, Shape, block_shape, n_ranks
+from sekron.structures.flops import flops_of_ranks, n_params_of_ranks
+from sekron.structures.geometry import Geometry
+from sekron.structures.structure import Structure
+
+CACHE_BYTES = 2**28
+"""Memory for the unfoldings of one weight that several structures share."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankCurve:
+    """One factorization at all ranks worth keeping; row i of each array is one candidate.
+
+    Attributes:
+        family: Of the structure.
+        shapes: Factor shapes.
+        ranks: Shape `(candidates, ranks)`.
+        errors: Relative error, in the metric where there is one, of what `decompose` returns.
+        flops: Multiply-adds for one image.
+        params: Numbers stored.
+        groups: Of the convolution, all at the same ranks.
+    """
+
+    family: str
+    shapes: tuple[Shape, ...]
+    ranks: NDArray[np.int64]
+    errors: NDArray[np.float64]
+    flops: NDArray[np.int64]
+    params: NDArray[np.int64]
+    groups: int = 1
+
+    def structure(self, row: int) -> Structure:
+        """Return the structure of one row."""
+        ranks = tuple(map(int, self.ranks[row]))
+        return Structure(self.family, self.shapes, ranks, self.groups)
+
+
+class Spectra:
+    """Rank curves of one weight; unfoldings that structures share are computed once.
+
+    The groups of a grouped convolution have the same ranks; their energies are added.
+
+    Args:
+        weight: Of a layer, `(out, in, kernel…)`, finite.
+        geometries: The convolutions around the weight, one per call of the layer.
+        metric: In which errors are measured; one of a structure that divides channels between
+            factors is then known at a few ranks only, by rebuilding.
+        rank_multiple: Only ranks that are multiples of it are kept.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        geometries: tuple[Geometry, ...],
+        metric: Metric | None = None,
+        rank_multiple: int = 1,
+    ) -> None:
+        self.rank_multiple = rank_multiple
+        self.plain, self.metric = weight.detach().double(), metric
+        self.weight = self.plain if metric is None else metric.whiten(self.plain)
+        self.geometries = geometries
+        self.groups = geometries[0].groups
+        self.shape = block_shape(tuple(weight.shape), self.groups)
+        self.energy = float(self.weight.square().sum())
+        self.dense_params = weight.numel()
+        dense = Structure.dense(self.shape)  # of one group: the geometries know of all
+        self.dense_flops = int(self.flops(dense.shapes, dense.bonds, np.zeros((1, 0), int))[0])
+        self._unfoldings: OrderedDict[Shape, Tensor] = OrderedDict()
+
+    def flops(
+        self,
+        shapes: tuple[Shape, ...],
+        bonds: tuple[tuple[int, ...], ...],
+        ranks: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Return the multiply-adds of all calls, one number per row of ranks."""
+        total = np.zeros(len(ranks), dtype=np.int64)
+        for geometry in self.geometries:
+            total += flops_of_ranks(shapes, bonds, ranks, geometry)
+        return total
+
+    def params(
+        self,
+        shapes: tuple[Shape, ...],
+        bonds: tuple[tuple[int, ...], ...],
+        ranks: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Return the numbers stored, one number per row of ranks."""
+        return self.groups * n_params_of_ranks(shapes, bonds, ranks)
+
+    def curve(self, family: str, shapes: tuple[Shape, ...]) -> RankCurve:
+        """Return the candidates of a factorization that save FLOPs or parameters.
+
+        `sekron` and two factors: every rank. Longer `chain`: every last rank, and as many of the
+        earlier ones as are cheap, spaced evenly in their logarithm. Other families: a few
+        ranks, each fitted.
+        """
+        caps = self._caps(family, shapes)
+        if min(caps, default=0) < self.rank_multiple:
+            return self._worthwhile(family, shapes, np.ones((0, len(caps)), int), np.ones(0))
+        split = self.metric is not None and not all(
+            whole_channels(Structure(family, shapes, (1,) * len(caps)))
+        )
+        if split:
+            ranks = fitted_ranks(caps, self.rank_multiple)
+            return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
+        if family == "sekron" or (len(shapes) == 2 and family == "chain"):
+            kept = self._sekron(shapes, caps)
+            ranks = 1 + np.indices(kept.shape).reshape(len(caps), -1).T
+            return self._worthwhile(family, shapes, ranks, self._errors(kept.reshape(-1)))
+        if family == "chain":
+            rest = to_digits(self._right(shapes[0], caps[0]), shapes[1:]).contiguous()
+            rows = [
+                np.column_stack(
+                    (np.tile(prefix, (len(kept), 1)), np.arange(1, len(kept) + 1), kept)
+                )
+                for prefix, kept in _chain(rest, caps, self.rank_multiple)
+            ]
+            table = np.concatenate(rows)
+            ranks, kept = table[:, :-1].astype(np.int64), table[:, -1]
+            return self._worthwhile(family, shapes, ranks, self._errors(kept))
+        if family == "cp":
+            ranks = cp_ranks(caps[0], self.dense_params, self.rank_multiple)
+        else:
+            ranks = fitted_ranks(caps, self.rank_multiple)
+        return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
+
+    def _fitted(
+        self, family: str, shapes: tuple[Shape, ...], ranks: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        structures = [Structure(family, shapes, tuple(map(int, r)), self.groups) for r in ranks]
+        if not structures:
+            return np.zeros(0)
+        return np.array(relative_errors(self.plain, structures, self.metric))
+
+    def _caps(self, family: str, shapes: tuple[Shape, ...]) -> tuple[int, ...]:
+        """Largest rank of each bond that still saves something when all others are 1."""
+        sizes = [prod(shape) for shape in shapes]
+        bonds = FAMILIES[family](len(shapes))
+        caps = []
+        for bond in range(n_ranks(family, len(shapes))):
+            if family in ("sekron", "chain"):
+                rows = prod(sizes[: bond + 1]) if family == "chain" else sizes[bond]
+                most = min(rows, prod(sizes[bond + 1 :]))
+            else:
+                most = max(prod(sizes) // max(sizes), *sizes) if family == "cp" else sizes[bond]
+            ranks = np.ones((most, n_ranks(family, len(shapes))), dtype=np.int64)
+            ranks[:, bond] = np.arange(1, most + 1)
+            caps.append(int(self._saves(bonds, shapes, ranks).sum()))
+        return tuple(caps)
+
+    def _saves(
+        self,
+        bonds: tuple[tuple[int, ...], ...],
+        shapes: tuple[Shape, ...],
+        ranks: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        fewer_params = self.params(shapes, bonds, ranks) < self.dense_params
+        return fewer_params | (self.flops(shapes, bonds, ranks) < self.dense_flops)
+
+    def _right(self, shape: Shape, rank: int) -> Tensor:
+        """Project the weight on the leading directions of a first factor of that shape.
+
+        Returns:
+            Shape `(groups, rank, *rest)`: row r is the r-th singular value times its right vector.
+        """
+        if shape not in self._unfoldings:
+            rest = tuple(n // f for n, f in zip(self.shape, shape, strict=True))
+            blocks = self.weight.reshape(self.groups, *self.shape)
+            matrices = to_digits(blocks, (shape, rest))
+            full = leading(matrices, min(matrices.shape[1:]))[1]
+            self._unfoldings[shape] = full = full.reshape(self.groups, -1, *rest)
+            while len(self._unfoldings) * 8 * self.dense_params > CACHE_BYTES:
+                self._unfoldings.popitem(last=False)
+            return full[:, :rank]
+        self._unfoldings.move_to_end(shape)
+        return self._unfoldings[shape][:, :rank]
+
+    def _sekron(self, shapes: tuple[Shape, ...], caps: tuple[int, ...]) -> NDArray[np.float64]:
+        """Energy kept by every combination of ranks, shape `caps`: branches never interact."""
+        rest = self._right(shapes[0], caps[0])
+        if len(shapes) == 2:
+            energies = rest.flatten(2).square().sum(dim=(0, 2))
+        else:
+            rest = to_digits(rest, shapes[1:]).flatten(0, 1)
+            for k, cap in enumerate(caps[1:-1], start=1):
+                branches = rest.reshape(self.groups * prod(caps[:k]), rest.shape[1], -1)
+                rest = leading(branches, cap)[1].reshape(-1, *map(prod, shapes[k + 1 :]))
+            squares = _singular_values_squared(rest)[:, : caps[-1]]
+            energies = squares.reshape(self.groups, *caps).sum(dim=0)
+        for axis in range(len(caps)):
+            energies = energies.cumsum(dim=axis)
+        return energies.cpu().numpy()
+
+    def _errors(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.energy == 0.0:
+            return np.zeros_like(kept)
+        return np.sqrt(np.clip(1.0 - kept / self.energy, 0.0, None))
+
+    def _worthwhile(
+        self,
+        family: str,
+        shapes: tuple[Shape, ...],
+        ranks: NDArray[np.int64],
+        errors: NDArray[np.float64],
+    ) -> RankCurve:
+        bonds = FAMILIES[family](len(shapes))
+        flops = self.flops(shapes, bonds, ranks)
+        params = self.params(shapes, bonds, ranks)
+        saves = (flops < self.dense_flops) | (params < self.dense_params)
+        saving = np.flatnonzero(saves & (ranks % self.rank_multiple == 0).all(axis=1))
+        rows = saving[
+            mixed_front(
+                flops[saving] / self.dense_flops, params[saving] / self.dense_params, errors[saving]
+            )
+        ]
+        return RankCurve(
+            family, shapes, ranks[rows], errors[rows], flops[rows], params[rows], self.groups
+        )
+
+
+def _chain(
+    rest: Tensor, caps: tuple[int, ...], multiple: int, prefix: tuple[int, ...] = ()
+) -> Iterator[tuple[tuple[int, ...], NDArray[np.float64]]]:
+    """Yield earlier ranks and, for them, the energies that all last ranks keep.
+
+    Args:
+        rest: What the first factor leaves, `(groups, R_1, n_2, …, n_S)`, strongest direction first.
+        caps: Largest rank of each bond still open.
+        multiple: Of which the earlier ranks are multiples.
+        prefix: Ranks chosen before.
+
+    Yields:
+        All ranks but the last, and the energy kept by a last rank of 1, 2, 3, …
+    """
+    groups, most, rows, *after = rest.shape
+    size = min(prod(after), caps[0] * rows)
+    grid = earlier_ranks(min(caps[0], most), size, len(caps) - 1, multiple)
+    gram: Tensor | float = 0.0  # of the last factor's side, grown from rank to rank
+    before = 0
+    for rank in grid:
+        matrix = rest[:, :rank].reshape(groups, rank * rows, -1)
+        if len(caps) > 2:
+            cap = min(caps[1], *matrix.shape[1:])
+            right = leading(matrix, cap)[1].reshape(groups, cap, *after)
+            yield from _chain(right, caps[1:], multiple, (*prefix, rank))
+            continue
+        if rank * rows <= after[0]:
+            values = torch.linalg.eigvalsh(matrix @ matrix.mT)
+        else:
+            added = rest[:, before:rank].reshape(groups, -1, after[0])
+            gram = added.mT @ added + gram
+            before = rank
+            values = torch.linalg.eigvalsh(gram)
+        kept = values.flip(1).clamp_min(0.0)[:, : caps[1]].sum(dim=0).cumsum(dim=0)
+        yield (*prefix, rank), kept.cpu().numpy()
+
+
+def _singular_values_squared(matrices: Tensor) -> Tensor:
+    """Squared singular values of `(batch, m, n)`, largest first, from the smaller Gram matrix."""
+    rows, columns = matrices.shape[-2:]
+    smaller = matrices if rows <= columns else matrices.mT
+    values: Tensor = torch.linalg.eigvalsh(smaller @ smaller.mT)
+    return values.flip(-1).clamp_min(0.0)

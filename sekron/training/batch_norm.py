@@ -1,0 +1,68 @@
+"""Batch-norm statistics of a compressed network, re-estimated on unlabelled data."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sekron.forward import Batches, inputs_of, output_of
+
+
+def recalibrate(model: nn.Module, batches: Batches) -> None:
+    """Replace the running statistics of batch norm by the average over some batches, in place.
+
+    Compression shifts what every layer puts out; this costs a few forward passes, no labels and
+    no gradients, and often recovers most of the loss. Train flags and momenta are restored.
+
+    Args:
+        model: Its batch-norm buffers are changed, nothing else. One without batch norm is left
+            alone, with a warning.
+        batches: Inputs of the network, or `(input, …)` tuples whose first entry is taken.
+
+    Raises:
+        ValueError: If there are no batches, one is not finite, the network does not run on one, or
+            the statistics would not be finite; they stay as they were.
+    """
+    norms = norms_with_statistics(model)
+    if not norms:
+        warnings.warn(
+            "recalibrate: the network has no batch norm with statistics; nothing was changed.",
+            stacklevel=2,
+        )
+        return
+    training = [module for module in model.modules() if module.training]
+    kept = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
+    finished = False
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's cumulative average
+            norm.training = True
+        with torch.no_grad():
+            for x in inputs_of(batches, "`batches`"):
+                output_of(model, x, "the batches")
+        if not all(torch.isfinite(b).all() for norm in norms for b in norm.buffers()):
+            raise ValueError("the network's activations must be finite on `batches`, but are not.")
+        finished = True
+    finally:
+        model.eval()
+        for module in training:
+            module.training = True
+        for norm, (momentum, buffers) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            if not finished:
+                for name, buffer in buffers.items():
+                    getattr(norm, name).copy_(buffer)
+
+
+def norms_with_statistics(model: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms whose running statistics `recalibrate` replaces."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]

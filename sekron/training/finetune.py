@@ -1,0 +1,262 @@
+"""Train a compressed network further, on labels, on the dense network's outputs, or on both."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from sekron.forward import evaluating
+from sekron.layers.factorized import Factorized
+from sekron.network.checkpoint import load_weights
+from sekron.progress import bar
+from sekron.training.loss import loss_of
+from sekron.training.recipe import DEFAULT, Recipe
+from sekron.training.record import Epoch, TrainingRecord
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+MOMENTUM = 0.9
+
+WRAPPED = ("forward", "_original_forward")
+"""What accelerate puts into a network to run it in another precision, and leaves there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regularizer:
+    """What else a training does, besides fitting.
+
+    Attributes:
+        name: What it is, with its settings: a folder holds one training.
+        parameters: That it works on; neither decayed nor clipped.
+        rate: Their learning rate over that of all others.
+        penalty: Added to the loss; called with the share of the training that is done.
+        after_step: Called after every step of the optimizer.
+    """
+
+    name: str
+    parameters: list[nn.Parameter]
+    rate: float
+    penalty: Callable[[float], Tensor]
+    after_step: Callable[[], None]
+
+
+def finetune(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    *,
+    dense: nn.Module | None = None,
+    score: Callable[[nn.Module], float] | None = None,
+    recipe: Recipe = DEFAULT,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> list[Epoch]:
+    """Train a compressed network, in place, with momentum and a cosine schedule.
+
+    It runs on one device, or unchanged under `accelerate launch` on several processes or
+    machines, each of which gets its share of every epoch.
+
+    Args:
+        model: From `Plan.apply`; any other network works too. Afterwards it has the weights that
+            scored best, those it came with included, or the last where nothing scores.
+        loader: Batches `(images, labels)`; with `distillation=1` images alone will do.
+        dense: Teaches, where given; not modified.
+        score: Rates the network after every epoch, higher is better; called in evaluation mode,
+            on the device that trains.
+        recipe: How to train.
+        folder: Where the state is kept after every epoch; a later call with it goes on from there.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        One entry per epoch, those of earlier calls on the same folder included; epoch 0 is the
+        network as it came.
+
+    Raises:
+        ImportError: Without the package accelerate.
+        ValueError: If there is nothing to learn from, labels are not classes of the network, the
+            folder holds another training, or the loss is not finite; the network then has the
+            weights of the best epoch so far.
+
+    Reference:
+        Hinton et al., arXiv 1503.02531, for the distillation; Khodak et al., Initialization and
+        regularization of factorized neural layers, arXiv 2105.01029, for the decay of products.
+    """
+    return fit(model, loader, dense, score, recipe, folder, progress)
+
+
+def fit(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    dense: nn.Module | None,
+    score: Callable[[nn.Module], float] | None,
+    recipe: Recipe,
+    folder: str | Path | None,
+    progress: bool,
+    regularizer: Regularizer | None = None,
+) -> list[Epoch]:
+    """Train; what `finetune` does, with or without something else on top."""
+    accelerator = _accelerator(recipe)
+    n_batches, orders = _n_batches(loader), _orders(loader)
+    with _restored(model):
+        groups = _groups(model, recipe, regularizer)
+        clipped = [p for group in groups[:2] for p in group["params"]]
+        optimizer = torch.optim.SGD(groups, recipe.learning_rate, MOMENTUM, nesterov=True)
+        network, prepared, loader = accelerator.prepare(model, optimizer, loader)
+        total = recipe.epochs * len(loader)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+        settings = asdict(recipe) | {
+            "regularizer": regularizer and regularizer.name,
+            "taught": dense is not None,
+            "scored": score is not None,
+            "batches": n_batches,
+        }
+        record = TrainingRecord(accelerator, schedule, orders, model, settings, folder)
+        teacher = None if dense is None else copy.deepcopy(dense).to(accelerator.device)
+        if not record.epochs:
+            record.add(Epoch(0, math.nan, _scored(model, score)), model)
+        try:
+            with bar(progress and accelerator.is_main_process) as shown:
+                task = shown.add_task("train", total=total)
+                for number in range(record.last + 1, recipe.epochs + 1):
+                    done = (number - 1) * len(loader)
+                    shown.update(task, completed=done, description=f"epoch {number}")
+                    model.train()
+                    losses = []
+                    for batch in loader:
+                        loss = loss_of(network, teacher, batch, recipe)
+                        losses.append(float(accelerator.reduce(loss.detach(), "mean")))
+                        _check("loss", losses[-1], len(losses), number)
+                        if recipe.decay > 0:
+                            loss = loss + recipe.decay / 2 * _products(model)
+                        if regularizer is not None:
+                            loss = loss + regularizer.penalty((done + len(losses)) / total)
+                        optimizer.zero_grad()
+                        accelerator.backward(loss)
+                        norm = accelerator.clip_grad_norm_(clipped, recipe.clip)
+                        # A scaler skips such steps itself; DeepSpeed does not always tell.
+                        if norm is not None and accelerator.scaler is None:
+                            _check("gradient", float(norm), len(losses), number)
+                        prepared.step()
+                        schedule.step()
+                        if regularizer is not None:
+                            regularizer.after_step()
+                        shown.advance(task)
+                    mean = sum(losses) / len(losses)
+                    record.add(Epoch(number, mean, _scored(model, score)), model)
+        finally:
+            load_weights(model, record.best, "the record of the training")
+            optimizer.zero_grad()
+            accelerator.free_memory()
+    return record.epochs
+
+
+def _accelerator(recipe: Recipe) -> Accelerator:
+    try:
+        from accelerate import Accelerator  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise ImportError(
+            "fine-tuning needs the package accelerate: pip install 'sekron[finetune]'."
+        ) from error
+    try:
+        return Accelerator(mixed_precision=recipe.mixed_precision)
+    except ValueError as error:
+        raise ValueError(
+            "`mixed_precision` must stay what it was in this process's first training, got "
+            f"{recipe.mixed_precision!r}; start another process."
+        ) from error
+
+
+def _n_batches(loader: DataLoader[Any]) -> int:
+    # The iterator of a DataLoader has a length too, but is at its end after one epoch.
+    if isinstance(loader, Iterator) or not hasattr(loader, "__len__"):
+        raise ValueError(
+            "`loader` must have a length and be there for every epoch, like a DataLoader, got "
+            f"{type(loader).__name__}."
+        )
+    if len(loader) == 0:
+        raise ValueError("`loader` must hold at least one batch, got none.")
+    return len(loader)
+
+
+def _orders(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """Return the generators of its own that a loader shuffles with."""
+    holders = (loader, getattr(loader, "sampler", None))
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
+def _groups(
+    model: nn.Module, recipe: Recipe, regularizer: Regularizer | None
+) -> list[dict[str, Any]]:
+    """Return the parameters to train: plain weights, which are decayed one by one, and others."""
+    products = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, Factorized)
+        for parameter in module.parameters()
+    }
+    own = {id(p) for p in regularizer.parameters} if regularizer is not None else set()
+    wanted = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
+    if not wanted:
+        raise ValueError("the network must have parameters that want gradients, but has none.")
+    plain = [p for p in wanted if p.dim() > 1 and id(p) not in products]
+    others = [p for p in wanted if p.dim() <= 1 or id(p) in products]
+    groups: list[dict[str, Any]] = [
+        {"params": plain, "weight_decay": recipe.decay},
+        {"params": others},
+    ]
+    if regularizer is not None:
+        rate = regularizer.rate * recipe.learning_rate
+        groups.append({"params": regularizer.parameters, "lr": rate})
+    return groups
+
+
+def _products(model: nn.Module) -> Tensor | float:
+    """Return the squared norms of all factorized weights."""
+    layers = (module for module in model.modules() if isinstance(module, Factorized))
+    return sum(layer.dense_weight().square().sum() for layer in layers)
+
+
+def _check(what: str, value: float, step: int, epoch: int) -> None:
+    if not math.isfinite(value):
+        raise ValueError(
+            f"the {what} must be finite, got {value} at step {step} of epoch {epoch}; take a "
+            "smaller `learning_rate`. The network has its best weights from before."
+        )
+
+
+def _scored(model: nn.Module, score: Callable[[nn.Module], float] | None) -> float:
+    """Score in every process, and let the first decide: what is best must be so for all."""
+    if score is None:
+        return math.nan
+    with evaluating(model):
+        value = float(score(model))
+    from accelerate.utils import broadcast_object_list  # noqa: PLC0415  an extra
+
+    return float(broadcast_object_list([value])[0])
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Bring the device, the train flags and the way to be called back."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    flags = [(module, module.training) for module in model.modules()]
+    called = {name: vars(model)[name] for name in WRAPPED if name in vars(model)}
+    try:
+        yield
+    finally:
+        for name in WRAPPED:
+            vars(model).pop(name, None)
+        vars(model).update(called)
+        model.to(device)
+        for module, training in flags:
+            module.training = training

@@ -1,0 +1,222 @@
+"""Ranks by training instead of by spectrum: gates that a penalty closes."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.decomposition.decompose import reconstruct
+from sekron.layers.factorized import Factorized, in_place_of
+from sekron.layers.operations import DEFAULT
+from sekron.network.plan import Plan
+from sekron.network.surgery import blank_layer, replace, structures_of, swap, weight_of
+from sekron.profiling.network_profile import LayerProfile, NetworkProfile
+from sekron.profiling.profile import Inputs, profile
+from sekron.profiling.selection import Selection
+from sekron.structures.families import Point, clipped_ranks, n_ranks
+from sekron.structures.structure import Structure
+from sekron.structures.templates import channel_svd, tucker2
+from sekron.training.finetune import Regularizer, fit
+from sekron.training.funnel_penalty import Funnel
+from sekron.training.gates import Gated, gated
+from sekron.training.recipe import DEFAULT as DEFAULT_RECIPE
+from sekron.training.recipe import Recipe
+from sekron.training.record import Epoch
+
+GATE_RATE = 10.0
+"""Learning rate of the gates over that of the weights."""
+
+DEFAULT_PENALTY = Funnel()
+
+CLOSED = 0.01
+"""Of its first value, below which a gate is closed in any case."""
+
+
+@dataclass(frozen=True)
+class FunnelResult:
+    """What a training with gates comes to.
+
+    Attributes:
+        network: Trained, with the ranks that are left.
+        plan: Its structures; `plan.apply` on a dense network begins at the spectrum again.
+        epochs: Of the training.
+    """
+
+    network: nn.Module
+    plan: Plan
+    epochs: list[Epoch]
+
+
+def funnel(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    example_input: Inputs,
+    *,
+    budget: Budget,
+    dense: nn.Module | None = None,
+    penalty: Funnel = DEFAULT_PENALTY,
+    recipe: Recipe = DEFAULT_RECIPE,
+    gate_rate: float = GATE_RATE,
+    point: Callable[[tuple[int, ...]], Point] | None = None,
+    include: Selection | None = None,
+    exclude: Selection | None = None,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> FunnelResult:
+    """Choose the ranks of a network by training it with gates that a penalty closes.
+
+    Training begins without loss, at full ranks. The penalty acts until what is closed meets the
+    budget, and rests while it does; the rest of the training repairs. Afterwards the gates that
+    closed most are dropped, as many as the budget asks for, across all layers; a layer that does
+    not save anything is dense again.
+
+    Args:
+        model: The trained dense network; not modified.
+        loader: Batches `(images, labels)`; with `distillation=1` images alone will do.
+        example_input: What its forward takes, to count FLOPs.
+        budget: Of FLOPs, of parameters, or of both.
+        dense: Teaches, where given.
+        penalty: On the gates.
+        recipe: How to train.
+        gate_rate: Learning rate of the gates over that of the weights.
+        point: Returns family and factor shapes for a weight shape; default Tucker-2, and channel
+            SVD where the kernel is 1×1.
+        include: Patterns of the layers to factorize, as in `search.run`.
+        exclude: Patterns of layers to leave dense.
+        folder: As in `sekron.finetune`.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        The network, ready for `sekron.recalibrate` and `sekron.finetune`, and its plan.
+
+    Raises:
+        InfeasibleBudget: Before the training, if ranks of one do not meet the budget.
+        ValueError: If the budget limits latency or nothing, the family is `ring`, or as
+            `sekron.finetune` does.
+
+    Reference:
+        Chu, Lee, Funnel regularization; thresholds here are relative to the first values.
+    """
+    limited = any(getattr(budget, name) is not None for name in RESOURCES)
+    if not (budget.is_static and limited):
+        raise ValueError(f"a funnel's budget must limit FLOPs or parameters, got {budget}.")
+    if not gate_rate > 0:
+        raise ValueError(f"`gate_rate` must be positive, got {gate_rate}.")
+    measured = profile(model, example_input, include, exclude)
+    structures = {x.name: _largest(x, point or _default_point) for x in measured.searched}
+    if not structures:
+        raise ValueError("the network has no layer that can be factorized.")
+    network = _gate(replace(model, structures))
+    layers = gated(network)
+    _threshold(budget, measured, layers)  # refuses a budget that is out of reach
+    gates = [gate for layer in layers.values() for gate in layer.gates]
+
+    def hold() -> None:
+        for layer in layers.values():
+            layer.hold()
+
+    def penalize(share: float) -> Tensor:
+        if _holds(budget, measured, layers, CLOSED):
+            return torch.zeros(())
+        # Asked for anew, as training moves the layers to another device.
+        pairs = [(g, v) for x in layers.values() for g, v in zip(x.gates, x.first, strict=True)]
+        return penalty.penalty([gate for gate, _ in pairs], [value for _, value in pairs], share)
+
+    regularizer = Regularizer(
+        f"{penalty} at {gate_rate} for {budget!r}",
+        gates,
+        gate_rate,
+        penalize,
+        hold,
+    )
+    epochs = fit(network, loader, dense, None, recipe, folder, progress, regularizer)
+    threshold = _threshold(budget, measured, layers)
+    plan = _plan(budget, measured, layers, threshold)
+    final: dict[str, nn.Module] = {}
+    for name, trained in layers.items():
+        original = model.get_submodule(name)
+        if name in plan:
+            small = blank_layer(original, plan[name], DEFAULT)
+            small.set_factors(trained.cut(threshold))
+            final[name] = in_place_of(trained.layer, small)
+        else:
+            again = in_place_of(trained.layer, copy.deepcopy(original))
+            weight = reconstruct(trained.factors(), trained.layer.structure)
+            weight_of(again, "").data.copy_(weight.detach())
+            final[name] = again
+    return FunnelResult(swap(network, final), plan, epochs)
+
+
+def _default_point(weight_shape: tuple[int, ...]) -> Point:
+    pointwise = all(extent == 1 for extent in weight_shape[2:])
+    return channel_svd(weight_shape) if pointwise else tucker2(weight_shape)
+
+
+def _largest(layer: LayerProfile, point: Callable[[tuple[int, ...]], Point]) -> Structure:
+    """Return a structure at full ranks."""
+    family, shapes = point(layer.block_shape)
+    if family == "ring":
+        raise ValueError(
+            "a funnel starts without loss, which a ring does as a chain: take `chain`."
+        )
+    unlimited = [layer.params] * n_ranks(family, len(shapes))
+    return Structure(family, shapes, clipped_ranks(family, shapes, unlimited), layer.groups)
+
+
+def _gate(network: nn.Module) -> nn.Module:
+    layers = {}
+    for name in structures_of(network):
+        layer = network.get_submodule(name)
+        assert isinstance(layer, Factorized)
+        layers[name] = Gated(layer)
+    return swap(network, layers)
+
+
+def _plan(
+    budget: Budget, measured: NetworkProfile, layers: dict[str, Gated], threshold: float
+) -> Plan:
+    """Return the structures of the layers that are smaller than dense in what is limited."""
+    limited = list(measured.available(budget))
+    chosen = {}
+    for layer in measured.searched:
+        structure = layers[layer.name].structure(threshold)
+        costs = {"flops": layer.flops_of(structure), "params": structure.n_params}
+        if any(costs[name] < layer.dense(name) for name in limited):
+            chosen[layer.name] = structure
+    return Plan(chosen)
+
+
+def _holds(
+    budget: Budget, measured: NetworkProfile, layers: dict[str, Gated], threshold: float
+) -> bool:
+    """Return whether the network meets the budget without the gates below a threshold."""
+    totals = measured.totals(_plan(budget, measured, layers, threshold))
+    limits = {name: budget.limit(name, measured.dense(name)) for name in RESOURCES}
+    return all(limit is None or totals[name] <= limit for name, limit in limits.items())
+
+
+def _threshold(budget: Budget, measured: NetworkProfile, layers: dict[str, Gated]) -> float:
+    """Return the least threshold at which the budget holds."""
+    gates = [sizes for own in layers.values() for sizes in own.sizes]
+    sizes: set[float] = set(torch.cat(gates).tolist())
+    steps = [CLOSED, *sorted(size for size in sizes if size > CLOSED), math.inf]
+    # The first step that holds; every gate that is dropped makes the network smaller.
+    first = bisect.bisect_left(
+        steps, True, key=lambda threshold: _holds(budget, measured, layers, threshold)
+    )
+    if first == len(steps):
+        raise InfeasibleBudget(
+            f"the budget must be reachable, got {budget}; with all ranks at one these structures "
+            "still use more. Raise it, or give other factor shapes as `point`."
+        )
+    return steps[first]

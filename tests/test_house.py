@@ -1,0 +1,67 @@
+"""What the packages promise as a whole: names, files, and what a wheel of them holds."""
+
+import ast
+import importlib
+import pkgutil
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("sekron", "baselines", "search")
+SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+MOST_LINES = 300
+
+
+def modules(package):
+    found = importlib.import_module(package)
+    return [info.name for info in pkgutil.walk_packages(found.__path__, f"{package}.")]
+
+
+@pytest.mark.parametrize("name", [name for package in PACKAGES for name in modules(package)])
+def test_no_function_hides_a_module(name):
+    assert importlib.import_module(name) is sys.modules[name]
+    parent, _, last = name.rpartition(".")
+    assert getattr(sys.modules[parent], last) is sys.modules[name]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_short_and_a_room_exports_nothing(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MOST_LINES
+    if path.name == "__init__.py" and path.parent.name not in PACKAGES:
+        assert text == f'"""{ast.get_docstring(ast.parse(text))}"""\n'
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_all_that_the_ten_lines_need(tmp_path):
+    run = {"check": True, "cwd": tmp_path, "capture_output": True, "text": True}
+    source = tmp_path / "source"  # a build leaves files beside what it builds
+    for name in (*PACKAGES, "pyproject.toml", "README.md"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        source.mkdir(exist_ok=True)
+        copy(ROOT / name, source / name)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, source], **run)
+    (wheel,) = tmp_path.glob("sekron-*.whl")
+    fresh = tmp_path / "fresh"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", fresh], **run)
+    python = fresh / "bin" / "python"
+    subprocess.run([*pip, "--python", python, "install", "--no-deps", wheel], **run)
+    names = [name for package in PACKAGES for name in modules(package)]
+    # The dependencies come by path: without the checkout's own link, which stands in a .pth file.
+    environment = {"PYTHONPATH": sysconfig.get_path("purelib"), "OMP_NUM_THREADS": "1"}
+    code = f"""
+import doctest, importlib, sys, search
+assert search.__file__.startswith({str(fresh)!r}), search.__file__
+for name in {names!r}:
+    importlib.import_module(name)
+failed, tried = doctest.testfile({str(ROOT / "README.md")!r}, module_relative=False)
+sys.exit(failed or not tried)
+"""
+    done = subprocess.run([python, "-c", code], **(run | {"check": False}), env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,28 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource
+from contextlib import nullcontext
+from search.clock.glibc import kept_memory
+
+def fewest_faults(memory):
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytearray(64 << 20)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    with memory:
+        return min(faults() for _ in range(5))
+
+print(fewest_faults(nullcontext()) > 0, fewest_faults(kept_memory()))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left alone")
+def test_what_is_freed_is_not_fetched_anew():
+    # In a process of its own: this one's allocator has seen too much.
+    output = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
+    assert output.stdout.split() == [b"True", b"0"]

@@ -1,0 +1,102 @@
+"""What every sampler keeps, and what the one that follows the front proposes."""
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage
+
+from search.per_layer.samplers import SAMPLERS, VOTERS, NeighbourSampler
+from search.per_layer.space import Space
+from search.per_layer.study import TEMPLATE, LayerStudy
+from sekron.rank_curves.curves import Spectra
+from sekron.structures.geometry import Geometry
+
+every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
+
+
+@pytest.fixture
+def study_of(small_weight):
+    """Make a study of the small weight."""
+    geometry = Geometry.of(tuple(small_weight.shape), (7, 5))
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def make(sampler, seed=0, storage=None, max_length=3):
+        space = Space(tuple(small_weight.shape), max_length)
+        spectra = Spectra(small_weight, (geometry,))
+        return LayerStudy("layer", spectra, space, sampler=sampler, seed=seed, storage=storage)
+
+    yield make
+    optuna.logging.set_verbosity(before)
+
+
+def proposed(study):
+    return [t.params for t in study.study.trials if TEMPLATE not in t.user_attrs]
+
+
+@every_sampler
+def test_same_seed_same_trials(study_of, sampler):
+    first, second, other = study_of(sampler), study_of(sampler), study_of(sampler, seed=1)
+    for study in (first, second, other):
+        study.run(14)
+    assert len(proposed(first)) == 14
+    assert proposed(first) == proposed(second)
+    assert proposed(first) != proposed(other)
+
+
+@every_sampler
+def test_every_proposal_is_a_point_or_the_dense_weight(study_of, sampler):
+    study = study_of(sampler)
+    study.run(14)
+    bounds = study.space.distributions()
+    for params in proposed(study):
+        assert list(params) == study.space.names(params["length"])
+        assert all(bounds[name].low <= value <= bounds[name].high for name, value in params.items())
+        point = study.space.point(params)
+        assert point is None or point in study.table.points
+
+
+# Optuna's own samplers keep a random state that is not part of a study, so they are not asked.
+@pytest.mark.parametrize("stops", [(5,), (0, 3, 9)], ids=str)
+def test_interrupted_between_trials_gives_the_same_trials(study_of, stops):
+    straight = study_of("neighbour")
+    straight.run(12)
+    storage = InMemoryStorage()
+    for n_trials in (*stops, 12):
+        resumed = study_of("neighbour", storage=storage)
+        resumed.run(n_trials)
+    assert proposed(resumed) == proposed(straight)
+
+
+def test_neighbour_proposes_unseen_points_next_to_the_front(study_of):
+    study = study_of("neighbour")
+    study.run(0)
+    pairs, followed = set(study.space.pairs()), 0
+    for _ in range(40):
+        scored = set(study.table.points)
+        voters = {study.table.points[i] for mix in VOTERS for i in study.table.exclusive_areas(mix)}
+        nearby = {n for point in voters for n in study.space.neighbours(point)} - scored
+        study.propose()
+        (point,) = set(study.table.points) - scored  # not one was scored before
+        assert point in nearby | pairs
+        followed += point in nearby
+    assert followed >= 30  # a tenth of the trials wander among the pairs
+
+
+def test_neighbour_draws_at_random_when_nothing_nearby_is_left(study_of):
+    study = study_of("neighbour", max_length=2)
+    every = set(study.space.pairs())
+    study.run(len(every) + 10)
+    assert study.n_scored == len(set(study.table.points)) <= len(every)
+    assert len(proposed(study)) == len(every) + 10
+
+
+def test_exclusive_areas_fill_the_hypervolume(study_of):
+    study = study_of("neighbour")
+    study.run(5)
+    assert isinstance(study.study.sampler, NeighbourSampler)
+    for mix in VOTERS:
+        areas = study.table.exclusive_areas(mix)
+        rows = study.table.front(mix)
+        assert set(areas) == set(study.table.point[rows].tolist())
+        assert all(area >= 0.0 for area in areas.values())
+        assert sum(areas.values()) < 1.0

@@ -1,0 +1,191 @@
+"""The structures of a layer: closed-form counts, names that mean one thing, neighbours."""
+
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+import torch
+
+from search.per_layer.space import Space, canonical, factorizations
+from sekron.rank_curves.curves import Spectra
+from sekron.structures.families import n_ranks
+from sekron.structures.geometry import Geometry
+from sekron.structures.structure import Structure
+
+
+def raw_points(space):
+    """All structures without a factor of size 1, before equal ones are identified."""
+    for length in range(2, space.max_length + 1):
+        columns = [factorizations(size, length) for size in space.weight_shape]
+        for choice in product(*columns):
+            shapes = tuple(zip(*choice, strict=True))
+            if all(max(shape) > 1 for shape in shapes):
+                # two factors have one family
+                for family in space.families if length > 2 else ("sekron",):
+                    yield family, shapes
+
+
+def points_of(space):
+    return {canonical(*point) for point in raw_points(space)}
+
+
+TREES = ("sekron", "chain")
+SMALL = Space((4, 6, 3, 1), 3, TREES)
+TABLE = Space((4, 6, 3, 2), 3, TREES)
+PRIME = Space((7, 5, 3, 2), 4, TREES)
+LINEAR = Space((12, 8), 3, TREES)
+every_space = pytest.mark.parametrize(
+    "space", [SMALL, TABLE, PRIME, LINEAR], ids=lambda s: "x".join(map(str, s.weight_shape))
+)
+
+
+@pytest.mark.parametrize(("size", "length", "count"), [(32, 2, 6), (32, 3, 21), (12, 3, 18)])
+def test_factorizations_are_all_ordered_products(size, length, count):
+    found = factorizations(size, length)
+    assert len(found) == len(set(found)) == count
+    assert all(np.prod(factors) == size for factors in found)
+
+
+@pytest.mark.parametrize(("length", "count"), [(2, 14), (3, 36), (4, 24)])
+def test_prime_modes_are_split_like_ordered_partitions_of_a_set(length, count):
+    # surjections from the four modes on the factors
+    space = Space(PRIME.weight_shape, length, ("sekron",))
+    assert sum(len(shapes) == length for _, shapes in raw_points(space)) == count
+
+
+@pytest.mark.parametrize("family", ["sekron", "chain"])
+@pytest.mark.parametrize(("length", "count"), [(2, 7), (3, 7 + 18), (4, 7 + 18 + 12)])
+def test_half_of_the_templates_are_another_name(family, length, count):
+    templates = Space((8, 6, 3, 5), length, (family,)).templates()
+    assert len(templates) == len(set(templates)) == count
+
+
+def test_two_families_share_the_templates_of_two_factors():
+    assert len(Space((8, 6, 3, 5), 4, TREES).templates()) == 7 + 2 * 18 + 2 * 12
+
+
+def test_a_cp_keeps_each_channel_mode_alone_and_is_proposed_as_a_template_only():
+    both = [("cp", ((8, 1, 1, 1), (1, 6, 1, 1), (1, 1, 3, 5)))]
+    both.append(("cp", ((8, 1, 1, 1), (1, 6, 1, 1), (1, 1, 3, 1), (1, 1, 1, 5))))
+    space = Space((8, 6, 3, 5), 4)
+    templates = space.templates()
+    assert [point for point in templates if point[0] == "cp"] == both
+    for point in both:
+        assert space.point(space.params(point)) == point
+        assert space.neighbours(point) == ()
+    assert all(family != "cp" for point in templates for family, _ in space.neighbours(point))
+    assert {family for family, _ in Space((8, 6), 3).templates()} == {"sekron"}
+    assert Space((8, 6), 2, ("cp",)).params(("sekron", ((8, 1), (1, 6))))["family"] == 0
+
+
+def test_templates_keep_every_mode_whole():
+    space = Space((8, 6, 3, 5), 4)
+    for _, shapes in space.templates():
+        assert all(
+            sorted(column)[:-1] == [1] * (len(shapes) - 1) for column in zip(*shapes, strict=True)
+        )
+
+
+def test_exhaustive_count_of_a_common_convolution():
+    space = Space((32, 32, 3, 3), 3, TREES)
+    assert sum(1 for _ in raw_points(space)) == 7_222
+    # by inclusion and exclusion over factors of size 1
+    pairs = 6 * 6 * 2 * 2 - 2
+    triples = 21 * 21 * 3 * 3 - 3 * (6 * 6 * 2 * 2) + 3
+    assert pairs + 2 * triples == 7_222
+
+
+@every_space
+def test_parameters_give_the_point_back(space):
+    bounds = space.distributions()
+    for point in points_of(space):
+        params = space.params(point)
+        assert space.point(params) == point
+        assert list(params) == space.names(len(point[1]))
+        assert all(bounds[name].low <= value <= bounds[name].high for name, value in params.items())
+
+
+@every_space
+def test_every_point_is_a_structure_of_the_weight(space):
+    for family, shapes in points_of(space):
+        structure = Structure(family, shapes, (1,) * n_ranks(family, len(shapes)))
+        assert structure.weight_shape == space.weight_shape
+        assert len(shapes) <= space.max_length
+
+
+@pytest.mark.parametrize("family", ["sekron", "chain"])
+def test_canonical_names_itself_and_drops_factors_of_size_one(family):
+    assert canonical(family, ((2, 1), (1, 1), (3, 4))) == ("sekron", ((2, 1), (3, 4)))
+    assert canonical(family, ((1, 1), (6, 4))) is None
+    for point in raw_points(TABLE):
+        assert canonical(*canonical(*point)) == canonical(*point)
+
+
+def curve_of(spectra, point):
+    curve = spectra.curve(*point)
+    return sorted(zip(curve.flops, curve.params, np.round(curve.errors, 9), strict=True))
+
+
+@pytest.mark.parametrize("family", ["sekron"])  # a reversed chain has only nearly the same errors
+def test_points_of_one_name_have_equal_errors_flops_and_params(family):
+    torch.manual_seed(0)
+    weight = torch.randn(TABLE.weight_shape)
+    spectra = Spectra(weight, (Geometry.of(TABLE.weight_shape, (7, 5)),))
+    renamed = [p for p in raw_points(TABLE) if p[0] == family and canonical(*p) != p]
+    assert len(renamed) >= 18
+    for point in renamed:
+        assert curve_of(spectra, point) == curve_of(spectra, canonical(*point)), point
+
+
+def test_a_reversed_chain_costs_the_same():
+    for family, shapes in raw_points(TABLE):
+        renamed = canonical(family, shapes)
+        if family == "chain" and renamed == (family, shapes[::-1]):
+            here = Structure(family, shapes, (2, 1))
+            there = Structure(*renamed, (1, 2))
+            assert here.n_params == there.n_params
+            assert here.flops((7, 5), stride=(1, 2)) == there.flops((7, 5), stride=(1, 2))
+
+
+@every_space
+def test_neighbours_are_points_of_the_space(space):
+    points = points_of(space)
+    for point in points:
+        neighbours = space.neighbours(point)
+        assert len(neighbours) == len(set(neighbours))
+        assert point not in neighbours
+        assert points.issuperset(neighbours)
+        assert neighbours == space.neighbours(point)
+
+
+@every_space
+def test_every_point_is_reached_from_every_other(space):
+    points = points_of(space)
+    seen, fresh = set(), {min(points)}
+    while fresh:
+        seen |= fresh
+        fresh = {n for point in fresh for n in space.neighbours(point)} - seen
+    assert seen == points
+
+
+def test_neighbourhood_is_symmetric_where_nothing_commutes():
+    def fixed(point):  # no factors are disjoint, so the point has one name only
+        return all(
+            any(min(pair) > 1 for pair in zip(a, b, strict=True)) for a, b in pairwise(point[1])
+        )
+
+    points = [point for point in points_of(SMALL) if fixed(point)]
+    assert len(points) > 20
+    for point in points:
+        for neighbour in SMALL.neighbours(point):
+            assert not fixed(neighbour) or point in SMALL.neighbours(neighbour)
+
+
+@every_space
+def test_pairs_are_all_points_of_two_factors(space):
+    assert set(space.pairs()) == {p for p in points_of(space) if len(p[1]) == 2}
+
+
+def test_a_weight_that_cannot_be_divided_has_no_points():
+    space = Space((7, 1), 3)
+    assert space.templates() == space.pairs() == []

@@ -1,0 +1,251 @@
+"""The study of one layer: its table, its record, and a process that is really killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from search.folder.run_folder import RunFolder
+from search.front.layer_options import LayerOptions
+from search.per_layer.space import Space
+from search.per_layer.study import TEMPLATE, LayerStudy, front_volume, least_structures
+from sekron import relative_error
+from sekron.decomposition.metric import Metric
+from sekron.profiling.network_profile import LayerProfile
+from sekron.rank_curves.curves import Spectra
+from sekron.rank_curves.pareto import MIXES
+from sekron.rank_curves.table import FRONTS, CandidateTable
+from sekron.structures.geometry import Geometry
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def quiet_optuna():
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+def study_of(weight, storage=None, n_calls=1, **settings):
+    shape = tuple(weight.shape)
+    calls = tuple(Geometry.of(shape, (7 + k, 5)) for k in range(n_calls))
+    return LayerStudy("layer", Spectra(weight, calls), Space(shape, 3), storage=storage, **settings)
+
+
+def assert_same_table(first, second):
+    assert first.points == second.points
+    assert first.ranks == second.ranks
+    for column in ("point", "errors", "flops", "params"):
+        np.testing.assert_array_equal(getattr(first, column), getattr(second, column))
+
+
+@pytest.mark.parametrize("n_calls", [1, 2])
+@pytest.mark.parametrize("sampler", ["neighbour", "random"])
+def test_the_replayed_table_is_the_table(small_weight, sampler, n_calls):
+    storage = InMemoryStorage()
+    study = study_of(small_weight, storage, n_calls, sampler=sampler)
+    study.run(12)
+    again = study_of(small_weight, storage, n_calls, sampler=sampler)
+    assert again.n_proposed == 12
+    assert again.n_scored == study.n_scored
+    assert_same_table(again.table, study.table)
+
+
+def test_rows_are_what_their_structures_say(small_weight):
+    study = study_of(small_weight, n_calls=2)
+    study.run(6)
+    table = study.table
+    for row in range(0, len(table), 7):
+        structure = table.structure(row)
+        assert structure.n_params == table.params[row]
+        assert structure.flops((7, 5)) + structure.flops((8, 5)) == table.flops[row]
+        assert relative_error(small_weight, structure) == pytest.approx(table.errors[row], abs=1e-6)
+
+
+def test_no_row_is_beaten_for_every_mix(small_weight):
+    study = study_of(small_weight)
+    study.run(6)
+    kept = set(np.concatenate([study.table.front(mix) for mix in MIXES]).tolist())
+    assert kept == set(range(len(study.table)))
+
+
+def test_duplicates_are_not_scored_twice(small_weight):
+    weight = small_weight[:2, :2, :, :1].contiguous()  # a space small enough to draw from twice
+    study = study_of(weight, sampler="random")
+    scored = []
+    original = study.spectra.curve
+    study.spectra.curve = lambda *point: scored.append(point) or original(*point)
+    study.run(40)
+    assert len(scored) == len(set(scored)) == study.n_scored < 40
+    assert len(study.study.trials) == 40 + len(study.space.templates())
+    assert all(trial.state == TrialState.COMPLETE for trial in study.study.trials)
+
+
+def test_the_dense_layer_is_always_a_candidate():
+    weight = torch.randn(7, 1, dtype=torch.float64)  # nothing can be factorized
+    study = study_of(weight)
+    study.run(2)
+    assert len(study.table) == 0
+    assert front_volume(study.table, 1.0) == 0.0
+    layer = LayerProfile("fc", "Linear", (7, 1), study.spectra.geometries, 7, 7, "")
+    choices = LayerOptions.of(layer, study.table, None)
+    assert choices.losses.tolist() == [0.0]
+    assert choices.flops.tolist() == [study.table.dense_flops]
+    assert choices.params.tolist() == [7]
+
+
+def test_a_trial_is_worth_the_hypervolume_of_its_structure(small_weight):
+    study = study_of(small_weight)
+    study.run(3)
+    for trial in study.study.trials:
+        own = CandidateTable(study.table.dense_flops, study.table.dense_params)
+        own.add(study.spectra.curve(*study.space.point(trial.params)))
+        assert tuple(trial.values) == tuple(front_volume(own, mix) for mix in FRONTS)
+
+
+def test_least_structures_are_the_templates_at_rank_one():
+    space = Space((8, 6, 3, 2), 3)
+    geometry = Geometry.of(space.weight_shape, (7, 5), stride=2)
+    least = least_structures(space, (geometry, geometry))
+    assert [(s.family, s.shapes) for s, _, _ in least] == space.templates()
+    for structure, flops, params in least:
+        assert set(structure.ranks) == {1}
+        assert flops == 2 * structure.flops((7, 5), stride=2)
+        assert params == structure.n_params
+
+
+SEARCH = """
+    import os, signal, sys, torch
+    from optuna.storages.journal import JournalFileBackend
+    from search.per_layer.study import LayerStudy
+    from search.folder.run_folder import RunFolder
+    from search.per_layer.space import Space
+    from sekron.structures.geometry import Geometry
+    from sekron.rank_curves.curves import Spectra
+
+    path, place, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    weight = torch.load(f"{path}/weight.pt")
+    shape = tuple(weight.shape)
+
+    def killing(function):
+        calls = []
+        def called(*arguments):
+            calls.append(1)
+            if len(calls) == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments)
+        return called
+
+    if place == "score":
+        Spectra.curve = killing(Spectra.curve)
+    if place == "write":
+        os.fsync = killing(os.fsync)
+    spectra = Spectra(weight, (Geometry.of(shape, (7, 5)),))
+    storage = RunFolder(os.path.relpath(path) if place == "write" else path).storage()
+    LayerStudy("layer", spectra, Space(shape, 3), storage=storage).run(12)
+"""
+
+
+def search_in_process(folder, weight, place, count, limit=120):
+    """Search in another process, which kills itself at the n-th call of a function."""
+    torch.save(weight, folder / "weight.pt")
+    command = [sys.executable, "-c", textwrap.dedent(SEARCH), str(folder), place, str(count)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, check=False, capture_output=True, timeout=limit
+    ).returncode
+
+
+def n_templates(weight):
+    return len(Space(tuple(weight.shape), 3).templates())
+
+
+@pytest.mark.parametrize(
+    "n_proposed",
+    [
+        None,
+        pytest.param(5),
+    ],
+    ids=["among-templates", "among-proposals"],
+)
+def test_a_killed_search_ends_with_the_same_table(tmp_path, small_weight, n_proposed):
+    straight = study_of(small_weight)
+    straight.run(12)
+    done = 20 if n_proposed is None else n_templates(small_weight) + n_proposed
+    code = search_in_process(tmp_path, small_weight, "score", done + 1)
+    assert code == -signal.SIGKILL
+
+    study = study_of(small_weight, RunFolder(tmp_path).storage())
+    assert study.n_scored == done  # only the structure in flight was lost
+    study.run(12)
+    assert study.n_proposed == 12
+    assert_same_table(study.table, straight.table)
+
+
+def test_a_killed_search_keeps_all_finished_trials(tmp_path, small_weight):
+    templates = n_templates(small_weight)
+    search_in_process(tmp_path, small_weight, "score", templates + 6)
+    storage = RunFolder(tmp_path).storage()
+    before = [t.values for t in optuna.load_study(study_name="layer", storage=storage).trials]
+    resumed = study_of(small_weight, storage)
+    resumed.run(12)
+    trials = resumed.study.trials
+    assert [t.values for t in trials[: len(before)]] == before
+    states = [trial.state for trial in trials]
+    assert states.count(TrialState.RUNNING) == 1
+    assert states.count(TrialState.COMPLETE) == templates + 12
+    assert sum(TEMPLATE in trial.user_attrs for trial in trials) == templates
+    replayed = study_of(small_weight, storage)
+    assert_same_table(replayed.table, resumed.table)
+
+
+def test_a_search_killed_while_it_writes_goes_on(tmp_path, small_weight):
+    assert search_in_process(tmp_path, small_weight, "write", 30) == -signal.SIGKILL
+    try:
+        code = search_in_process(tmp_path, small_weight, "write", 10**9, limit=20)
+    except subprocess.TimeoutExpired:
+        code = "hangs"
+    assert code == 0
+
+
+def test_a_journal_that_ends_in_half_a_line_goes_on(tmp_path, small_weight):
+    study_of(small_weight, RunFolder(tmp_path).storage()).run(2)
+    journal = tmp_path / "study.log"
+    journal.write_bytes(journal.read_bytes()[:-40])
+    study = study_of(small_weight, RunFolder(tmp_path).storage())
+    study.run(3)
+    assert study_of(small_weight, RunFolder(tmp_path).storage()).n_proposed == 3
+
+
+def test_a_storage_keeps_searches_of_other_weights_apart(small_weight):
+    storage = InMemoryStorage()
+    calls = (Geometry.of(tuple(small_weight.shape), (7, 5)),)
+    metric = Metric(2.0 * torch.eye(8).double(), torch.eye(6).double())
+    study_of(small_weight, storage)
+    study_of(small_weight, storage)
+    for other in (Spectra(2 * small_weight, calls), Spectra(small_weight, calls, metric)):
+        with pytest.raises(ValueError, match="is of another weight or in another metric"):
+            LayerStudy("layer", other, Space(tuple(small_weight.shape), 3), storage=storage)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "neighbour"])
+def test_a_cp_is_enumerated_but_not_proposed(small_weight, sampler):
+    study = study_of(small_weight, sampler=sampler)
+    study.run(12)
+    families = [
+        (TEMPLATE in trial.user_attrs, study.space.families[trial.params["family"]])
+        for trial in study.study.trials
+    ]
+    assert (True, "cp") in families
+    assert (False, "cp") not in families

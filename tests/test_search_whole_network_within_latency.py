@@ -1,0 +1,583 @@
+"""Searches for latency in a world whose clock is a formula; no test here looks at the time."""
+
+import copy
+import importlib
+import json
+import warnings
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from torch import nn
+
+import search
+from search import Budget, InfeasibleBudget
+from search.clock.stopwatch import Stopwatch
+from search.clock.timetable import LayerTime, Timetable
+from search.folder.run_folder import RunFolder
+from sekron.layers.operations import DEFAULT, Form
+from sekron.network.plan import Plan
+from sekron.network.surgery import forms_of, structures_of
+from sekron.profiling.count import count_flops
+from sekron.structures.structure import Structure
+
+timing = importlib.import_module("search.clock.stopwatch")
+clocked = importlib.import_module("search.whole_network.within_latency")
+
+REALIZED = 0.8
+MS_PER_FLOP = 1e-4
+REST_MS = 1.0
+AMPLE = 1e6
+ARGUMENTS = {
+    "n_trials": 2,
+    "max_sequence_length": 2,
+    "measure_seconds": AMPLE,
+    "progress": False,
+}
+
+
+def lottery(text):
+    """A number in [0, 1) that the text decides."""
+    return zlib.crc32(text.encode()) / 2**32
+
+
+class World:
+    """Times that follow from structures, and a count of what was asked for.
+
+    A structure takes some constant time and some per FLOP, unlike for each; matrix products and
+    other orders help some and harm others. Of what the layers save, a network saves a part.
+    """
+
+    def __init__(self):
+        self.slowness = 1.0
+        self.overhead = 0.0  # of every replaced layer, as a share of the dense network's time
+        self.starts = self.races = self.networks = 0
+
+    @property
+    def measured(self):
+        return self.starts, self.races, self.networks
+
+    def ratio(self, layer, structure, form):
+        """Time of a structure over the dense layer's."""
+        point = f"{layer.name} {structure.family} {structure.shapes}"
+        order = form.order
+        cost = sum(
+            structure.flops_in(order or structure.cheapest_order(g.stride), g) for g in layer.calls
+        )
+        ratio = 0.05 + (0.8 + 0.8 * lottery(point)) * cost / layer.flops
+        if form.matmul:
+            ratio *= 0.7 + 0.5 * lottery(point + "matmul")
+        if order is not None:
+            ratio *= 0.8 + 0.4 * lottery(f"{point} {order}")
+        return self.slowness * ratio
+
+    def start(self, stopwatch):
+        self.starts += 1
+        layers = {
+            layer.name: LayerTime(stopwatch._key(layer), MS_PER_FLOP * layer.flops)
+            for layer in stopwatch._layers
+        }
+        network_ms = REST_MS + sum(layer.dense_ms for layer in layers.values())
+        return Timetable(stopwatch.setting(), network_ms, layers)
+
+    def race(self, layer, sides):
+        self.races += 1
+        return [self.ratio(layer, structure, form) for structure, form in sides]
+
+    def network_ratio(self, profile, structures, forms):
+        """Time of a network over the dense one's."""
+        saved = sum(
+            layer.flops * (1.0 - self.ratio(layer, structures[layer.name], forms[layer.name]))
+            for layer in profile.searched
+            if layer.name in structures
+        )
+        dense = REST_MS / MS_PER_FLOP + sum(layer.flops for layer in profile.searched)
+        return 1.0 + self.overhead * len(structures) - REALIZED * saved / dense
+
+    def of_plan(self, profile, plan):
+        return self.network_ratio(profile, plan, {name: plan.form(name) for name in plan})
+
+    def compare(self, _, small, arguments, **__):
+        """Look into the network that was built, and at nothing else."""
+        self.networks += 1
+        with torch.no_grad():
+            small(*arguments)
+        return SimpleNamespace(
+            ratio=1.0 / self.network_ratio(self.profile, structures_of(small), forms_of(small))
+        )
+
+
+@pytest.fixture
+def world(monkeypatch, small_network, small_input):
+    return turned(monkeypatch, small_network, small_input)
+
+
+def turned(monkeypatch, network, example):
+    """Put the clock of a world in place of the machine's."""
+    world = World()
+    world.profile = search.profile(network, example)
+
+    def start(stopwatch):
+        return world.start(stopwatch)
+
+    monkeypatch.setattr(Stopwatch, "start", start)
+    monkeypatch.setattr(Stopwatch, "_race", lambda _, *arguments: world.race(*arguments))
+    monkeypatch.setattr(timing, "compare", world.compare)
+    return world
+
+
+@pytest.fixture(scope="module")
+def finished(small_network, small_input, tmp_path_factory):
+    """A finished search for latency: its world, folder and result; do not write."""
+    folder = tmp_path_factory.mktemp("clocked") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        world = turned(patch, small_network, small_input)
+        found = run(small_network, small_input, run=folder)
+    return world, folder, found
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of the finished run, to go on with."""
+    for file in finished[1].iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def run(network, example, **changes):
+    return search.run(network, example, **{"budget": Budget(latency=0.7), **ARGUMENTS, **changes})
+
+
+def n_trials(folder):
+    return sum(s.n_trials for s in optuna.get_all_study_summaries(RunFolder(folder).storage()))
+
+
+def measured_ratio(result, plan):
+    return result.timetable.networks[plan.to_json()].ratio
+
+
+def layers_ms(result, plan):
+    """Layer name -> milliseconds of what the plan takes there, and of the dense layer."""
+    rows = zip(result.options.items(), result.choice(plan), strict=True)
+    return {name: (options.ms[row], options.ms[-1]) for (name, options), row in rows}
+
+
+def test_the_best_plan_holds_the_latency_though_less_is_realized(finished):
+    world, _, result = finished
+    assert measured_ratio(result, result.best) <= 0.7
+    assert world.of_plan(result.profile, result.best) == pytest.approx(
+        measured_ratio(result, result.best), rel=1e-12
+    )
+    assert result.timetable.effect().realized == pytest.approx(REALIZED, abs=0.05)
+    saved = result.timetable.networks[result.best.to_json()].saved
+    assert 1.0 - REALIZED * saved == pytest.approx(measured_ratio(result, result.best), rel=1e-9)
+
+
+def test_the_best_plan_does_not_save_more_than_it_must(finished):
+    """Another plan, with less error and measured to hold the budget, would have been better."""
+    _, _, result = finished
+    front = result.pareto_front()
+    best = front[[plan == result.best for plan in front["plan"]]]
+    assert len(best) == 1
+    held = front[1.0 / front["speedup"] <= 0.7]
+    assert held["error"].min() == best["error"].iloc[0]
+
+
+@pytest.mark.parametrize("share", [0.65, 0.75, 0.9])
+def test_milliseconds_and_speedup_are_the_same_limit(
+    world, small_network, small_input, finished, share
+):
+    _, _, result = finished
+    dense_ms = result.timetable.network_ms
+    same = [Budget(latency=share), Budget(latency_ms=share * dense_ms), Budget(speedup=1 / share)]
+    first, *others = [result.plan(budget) for budget in same]
+    assert all(plan == first for plan in others)
+    first, *others = [run(small_network, small_input, budget=budget).best for budget in same]
+    assert all(plan == first for plan in others)
+    assert world.of_plan(result.profile, first) <= share
+
+
+def test_every_plan_of_the_front_was_measured(finished):
+    world, _, result = finished
+    front = result.pareto_front()
+    assert np.isfinite(front[["latency_ms", "speedup", "activations"]].to_numpy()).all()
+    assert front["predicted_ms"].isna().sum() < len(front) / 4  # those with a layer never timed
+    dense_ms = result.timetable.network_ms
+    for row in front.itertuples():
+        assert row.latency_ms / dense_ms == pytest.approx(
+            world.of_plan(result.profile, row.plan), rel=1e-12
+        )
+        assert row.speedup == pytest.approx(dense_ms / row.latency_ms)
+    assert len(front) == len({plan.to_json() for plan in front["plan"]})
+
+
+def test_all_layers_have_a_latency(finished):
+    _, _, result = finished
+    frame = result.candidates()
+    for name, rows in frame.groupby("layer"):
+        dense = result.timetable.layers[name].dense_ms
+        assert rows.iloc[0][["latency_ms", "speedup"]].tolist() == [dense, 1.0]
+        known = rows.dropna(subset="latency_ms")
+        assert len(known) > 1
+        np.testing.assert_allclose(known["speedup"] * known["latency_ms"], dense)
+
+
+BUDGETS = [
+    *({"flops": share} for share in (0.4, 0.6, 0.9)),
+    *({"latency": share} for share in (0.65, 0.8, 0.95)),
+    {"flops": 0.6, "latency": 0.75},
+]
+
+
+@pytest.mark.parametrize("limits", BUDGETS, ids=str)
+def test_what_is_slower_than_dense_is_not_chosen(finished, limits):
+    _, _, result = finished
+    plan = result.plan(Budget(**limits))
+    times = layers_ms(result, plan)
+    assert len(plan) > 0
+    for name in plan:
+        chosen, dense = times[name]
+        assert not chosen >= dense
+
+
+def test_where_all_is_slower_only_parameters_can_be_saved(world, small_network, small_input):
+    world.slowness = 40.0
+    result = run(small_network, small_input, budget=Budget(params=0.5))
+    assert result.profile.totals(result.best)["params"] <= 0.5 * result.profile.params
+    times = layers_ms(result, result.best)
+    assert all(times[name][0] > times[name][1] for name in result.best)
+    assert measured_ratio(result, result.best) > 1.0
+    assert dict(result.plan(Budget())) == {}
+    with pytest.raises(InfeasibleBudget, match=r"latency 1\.0000 of the dense network"):
+        result.plan(Budget(latency=0.99))
+    with pytest.raises(InfeasibleBudget):
+        run(small_network, small_input, budget=Budget(latency=0.99))
+
+
+def test_flops_that_only_slower_layers_save_come_with_a_warning(world, small_network, small_input):
+    world.slowness = 40.0
+    budget = Budget(flops=0.6)
+    slower = r"^flops ≤ 60\.0% is out of reach "
+    with (
+        pytest.warns(UserWarning, match=slower + "for networks that are not slower"),
+        pytest.warns(UserWarning, match=slower + "without layers that"),
+    ):
+        result = run(small_network, small_input, budget=budget)
+    assert result.profile.totals(result.best)["flops"] <= 0.6 * result.profile.flops
+    assert measured_ratio(result, result.best) > 1.0
+
+
+def test_a_plan_with_fewer_flops_is_not_slower_where_that_can_be(world, small_network, small_input):
+    world.overhead = 0.1
+    result = run(small_network, small_input, budget=Budget(flops=0.8))
+    assert result.profile.totals(result.best)["flops"] <= 0.8 * result.profile.flops
+    assert world.of_plan(result.profile, result.best) <= 1.0
+    assert world.of_plan(result.profile, result.plan(Budget(flops=0.8))) > 1.0
+
+
+def test_a_plan_with_fewer_flops_that_must_be_slower_comes_with_a_warning(
+    world, small_network, small_input
+):
+    world.overhead = 10.0
+    with pytest.warns(UserWarning, match=r"^flops ≤ 80\.0% is out of reach for networks that are"):
+        result = run(small_network, small_input, budget=Budget(flops=0.8))
+    assert result.profile.totals(result.best)["flops"] <= 0.8 * result.profile.flops
+
+
+def test_a_plan_with_fewer_parameters_may_be_slower(world, small_network, small_input):
+    world.overhead = 10.0
+    result = run(small_network, small_input, budget=Budget(params=0.8))
+    assert result.best == result.plan(Budget(params=0.8))
+
+
+@pytest.mark.parametrize("limit", ["latency", "latency_ms", "speedup"])
+def test_an_unreachable_latency_is_refused_before_the_search(
+    world, small_network, small_input, tmp_path, limit
+):
+    searched_ms = MS_PER_FLOP * sum(layer.flops for layer in world.profile.searched)
+    network_ms = REST_MS + searched_ms
+    share = 0.9 * REST_MS / network_ms
+    value = {"latency": share, "latency_ms": share * network_ms, "speedup": 1 / share}[limit]
+    least = rf"leave {REST_MS:.3g} ms \({REST_MS / network_ms:.4f} of the dense network\)"
+    name = limit.removesuffix("_ms")
+    with pytest.raises(InfeasibleBudget, match=rf"{least}.* got {name} .*; raise the budget"):
+        run(small_network, small_input, budget=Budget(**{limit: value}), run=tmp_path / "run")
+    assert n_trials(tmp_path / "run") == 0
+    assert (world.races, world.networks) == (0, 0)
+
+
+def test_a_latency_that_no_candidate_reaches_is_refused(world, small_network, small_input):
+    share = 1.02 * REST_MS / (REST_MS + MS_PER_FLOP * sum(x.flops for x in world.profile.searched))
+    with pytest.raises(InfeasibleBudget, match=r"got latency ≤ .*took 0\.\d{4} of the dense"):
+        run(small_network, small_input, budget=Budget(latency=share))
+
+
+@pytest.mark.parametrize("share", [0.4, 0.45])
+def test_a_latency_just_within_reach_is_reached(world, small_network, small_input, finished, share):
+    assert 0.35 < finished[2].least("network_ms") < 0.4
+    result = run(small_network, small_input, budget=Budget(latency=share))
+    assert world.of_plan(result.profile, result.best) <= share
+
+
+@pytest.mark.parametrize("limits", [{"latency": 0.5}, {"latency_ms": 3}, {"speedup": 2.0}])
+def test_without_measuring_there_is_no_limit_of_latency(
+    world, small_network, small_input, small_run, limits
+):
+    message = r"^`measure_seconds` must be positive where latency is limited, [^\n]*$"
+    with pytest.raises(ValueError, match=message):
+        run(small_network, small_input, budget=Budget(**limits), measure_seconds=0)
+    with pytest.raises(ValueError, match="run it again with `measure_seconds` above 0"):
+        search.load(small_run).plan(Budget(**limits))
+    assert world.measured == (0, 0, 0)
+
+
+def test_without_a_clock_no_frame_speaks_of_time(world, small_network, small_input, tmp_path):
+    result = run(
+        small_network, small_input, budget=Budget(flops=0.5), measure_seconds=0, run=tmp_path
+    )
+    columns = {*result.candidates().columns, *result.pareto_front().columns}
+    clocked_columns = {"predicted_ms", "latency_ms", "speedup", "activations"}
+    assert not columns & clocked_columns
+    assert result.timetable is None
+    assert world.measured == (0, 0, 0)
+    assert not (tmp_path / "latency.json").exists()
+
+
+def test_the_same_search_again_measures_nothing(
+    world, small_network, small_input, finished, folder
+):
+    _, _, before = finished
+    trials = n_trials(folder)
+    again = run(small_network, small_input, run=folder)
+    assert world.measured == (0, 0, 0)
+    assert again.best == before.best
+    assert again.pareto_front().equals(before.pareto_front())
+    assert n_trials(folder) == trials
+
+
+def test_another_budget_measures_only_what_is_new(world, small_network, small_input, folder):
+    result = run(small_network, small_input, run=folder, budget=Budget(latency=0.8))
+    assert world.starts == 0
+    assert measured_ratio(result, result.best) <= 0.8
+    assert world.of_plan(result.profile, result.best) <= 0.8
+
+
+def test_a_loaded_run_is_the_run(finished):
+    _, folder, result = finished
+    loaded = search.load(folder)
+    assert loaded.best == result.best
+    assert loaded.candidates().equals(result.candidates())
+    assert loaded.pareto_front().equals(result.pareto_front())
+    assert loaded.timetable.to_json() == result.timetable.to_json()
+    for budget in (Budget(latency=0.8), Budget(flops=0.5), Budget(speedup=1.2, params=0.6)):
+        assert loaded.plan(budget) == result.plan(budget)
+
+
+def rewrite(path, change):
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def test_latencies_of_another_setting_are_measured_anew(
+    world, small_network, small_input, finished, folder
+):
+    _, _, before = finished
+    path = folder / "latency.json"
+    threads = torch.get_num_threads()
+    rewrite(path, lambda document: document["setting"].update(threads=threads + 1))
+    with pytest.warns(
+        UserWarning, match=rf"another setting \(threads {threads + 1} there, {threads} here\)"
+    ):
+        result = run(small_network, small_input, run=folder)
+    assert world.starts == 1
+    assert world.races > 0
+    assert world.networks > 0
+    assert json.loads(path.read_text())["setting"]["threads"] == threads
+    assert result.best == before.best
+
+
+def test_latencies_of_another_setting_can_be_kept(
+    world, small_network, small_input, finished, folder
+):
+    _, _, before = finished
+    rewrite(folder / "latency.json", lambda document: document["setting"].update(device="abacus"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = run(small_network, small_input, run=folder, keep_latency=True)
+    assert world.measured == (0, 0, 0)
+    assert result.best == before.best
+    assert result.timetable.setting.device == "abacus"
+
+
+@pytest.mark.parametrize("text", ["", '{"format": "sekron.latency"', "[]", "{}"])
+def test_a_damaged_record_of_latencies_is_named(world, small_network, small_input, folder, text):
+    (folder / "latency.json").write_text(text)
+    message = f"{folder}/latency.json is damaged: "
+    with pytest.raises(ValueError, match=message):
+        run(small_network, small_input, run=folder)
+    with pytest.raises(ValueError, match=message):
+        search.load(folder)
+    assert world.measured == (0, 0, 0)
+
+
+def formed_plans(result):
+    plans = [result.best, *result.pareto_front()["plan"]]
+    return [plan for plan in plans if any(plan.form(name) != DEFAULT for name in plan)]
+
+
+def test_forms_come_from_the_clock_and_reach_the_network(small_network, small_input, finished):
+    _, _, result = finished
+    assert formed_plans(result)
+    timed = result.timetable
+    for plan in formed_plans(result):
+        assert Plan.from_json(plan.to_json()) == plan
+        entries = json.loads(plan.to_json())["layers"]
+        small = plan.apply(small_network)
+        for name, structure in plan.items():
+            known = timed.point(name, (structure.family, structure.shapes))
+            form = DEFAULT if known is None else known.form
+            assert plan.form(name) == small.get_submodule(name).form == form
+            if form != DEFAULT:
+                order = None if form.order is None else list(form.order)
+                assert (entries[name]["order"], entries[name]["matmul"]) == (order, form.matmul)
+        torch.testing.assert_close(
+            small(small_input), Plan(dict(plan)).apply(small_network)(small_input)
+        )
+
+
+def test_the_form_is_the_fastest_that_was_tried(finished):
+    world, _, result = finished
+    of_key = {result.timetable.layers[x.name].key: x for x in result.profile.searched}
+    tried = 0
+    for key, points in result.timetable.timed.items():
+        layer = of_key[key]
+        for point, known in points.items():
+            first = next(iter(known.ratios))
+            structure = Structure(*point, first)
+            times = {f: world.ratio(layer, structure, f) for f in timing._forms(layer, structure)}
+            assert times[known.form] == min(times.values()) == known.ratios[first]
+            tried += len(times) > 1
+    assert tried > 0
+
+
+def test_flops_are_fvcores_in_every_form(small_network, small_input, finished):
+    _, _, result = finished
+    front = result.pareto_front()
+    for plan, counted in zip(front["plan"], front["flops"], strict=True):
+        small = plan.apply(small_network)
+        assert (
+            count_flops(small, (small_input[:1],))[0]
+            == result.profile.totals(plan)["flops"]
+            == counted
+        )
+
+
+def test_the_plan_in_the_folder_is_the_best(finished):
+    _, folder, result = finished
+    assert Plan.load(folder / "plan.json") == result.best
+
+
+def test_the_search_leaves_the_network_alone(world, small_network, small_input):
+    network = copy.deepcopy(small_network).train()
+    before = copy.deepcopy(network.state_dict())
+    run(network, small_input)
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+def test_when_time_is_up_the_plan_for_the_budget_was_still_measured(
+    world, small_network, small_input, monkeypatch
+):
+    """A clock on which every look takes a second."""
+    seconds = iter(range(10**9))
+    ticking = SimpleNamespace(perf_counter=lambda: next(seconds))
+    monkeypatch.setattr(timing, "time", ticking)
+    monkeypatch.setattr(clocked, "time", ticking)
+    result = run(small_network, small_input, budget=Budget(latency=0.9), measure_seconds=6.5)
+    assert measured_ratio(result, result.best) <= 0.9
+    front = result.pareto_front()
+    assert 0 < front["latency_ms"].isna().sum() < len(front)
+    assert result.candidates()["latency_ms"].isna().any()
+    untimed = result.plan(Budget(flops=0.4))
+    assert len(untimed) > 0
+
+
+def test_equal_layers_share_their_measurements(small_input, monkeypatch):
+    torch.manual_seed(3)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        *(nn.Conv2d(6, 6, 3, padding=1) for _ in range(3)),
+    ).eval()
+    turned(monkeypatch, network, small_input)
+    raced = []
+
+    def race(_, layer, sides):
+        raced.extend((str(structure), form) for structure, form in sides)
+        return [0.5 for _ in sides]
+
+    monkeypatch.setattr(Stopwatch, "_race", race)
+    result = run(network, small_input, budget=Budget(flops=0.9))
+    assert set(result.timetable.layers) == {"1", "2", "3"}
+    assert len({layer.key for layer in result.timetable.layers.values()}) == 1
+    assert len(raced) == len(set(raced))
+
+
+def test_the_setting_tells_layouts_and_batches_apart(small_network, small_input):
+    measured = search.profile(small_network, small_input)
+
+    def setting(x, network=small_network):
+        return Stopwatch(network, x, measured).setting()
+
+    here = setting(small_input)
+    assert here.difference(setting(small_input.clone())) == ""
+    last = small_input.to(memory_format=torch.channels_last)
+    assert here.difference(setting(last)) == "layout contiguous there, channels_last here"
+    assert here.difference(setting(small_input[:1])).startswith("input_shapes ((2, 3, 14, 11),)")
+    double = copy.deepcopy(small_network).double()
+    assert here.difference(setting(small_input.double(), double)).startswith("dtype torch.float32")
+
+
+def test_inputs_are_made_again_as_the_layers_saw_them(small_network, small_input):
+    last = small_input.to(memory_format=torch.channels_last)
+    measured = search.profile(small_network, last)
+    seen = {}
+    handles = [
+        small_network.get_submodule(layer.name).register_forward_pre_hook(
+            lambda _, inputs, name=layer.name: seen.setdefault(name, inputs[0])
+        )
+        for layer in measured.searched
+    ]
+    with torch.no_grad():
+        small_network(last)
+    for handle in handles:
+        handle.remove()
+    calls = Stopwatch(small_network, last, measured)._calls
+    assert set(calls) == set(seen)
+    for name, x in seen.items():
+        (call,) = calls[name]
+        made = call.make()
+        assert (made.shape, made.stride(), made.dtype) == (x.shape, x.stride(), x.dtype)
+
+
+def test_forms_tried_compute_the_same(small_network, small_input, finished):
+    """Whatever the race is about, its sides are one layer."""
+    _, _, result = finished
+    for layer in result.profile.searched:
+        table = result.tables[layer.name]
+        for row in range(0, len(table), max(len(table) // 5, 1)):
+            structure = table.structure(row)
+            forms = timing._forms(layer, structure)
+            assert Form(None, False) in forms
+            assert len(set(forms)) == len(forms)
+            outputs = [
+                Plan({layer.name: structure}, {layer.name: form}).apply(small_network)(small_input)
+                for form in forms
+            ]
+            for output in outputs[1:]:
+                torch.testing.assert_close(output, outputs[0], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,198 @@
+"""One file holds the weights and the plan; what is loaded computes exactly what was saved."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from sekron import Plan, SeKronConv2d, Structure, load, save
+from sekron.layers.operations import DEFAULT, Form
+from sekron.network.checkpoint import load_weights
+from sekron.network.surgery import forms_of, structures_of
+
+CONV = Structure.parse("sekron:7x1x3x1,1x3x1x3@4")
+SPLIT = Structure.parse("ring:7x2x1x1,1x3x3x1,1x1x1x3@2,3,2")
+HEAD = Structure.parse("tucker:5x1,1x7@3")
+FORMS = {"2.1": Form((1, 0, 2), matmul=True), "5": Form((0, 1))}
+
+
+def network(width=6, outputs=5):
+    return nn.Sequential(
+        nn.Conv2d(3, 7, 3),
+        nn.BatchNorm2d(7),
+        nn.Sequential(nn.Conv2d(7, width, 1), nn.Conv2d(width, 7, 3)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(7, outputs),
+    )
+
+
+def compressed(forms=None):
+    torch.manual_seed(0)
+    model = network()
+    model(torch.randn(4, 3, 9, 9))  # statistics that are not those of a fresh network
+    return Plan({"0": CONV, "2.1": SPLIT, "5": HEAD}, forms).apply(model).eval()
+
+
+@pytest.fixture
+def path(tmp_path):
+    save(compressed(), tmp_path / "small.safetensors")
+    return tmp_path / "small.safetensors"
+
+
+def test_what_is_loaded_is_what_was_saved(path):
+    small, fresh = compressed(), network()
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    again = load(fresh, path).eval()
+    assert structures_of(again) == {"0": CONV, "2.1": SPLIT, "5": HEAD}
+    x = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        assert torch.equal(again(x), small(x))
+    for name, tensor in small.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+    for name, tensor in fresh.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_forms_are_saved_and_loaded(tmp_path):
+    small = compressed(FORMS)
+    save(small, tmp_path / "small")
+    again = load(network(), tmp_path / "small").eval()
+    assert forms_of(again) == forms_of(small) == {"0": DEFAULT} | FORMS
+    assert again.get_submodule("2.1").order == (1, 0, 2)
+    shapes = [tuple(weight.shape) for weight in again.get_submodule("2.1").weights]
+    assert shapes != [tuple(weight.shape) for weight in compressed().get_submodule("2.1").weights]
+    x = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        assert torch.equal(again(x), small(x))
+        torch.testing.assert_close(again(x), compressed()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_damaged_form_inside_is_named(tmp_path):
+    plan = json.loads(Plan({"0": CONV}, {"0": Form((1, 0))}).to_json())
+    plan["layers"]["0"]["order"] = [1, 1]
+    metadata = {"sekron.network.plan": json.dumps(plan)}
+    save_file(network().state_dict(), tmp_path / "other", metadata=metadata)
+    message = r"^the plan in .*other, layer '0': 'order' must name each of the 2 factors once, got"
+    with pytest.raises(ValueError, match=message):
+        load(network(), tmp_path / "other")
+
+
+def test_the_plan_can_be_read_without_us(path):
+    with safe_open(str(path), framework="pt") as file:
+        plan = json.loads(file.metadata()["sekron.network.plan"])
+    assert plan["layers"] == {"0": str(CONV), "2.1": str(SPLIT), "5": str(HEAD)}
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_dense_network_and_any_layout_can_be_saved(memory_format, tmp_path):
+    model = network().to(memory_format=memory_format)
+    save(model, str(tmp_path / "dense"))
+    again = load(network(), str(tmp_path / "dense"))
+    assert all(torch.equal(t, model.state_dict()[n]) for n, t in again.state_dict().items())
+
+
+def test_a_single_layer_can_be_saved(tmp_path):
+    layer = SeKronConv2d(CONV)
+    save(layer, tmp_path / "layer")
+    again = load(nn.Conv2d(3, 7, 3), tmp_path / "layer")
+    assert torch.equal(again.dense_weight(), layer.dense_weight())
+
+
+def test_shared_layers_and_weights_stay_shared(tmp_path):
+    def make():
+        model = nn.ModuleDict({"a": nn.Linear(7, 7), "b": nn.Linear(7, 7), "c": nn.Linear(7, 7)})
+        model["again"] = model["a"]
+        model["c"].weight = model["b"].weight
+        return model
+
+    small = Plan({"a": Structure.parse("chain:7x1,1x7@2")}).apply(make())
+    save(small, tmp_path / "shared")
+    again = load(make(), tmp_path / "shared")
+    assert again["a"] is again["again"]
+    assert again["b"].weight is again["c"].weight
+    assert torch.equal(again["a"].dense_weight(), small["a"].dense_weight())
+    assert torch.equal(again["c"].weight, small["c"].weight)
+
+
+def test_a_network_of_another_shape_is_named(path):
+    with pytest.raises(ValueError, match=r"layer '2\.1' has a weight \(7, 11, 3, 3\) there"):
+        load(network(width=11), path)
+    with pytest.raises(ValueError, match="layer '5' has a weight"):
+        load(network(outputs=3), path)
+    with pytest.raises(ValueError, match="layer '0' is Flatten there; it was made for another"):
+        load(nn.Sequential(nn.Flatten()), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("2.0.bias"), "but has no tensor '2.0.bias'"),
+        (lambda w: w.update(new=torch.zeros(1)), "which has no tensor 'new'"),
+        (
+            lambda w: w.update({"1.bias": torch.zeros(3)}),
+            r"but tensor '1.bias' has the shape \(3,\) instead of \(7,\)",
+        ),
+    ],
+    ids=["missing", "unknown", "shape"],
+)
+def test_weights_that_do_not_fit_change_nothing(change, message):
+    model = compressed()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = {name: torch.zeros_like(tensor) for name, tensor in before.items()}
+    change(weights)
+    with pytest.raises(ValueError, match=f"^the file must fit the network, {message}"):
+        load_weights(model, weights, "the file")
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -1], ids=lambda n: f"{n}-bytes")
+def test_a_cut_file_is_named(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"small\.safetensors must be a safetensors file: "):
+        load(network(), path)
+
+
+def test_a_file_with_a_damaged_header_is_named(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:20] + b"\xff" + data[21:])
+    with pytest.raises(ValueError, match=r"small\.safetensors must be a safetensors file: "):
+        load(network(), path)
+
+
+def test_a_checkpoint_of_others_has_no_plan(tmp_path):
+    save_file(compressed().state_dict(), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"other must have been written by `sekron.save`: it hol"):
+        load(network(), tmp_path / "other")
+
+
+def test_a_damaged_plan_inside_is_named(tmp_path):
+    save_file(network().state_dict(), tmp_path / "other", metadata={"sekron.network.plan": "{"})
+    with pytest.raises(ValueError, match=r"the plan in .*other must be JSON, but line 1 is not"):
+        load(network(), tmp_path / "other")
+
+
+class Versioned(nn.Linear):
+    """Takes weights of its own version only, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        assert metadata.get("version") == 2
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_modules_see_their_version(tmp_path):
+    model = nn.Sequential(Versioned(3, 2), nn.Linear(2, 4))
+    save(model, tmp_path / "model.safetensors")
+    fresh = load(nn.Sequential(Versioned(3, 2), nn.Linear(2, 4)), tmp_path / "model.safetensors")
+    assert torch.equal(fresh[0].weight, model[0].weight)
+    load_weights(fresh, dict(model.state_dict()), "a dictionary")
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load(network(), tmp_path / "none")

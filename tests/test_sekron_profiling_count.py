@@ -1,0 +1,116 @@
+"""Counts against torch's own counter, and against what the operators do."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sekron.profiling.count import count_flops
+
+
+class Of(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
+def tensors(*shapes):
+    return tuple(torch.randn(shape) for shape in shapes)
+
+
+def by_torch(model, arguments):
+    """Half of what torch counts: a multiply-add is two there."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(*arguments)
+    return counter.get_total_flops() // 2
+
+
+# One case a line, however long.
+CASES = {
+    "attention": (F.scaled_dot_product_attention, ((2, 4, 5, 8), (2, 4, 7, 8), (2, 4, 7, 6)), 3920),
+    "matrix": (torch.matmul, ((3, 4), (4, 5)), 60),
+    "matrix-vector": (torch.matmul, ((3, 4), (4,)), 12),
+    "vector-matrix": (torch.matmul, ((3,), (3, 4)), 12),
+    "vectors": (torch.matmul, ((4,), (4,)), 4),
+    "batch-vector": (torch.matmul, ((2, 3, 4), (4,)), 24),
+    "broadcast": (torch.matmul, ((2, 1, 3, 4), (5, 4, 6)), 720),
+    "mv": (torch.mv, ((3, 4), (4,)), 12),
+    "dot": (torch.dot, ((4,), (4,)), 4),
+    "baddbmm": (torch.baddbmm, ((2, 3, 5), (2, 3, 4), (2, 4, 5)), 120),
+    "tensordot": (
+        lambda a, b: torch.tensordot(a, b, dims=([1, 0], [0, 2])), ((3, 4, 5), (4, 6, 3)), 360
+    ),
+    "same": (lambda x, w: F.conv2d(x, w, padding="same"), ((1, 3, 5, 4), (6, 3, 3, 3)), 3240),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_products_are_counted(case):
+    function, shapes, wanted = CASES[case]
+    found, unsupported = count_flops(Of(function), tensors(*shapes))
+    assert found == wanted
+    assert unsupported == {}
+
+
+@pytest.mark.parametrize(
+    "case", ["attention", "matrix", "broadcast", "baddbmm", "tensordot", "same"]
+)
+def test_torch_counts_the_same(case):
+    function, shapes, _ = CASES[case]
+    assert by_torch(function, tensors(*shapes)) == CASES[case][2]
+
+
+EINSUMS = {
+    "matrix": ("ij,jk->ik", (3, 4), (4, 5)),
+    "implicit": ("ij, jk", (3, 4), (4, 5)),
+    "batch": ("bhid,bhjd->bhij", (2, 3, 5, 7), (2, 3, 4, 7)),
+    "ellipsis": ("...ij,...jk->...ik", (2, 1, 5, 7), (6, 7, 4)),
+    "alone": ("ija,jkb->ik", (3, 4, 2), (4, 5, 6)),
+    "inner": ("ij,ij->", (3, 4), (3, 4)),
+    "outer": ("i,j->ij", (3,), (4,)),
+    "three": ("ij,jk,kl->il", (2, 30), (30, 4), (4, 50)),
+    "four": ("abi,ij,jk,kb->a", (3, 5, 7), (7, 9), (9, 2), (2, 5)),
+    "attention": ("bqhd,bkhd,bkhe->bqhe", (2, 5, 3, 4), (2, 6, 3, 4), (2, 6, 3, 8)),
+    "sum": ("ij->j", (3, 4)),
+}
+
+
+@pytest.mark.parametrize("case", EINSUMS)
+@pytest.mark.parametrize("with_path", [True, False], ids=["path", "in-turn"])
+# of opt_einsum, which reads sizes while it is traced
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_an_einsum_costs_what_its_products_do(case, with_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.opt_einsum, "enabled", with_path)
+    equation, *shapes = EINSUMS[case]
+    model, inputs = Of(lambda *of: torch.einsum(equation, *of)), tensors(*shapes)
+    assert count_flops(model, inputs) == (by_torch(model, inputs), {})
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_apply_their_matrices_once_a_step(kind):
+    model = kind(3, 4, num_layers=2, bidirectional=True).eval()
+    matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
+    found, _ = count_flops(model, tensors((7, 2, 3)))
+    assert found == 7 * 2 * matrices
+
+
+def test_an_encoder_is_counted_as_torch_does_but_for_its_norms():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    x = tensors((2, 5, 8))
+    found, _ = count_flops(model, x)
+    norms = 2 * 5 * x[0].numel()  # fvcore counts five for every number that is normalised
+    with sdpa_kernel(SDPBackend.MATH):  # of the others torch counts nothing on a CPU
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            assert found == by_torch(model, x) + norms
+        finally:
+            torch.backends.mha.set_fastpath_enabled(True)
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -1,0 +1,228 @@
+"""Refitting against closed forms: truncation in the metric is the optimum of two factors."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import sekron
+from sekron import Plan, Structure, decompose, reconstruct, refit
+from sekron.calibration.metrics import metric_of
+from sekron.calibration.moments import moments
+from sekron.training.refit import LARGEST_PATCH, _squared
+from tests.conftest import decayed
+
+QUIET = {"progress": False}
+CONVOLUTIONS = [
+    {"padding": 1},
+    {"stride": 2, "padding": (2, 1)},
+    {"dilation": 2, "padding": "same"},
+    {"padding": 1, "padding_mode": "reflect"},
+    {"padding": (1, 2), "padding_mode": "circular"},
+]
+
+
+@pytest.fixture
+def batches():
+    torch.manual_seed(1)
+    return [(torch.randn(20, 4, 9, 8) + 0.3).cumsum(1) for _ in range(2)]
+
+
+@pytest.fixture
+def dense(batches):
+    torch.manual_seed(0)
+    network = decayed(
+        nn.Sequential(
+            nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 6),
+        )
+    ).eval()  # fmt: skip
+    sekron.recalibrate(network, batches)
+    return network
+
+
+@pytest.fixture
+def small(dense):
+    texts = {"0": "cp:8x1x1x1,1x4x1x1,1x1x3x3@3", "3": "sekron:12x1x1x1,1x8x3x3@4"}
+    texts["6"] = "chain:6x1,1x12@3"
+    return Plan({name: Structure.parse(text) for name, text in texts.items()}).apply(dense)
+
+
+def errors(model, dense, batches):
+    """Squared relative errors of the layers in the metric of their patches, by hand."""
+    collected = moments(dense, ["0", "3", "6"], batches, largest_patch=LARGEST_PATCH)
+    found = []
+    for name, own in collected.items():
+        metric = metric_of(own)
+        weight = dense.get_submodule(name).weight.detach().double()
+        kernel = model.get_submodule(name).dense_weight().detach().double()
+        wanted, lost = (
+            metric.output @ w.flatten(1) @ metric.input for w in (weight, weight - kernel)
+        )
+        found.append(float(lost.square().sum() / wanted.square().sum()))
+    return found
+
+
+@pytest.mark.parametrize("options", CONVOLUTIONS, ids=str)
+def test_patches_are_what_the_kernel_sees(options):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 5, (3, 2), bias=False, **options).double()
+    x = torch.randn(20, 3, 8, 7, dtype=torch.float64)
+    found = moments(layer, [""], [x], largest_patch=18)[""].inputs
+    n_rows = layer(x)[:, 0].numel()
+    gram = torch.einsum("noij,npij->op", layer(x), layer(x)) / n_rows
+    kernel = layer.weight.detach().flatten(1)
+    torch.testing.assert_close(kernel @ found @ kernel.T, gram, rtol=1e-5, atol=1e-5)
+    assert found.shape == (18, 18)
+    assert moments(layer, [""], [x], largest_patch=17)[""].inputs.shape == (3, 3)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_two_factors_reach_the_optimum(dense, batches, rank):
+    structure = Structure.parse(f"sekron:12x1x1x1,1x8x3x3@{rank}")
+    small = Plan({"3": structure}).apply(dense)
+    refit(small, dense, batches, steps=500, **QUIET)
+    metric = metric_of(moments(dense, ["3"], batches, largest_patch=LARGEST_PATCH)["3"])
+    weight = dense[3].weight.detach().flatten(1)
+    flat = Structure.parse(f"sekron:12x1,1x72@{rank}")
+    best = reconstruct(decompose(weight, flat, metric=metric), flat)
+    own = small[3].dense_weight().detach().flatten(1)
+    lost = [float(metric.whiten(weight - kernel).norm()) for kernel in (own, best)]
+    assert lost[0] == pytest.approx(lost[1], rel=1e-3)
+
+
+def test_it_returns_what_it_gained(small, dense, batches):
+    before = errors(small, dense, batches)
+    gain = refit(small, dense, batches, **QUIET)
+    after = errors(small, dense, batches)
+    assert all(a <= b * (1 + 1e-4) for a, b in zip(after, before, strict=True))
+    assert gain == pytest.approx(sum(after) / sum(before), rel=1e-3)
+    assert gain < 0.99
+    assert refit(small, dense, batches, steps=1, **QUIET) <= 1.0
+
+
+def test_layers_that_take_in_too_much_are_fitted_by_channels(small, dense, batches, monkeypatch):
+    monkeypatch.setattr("sekron.training.refit.LARGEST_PATCH", 0)
+    whole = copy.deepcopy(small)
+    assert refit(small, dense, batches, **QUIET) < 1.0
+    metric = metric_of(moments(dense, ["0"], batches)["0"])
+    weight = dense[0].weight.detach()
+    lost = [metric.whiten(weight - n[0].dense_weight()).norm() for n in (whole, small)]
+    assert lost[1] < lost[0]
+
+
+def test_diagonals_weigh_as_the_matrices_that_they_stand_for(small, dense, batches, monkeypatch):
+    collected = moments(dense, ["0", "3", "6"], batches)
+    fitted = []
+    for make in (torch.Tensor.diagonal, lambda m: torch.diag(m.diagonal())):
+        own = {
+            n: replace(m, gradients=make(m.gradients), inputs=make(m.inputs))
+            for n, m in collected.items()
+        }
+        monkeypatch.setattr("sekron.training.refit.moments", lambda *_, own=own, **__: own)
+        fitted.append(copy.deepcopy(small))
+        assert refit(fitted[-1], dense, batches, steps=3, **QUIET) < 1.0
+    for name in collected:
+        weights = [n.get_submodule(name).dense_weight() for n in fitted]
+        torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_is_re_estimated_and_nothing_else_moves(small, dense, batches):
+    state = copy.deepcopy(dense.state_dict())
+    small.train()
+    bias = small[3].bias.detach().clone()
+    refit(small, dense, [(x, None) for x in batches], **QUIET)
+    assert small.training
+    assert all(torch.equal(state[k], v) for k, v in dense.state_dict().items())
+    assert torch.equal(small[3].bias, bias)
+    again = copy.deepcopy(small)
+    sekron.recalibrate(again, batches)
+    torch.testing.assert_close(again[1].running_mean, small[1].running_mean)
+    assert all(p.grad is None for p in small.parameters())
+
+
+def test_a_network_without_batch_norm_needs_none(batches):
+    torch.manual_seed(0)
+    dense = decayed(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8 * 42, 3)))
+    small = Plan({"0": Structure.parse("chain:8x1x3x1,1x4x1x3@4")}).apply(dense)
+    assert refit(small, dense, batches, **QUIET) < 1.0
+
+
+def test_subnormal_weights_count_as_none():
+    matrix = torch.tensor([[2.0, 0.0], [0.0, 1e-20]], dtype=torch.float64)
+    for metric in (matrix, matrix.diagonal()):
+        squared = _squared(metric, torch.zeros(1))
+        assert squared.dtype == torch.float32
+        assert squared.sum() == squared.max() == 4.0
+        assert torch.equal(
+            _squared(metric, matrix), metric**2 if metric.dim() == 1 else matrix @ matrix
+        )
+
+
+def test_an_exact_layer_stays(dense, batches):
+    small = Plan({"3": Structure.parse("sekron:12x1x1x1,1x8x3x3@12")}).apply(dense)
+    refit(small, dense, batches, **QUIET)
+    torch.testing.assert_close(small[3].dense_weight(), dense[3].weight, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batches": []}, "must hold at least one batch, got none"),
+        ({"batches": [torch.zeros(2, 5, 9, 8)]}, r"must run .* on \(2, 5, 9, 8\) it raised"),
+        ({"batches": [torch.full((2, 4, 9, 8), float("nan"))]}, "must be finite, got NaN or Inf"),
+        ({"steps": 0}, "`steps` must be at least 1, got 0"),
+        ({"model": nn.Linear(2, 2)}, "must have factorized layers to refit, but has none"),
+    ],
+    ids=["none", "shape", "nan", "steps", "dense"],
+)
+def test_what_is_refused_changes_nothing(small, dense, batches, change, message):
+    before = copy.deepcopy(small.state_dict())
+    arguments = {"model": small, "dense": dense, "batches": batches, **QUIET, **change}
+    with pytest.raises(ValueError, match=message):
+        refit(**arguments)
+    assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [(nn.Flatten(), "no weight"), (nn.Conv2d(4, 9, 3), r"a weight \(9, 4, 3, 3\)")],
+)
+def test_networks_must_fit_together(small, dense, batches, other, found):
+    before = copy.deepcopy(small.state_dict())
+    dense[0] = other
+    message = rf"layer '0' has a weight \(8, 4, 3, 3\) in the compressed one and {found} in"
+    with pytest.raises(ValueError, match=message):
+        refit(small, dense, batches, **QUIET)
+    assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
+
+
+def test_what_was_compressed_before_stays(small, dense, batches):
+    once = Plan({"0": small[0].structure}).apply(dense)
+    sekron.recalibrate(once, batches)
+    twice = Plan({"3": small[3].structure}).apply(once)
+    first = [factor.clone() for factor in twice[0].factors()]
+    assert refit(twice, once, batches, **QUIET) < 1.0
+    assert all(torch.equal(a, b) for a, b in zip(first, twice[0].factors(), strict=True))
+
+
+def test_where_nothing_is_gained_batch_norm_stays(dense, batches, monkeypatch):
+    small = Plan({"3": Structure.parse("sekron:12x1x1x1,1x8x3x3@12")}).apply(dense)
+    before = copy.deepcopy(small.state_dict())
+    monkeypatch.setattr("sekron.training.refit._fit", lambda *_: (0.5, 0.5))
+    assert refit(small, dense, batches[:1], **QUIET) == 1.0
+    assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
+
+
+def test_an_interruption_takes_everything_back(small, dense, batches, monkeypatch):
+    before = copy.deepcopy(small.state_dict())
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sekron.training.refit.recalibrate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        refit(small, dense, batches, **QUIET)
+    assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
