@@ -39,19 +39,25 @@ def test_a_file_is_short_and_a_room_exports_nothing(path):
 
 @pytest.mark.slow
 def test_a_wheel_holds_all_that_the_ten_lines_need(tmp_path):
-    run = {"check": True, "cwd": tmp_path, "capture_output": True, "text": True}
+
+    def run(*command, **options):
+        done = subprocess.run(
+            command, check=False, cwd=tmp_path, capture_output=True, text=True, **options
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
     source = tmp_path / "source"  # a build leaves files beside what it builds
     for name in (*PACKAGES, "pyproject.toml", "README.md"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         source.mkdir(exist_ok=True)
         copy(ROOT / name, source / name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, source], **run)
+    run(*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, source)
     (wheel,) = tmp_path.glob("sekron-*.whl")
     fresh = tmp_path / "fresh"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", fresh], **run)
+    run(sys.executable, "-m", "venv", "--without-pip", fresh)
     python = fresh / "bin" / "python"
-    subprocess.run([*pip, "--python", python, "install", "--no-deps", wheel], **run)
+    run(*pip, "--python", python, "install", "--no-deps", wheel)
     names = [name for package in PACKAGES for name in modules(package)]
     # The dependencies come by path: without the checkout's own link, which stands in a .pth file.
     environment = {"PYTHONPATH": sysconfig.get_path("purelib"), "OMP_NUM_THREADS": "1"}
@@ -63,5 +69,4 @@ for name in {names!r}:
 failed, tried = doctest.testfile({str(ROOT / "README.md")!r}, module_relative=False)
 sys.exit(failed or not tried)
 """
-    done = subprocess.run([python, "-c", code], **(run | {"check": False}), env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(python, "-c", code, env=environment)
