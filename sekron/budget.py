@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 RESOURCES = ("flops", "params")
 """What a budget can limit without a clock: fields of `Budget`, columns of costs, in this order."""
@@ -73,6 +75,17 @@ class Budget:
         """Return the absolute limit of a resource, given what the dense network uses of it."""
         value: float | int | None = getattr(self, resource)
         return int(value * dense) if isinstance(value, float) else value
+
+    @property
+    def digest(self) -> str:
+        """What tells it from all others: its limits, however they are worded."""
+        limits = {name: value for name, value in asdict(self).items() if value is not None}
+        return hashlib.sha256(json.dumps(limits, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def limits(self) -> Budget:
+        """The same limits without the goal of a least score."""
+        return replace(self, min_score=None)
 
     @property
     def is_clocked(self) -> bool:

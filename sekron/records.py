@@ -1,39 +1,117 @@
-"""Files that a search wrote and reads again: what is wrong with one, in one line."""
+"""Records on disk: typed, checked when they are read, replaced whole when they are written."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+Record = TypeVar("Record")
+
+QUOTED = 300
+"""Characters of what is wrong with a file that an error quotes."""
+
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+"""How many there are of something."""
+
+Size = Annotated[int, Meta(ge=1, le=2**31)]
+"""Of an axis, or a rank."""
+
+Positive = Annotated[float, Meta(gt=0.0, le=1e30)]
+"""A time or a ratio."""
+
+
+class _Header(msgspec.Struct):
+    format: str
+    version: int
+
+
+def decode(
+    text: str | bytes, kind: type[Record], name: str, versions: Sequence[int], source: str
+) -> Record:
+    """Read a record from JSON.
+
+    Args:
+        text: JSON, with `format` and `version` beside the fields of the record.
+        kind: What it is read as: types, ranges and nesting are checked.
+        name: The format that it must have.
+        versions: Those that can be read, the newest last.
+        source: What to call it in an error: its file.
+
+    Raises:
+        ValueError: If it is damaged, or of another format or version; the message says where.
+    """
+    try:
+        header = msgspec.json.decode(text, type=_Header)
+        if header.format != name:
+            raise ValueError(f"{source} must be {name!r}, but is {_short(header.format)!r}.")
+        if header.version not in versions:
+            raise ValueError(
+                f"{source} must have version {' or '.join(map(str, versions))}, got "
+                f"{header.version}; use the release that wrote it, or make it again."
+            )
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{source} is damaged: {_short(str(error))}.") from error
+    except (RecursionError, UnicodeError) as error:
+        raise ValueError(f"{source} is damaged: {type(error).__name__}.") from error
+
+
+def encode(record: object, name: str, version: int) -> str:
+    """Return a record as JSON that `decode` reads.
+
+    Args:
+        record: Something that msgspec knows: a struct or a dataclass.
+        name: Of the format.
+        version: Of the format.
+    """
+    fields = msgspec.to_builtins(record, str_keys=True)
+    document = {"format": name, "version": version, **fields}
+    return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
+
+
+def read_text(path: Path) -> bytes:
+    """Return the contents of a file of ours.
+
+    Raises:
+        ValueError: If it is no ordinary file: a pipe would be waited for.
+        FileNotFoundError: If there is none.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} must be a file, but is something else.")
+    return path.read_bytes()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def reading(source: str) -> Iterator[None]:
-    """Turn whatever goes wrong with the contents of a file into one error that names it.
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write, and put it in the place of another once it is whole.
 
-    Args:
-        source: Of the file.
+    Whoever reads sees the old file or the new one, never a half; what fails leaves nothing behind.
 
     Raises:
-        ValueError: In the place of the errors that a missing or a wrong entry leads to.
+        OSError: If the disk refuses; the message names the file.
     """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield
-    except KeyError as error:
-        raise ValueError(f"{source} is damaged: it has no {error.args[0]!r}.") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{source} is damaged: {error}.") from error
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise type(error)(error.errno, f"could not be written: {reason}", str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def document(text: str, name: str, version: int) -> Any:
-    """Return what a JSON text holds, where it says that it is of this format and version.
-
-    Raises:
-        ValueError: If it is no JSON, or of another format or version.
-        KeyError: If it says neither.
-    """
-    data = json.loads(text)
-    if data["format"] != name or data["version"] != version:
-        raise ValueError(f"it is {data['format']} {data['version']}")
-    return data
+def _short(text: str) -> str:
+    return text if len(text) <= QUOTED else f"{text[:QUOTED]}…"

@@ -46,7 +46,7 @@ def test_search_for_a_score_and_its_application(sekron_command, images):
     assert "score" in out
     result = search.load(images / "scored")
     parameters = result.profile.totals(result.best)["params"]
-    assert -parameters == max(result.scores.networks.values())
+    assert -parameters == max(value for _, value in result.scores.networks.values())
     code, out, _ = sekron_command("apply", "scored", "--output", "small.safetensors")
     assert code == 0
     assert f"{parameters:,} parameters" in out

@@ -92,14 +92,21 @@ def damaged(document, *path, value):
 
 
 DAMAGE = {
-    "empty": (lambda _: "", "Expecting value: line 1"),
-    "half": (lambda d: json.dumps(d)[:500], "line 1 column"),
-    "format": (lambda d: damaged(d, "format", value="other"), "it is other 1"),
-    "version": (lambda d: damaged(d, "version", value=9), "it is sekron.run 9"),
-    "no-seed": (lambda d: damaged(d, "settings", "seed", value=None), "seed"),
-    "no-layers": (lambda d: damaged(d, "profile", "layers", value=None), "no 'layers'"),
-    "no-weights": (lambda d: damaged(d, "weights", value=None), "no 'weights'"),
-    "budget": (lambda d: damaged(d, "settings", "flops", value=7.5), "flops"),
+    "empty": (lambda _: "", "Input data was truncated"),
+    "half": (lambda d: json.dumps(d)[:500], "Input data was truncated"),
+    "no-seed": (
+        lambda d: damaged(d, "settings", "seed", value=None),
+        r"required field `seed` - at `\$\.settings`",
+    ),
+    "no-layers": (
+        lambda d: damaged(d, "profile", "layers", value=None),
+        r"required field `layers` - at `\$\.profile`",
+    ),
+    "no-weights": (lambda d: damaged(d, "weights", value=None), "required field `weights`"),
+    "budget": (
+        lambda d: damaged(d, "settings", "budget", "flops", value=7.5),
+        r"`flops` as a share must be in \(0, 1\], got 7.5",
+    ),
     "digest": (lambda d: damaged(d, "weights", "6", value=None), "6"),
     "flops": (lambda d: damaged(d, "profile", "flops", value="many"), "flops"),
     "weight-shape": (lambda d: damaged(d, "profile", "layers", 1, "weight_shape", value=[4]), "3"),
@@ -117,6 +124,21 @@ def test_a_damaged_record_says_where(folder, result, tmp_path, case):
     (tmp_path / "run.json").write_text(damage(document))
     with pytest.raises(ValueError, match=rf"run\.json is damaged: .*{message}"):
         search.load(tmp_path).pareto_front()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("format", "other", "must be 'sekron.run', but is 'other'"),
+        ("version", 9, "must have version 2, got 9; use the release that wrote it"),
+        ("version", 1, "must have version 2, got 1; use the release that wrote it"),
+    ],
+)
+def test_another_format_or_version_is_named(folder, tmp_path, field, value, message):
+    document = json.loads((folder / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(document | {field: value}))
+    with pytest.raises(ValueError, match=rf"run\.json {message}"):
+        search.load(tmp_path)
 
 
 def test_a_folder_without_a_run(tmp_path):

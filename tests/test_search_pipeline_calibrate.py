@@ -1,23 +1,48 @@
 """Metrics in a search: kept bit by bit, used wherever an error or a factor is computed."""
 
+import re
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from torch import nn
 
 import search
 from search import Budget
-from search.pipeline.calibrate import FILE, calibrate, read_metrics, write_metrics
+from search.pipeline.calibrate import calibrate
 from sekron import Plan, Structure, decompose, reconstruct, relative_error
-from sekron.calibration.metrics import metrics
-from sekron.calibration.moments import moments
-from sekron.calibration.sensitivity import LEVELS, divergences, weighed
-from sekron.decomposition.metric import Metric
+from sekron.calibration.metrics import DAMPING, POWER
+from sekron.calibration.sensitivity import LEVELS
+from sekron.network.network_metric import NetworkMetric
+from sekron.profiling.profile import profile
 
 ARGUMENTS = {"n_trials": 1, "max_sequence_length": 2, "measure_seconds": 0, "progress": False}
 SEARCHED = ["3", "6", "8", "11"]
+
+
+class Twins(nn.Module):
+    """Two layers of one weight, summed to one number per image; the second counts three times."""
+
+    def __init__(self, norm=None, kept=lambda y: y):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = (nn.Linear(5, 7, bias=False) for _ in range(2))
+        self.second.load_state_dict(self.first.state_dict())
+        self.norm, self.kept = norm or nn.Identity(), kept
+        self.direction = torch.randn(7)
+
+    def forward(self, x):
+        y = self.first(x[:, 0]) + 3 * self.second(x[:, 1])  # (N, places, 7)
+        return self.kept(self.norm(y.sum(1)) @ self.direction)[:, None]
+
+
+def calibrated(twins, batches, warn=pytest.fail):
+    of_twins = profile(twins, torch.ones(1, 2, 1, 5), include=["first", "second"])
+    return calibrate(twins, of_twins, batches, warn)
+
+
+def sensitivities(found):
+    return [metric.sensitivity for metric in found.values()]
 
 
 def run(network, example, **changes):
@@ -33,15 +58,6 @@ def never():
 def same_weights(first, second):
     pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
-
-
-def same_metrics(first, second):
-    return list(first) == list(second) and all(
-        torch.equal(first[name].output, second[name].output)
-        and torch.equal(first[name].input, second[name].input)
-        and first[name].sensitivity == second[name].sensitivity
-        for name in first
-    )
 
 
 @pytest.fixture(scope="module")
@@ -68,111 +84,89 @@ def damaged(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
-def test_metrics_are_those_of_the_moments_and_divergences(small_network, batches, result):
-    weights = {name: small_network.get_submodule(name).weight for name in SEARCHED}
-    own = metrics(weights, moments(small_network, SEARCHED, batches))
-    found = divergences(small_network, own, [torch.cat(batches)])
-    assert same_metrics(weighed(own, found), result.metrics)
-    assert calibrate(small_network, result.profile, None, None) == {}
+def test_metrics_and_sensitivities_of_twins_are_known():
+    twins, x = Twins(), torch.randn(11, 1, 2, 5).expand(-1, 2, -1, -1)
+    found = calibrated(twins, x.split(4))
+    v, rows = twins.direction.double(), x[:, 0].flatten(0, 1).double()
+    moments = {
+        "first": (torch.outer(v, v), rows.mT @ rows / 11),
+        "second": (9 * torch.outer(v, v), rows.mT @ rows / 11),
+    }
+    for name, metric in found.items():
+        pairs = zip((metric.output, metric.input), moments.pop(name), strict=True)
+        for root, own in pairs:
+            damped = own + DAMPING * own.diagonal().mean() * torch.eye(len(own)).double()
+            product = torch.linalg.matrix_power(root, round(2 / POWER))
+            torch.testing.assert_close(product, damped, rtol=1e-4, atol=1e-4)
+    assert not moments
+    # An error of the second is three times as large in the output, so its divergence nine times.
+    assert sensitivities(found) == pytest.approx([0.2, 1.8], rel=1e-4)
+
+
+def test_without_batches_there_are_no_metrics():
+    assert calibrated(Twins(), None) == NetworkMetric()
 
 
 def test_batches_are_gone_through_once(small_network, batches, result):
     pairs = ((x, torch.zeros(len(x))) for x in batches)
-    assert same_metrics(calibrate(small_network, result.profile, pairs, None), result.metrics)
+    assert calibrate(small_network, result.profile, pairs, pytest.fail) == result.metrics
 
 
-def test_divergences_take_fewer_images_of_larger_networks(
-    small_network, batches, result, monkeypatch
-):
-    n_images = 9
-    work = result.profile.flops * len(SEARCHED) * len(LEVELS)
-    monkeypatch.setattr("search.pipeline.calibrate.WORK", n_images * work)
-    weights = {name: small_network.get_submodule(name).weight for name in SEARCHED}
-    own = metrics(weights, moments(small_network, SEARCHED, batches))
-    found = divergences(small_network, own, [torch.cat(batches)[:n_images]])
-    few = calibrate(small_network, result.profile, batches, None)
-    assert same_metrics(weighed(own, found), few)
-    assert not same_metrics(few, result.metrics)
+@pytest.mark.parametrize(("passes", "n_shown"), [(11.5, 11), (0.0, 8)], ids=["11", "fewest"])
+def test_sensitivities_are_of_the_first_images_that_there_is_work_for(passes, n_shown, monkeypatch):
+    twins, x = Twins(), torch.randn(n_shown, 1, 1, 5)
+    pairs = [torch.cat((x, gain * x), dim=1) for gain in (2.0, 0.0)]
+    flops = profile(twins, pairs[0]).flops
+    monkeypatch.setattr("search.pipeline.calibrate.WORK", passes * flops * 2 * len(LEVELS))
+    # Of those that count, the second layer's error is six times the first's in the output.
+    found = calibrated(twins, torch.cat(pairs).split(4))
+    assert sensitivities(found) == pytest.approx([2 / 37, 72 / 37], rel=1e-4)
 
 
-def test_without_comparable_outputs_the_metric_alone_weighs(
-    small_network, batches, result, monkeypatch
-):
-    def refused(*_):
-        raise ValueError("the outputs must keep their shapes.")
+@pytest.mark.parametrize(("n_images", "joined"), [(65, [33, 32]), (269, [64] * 4)])
+def test_single_images_are_joined_to_batches_that_batch_norm_can_use(n_images, joined):
+    def see(own, x):
+        if own.training:
+            shown.append(len(x[0]))
 
-    monkeypatch.setattr("search.pipeline.calibrate.divergences", refused)
-    weights = {name: small_network.get_submodule(name).weight for name in SEARCHED}
-    own = metrics(weights, moments(small_network, SEARCHED, batches))
-    with pytest.warns(UserWarning, match=r"keep their shapes\. Layers are weighed by the metric"):
-        assert same_metrics(calibrate(small_network, result.profile, batches, None), own)
-
-
-def test_images_of_many_sizes_are_shown_one_batch_after_another(small_network, batches, result):
-    mixed = [*batches, batches[0].repeat(1, 1, 2, 2)]
-    found = calibrate(small_network, result.profile, mixed, None)
-    assert sum(metric.sensitivity for metric in found.values()) == pytest.approx(len(SEARCHED))
+    norm, shown = nn.BatchNorm1d(7), []
+    norm.register_forward_pre_hook(see)
+    calibrated(Twins(norm), torch.randn(n_images, 2, 1, 5).split(1))
+    n_passes = len(shown) // len(joined)
+    assert n_passes > 2
+    assert shown == joined * n_passes
 
 
-def test_metrics_are_read_as_they_were_written(small_network, batches, result, tmp_path):
-    write_metrics(result.metrics, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
-    assert same_metrics(read_metrics(SEARCHED, tmp_path), result.metrics)
-    assert list(read_metrics(["8"], tmp_path)) == ["8"]
-    assert same_metrics(calibrate(small_network, result.profile, never(), tmp_path), result.metrics)
+def test_images_of_many_sizes_are_shown_one_batch_after_another():
+    x = torch.randn(11, 1, 1, 5)
+    both, alone = torch.cat((x, x), dim=1), torch.cat((x, 0 * x), dim=1)
+    # Relative to outputs of four times the first layer's and of its own alone, squared errors add
+    # up to 1/16 + 1 of the first and 9/16 + 0 of the second.
+    found = calibrated(Twins(), [both, alone.repeat(1, 1, 2, 1)])
+    assert sensitivities(found) == pytest.approx([17 / 13, 9 / 13], rel=1e-4)
 
 
-def test_a_metric_may_be_a_view_of_another(tmp_path):
-    matrix = torch.rand(4, 4).double().float().double()
-    write_metrics({"a": Metric(matrix, matrix.T, 0.1)}, tmp_path)
-    found = read_metrics(["a"], tmp_path)["a"]
-    assert torch.equal(found.output, matrix)
-    assert torch.equal(found.input, matrix.T)
-    assert found.sensitivity == 0.1
-
-
-def test_a_metric_may_be_a_diagonal(tmp_path):
-    values = torch.rand(4).double().float().double()
-    write_metrics({"a": Metric(values, torch.eye(3).double(), 0.1)}, tmp_path)
-    assert torch.equal(read_metrics(["a"], tmp_path)["a"].output, values)
-
-
-@pytest.mark.parametrize("length", [0, 4, 100, -1])
-def test_a_truncated_file_is_damaged(damaged, length):
-    data = (damaged / FILE).read_bytes()
-    (damaged / FILE).write_bytes(data[:length])
-    with pytest.raises(ValueError, match=f"{FILE} is damaged: "):
-        search.load(damaged)
-
-
-@pytest.mark.parametrize(
-    ("part", "value", "message"),
-    [
-        ("8/output", None, "it has no '8/output'"),
-        ("8/sensitivity", None, "it has no '8/sensitivity'"),
-        ("8/input", torch.zeros(12, 11), "a matrix of layer '8' is not one"),
-        ("8/input", torch.full((12, 12), float("nan")), "a matrix of layer '8' is not one"),
-    ],
-    ids=["no-matrix", "no-number", "not-square", "nan"],
-)
-def test_a_file_with_a_layer_missing_or_wrong_is_damaged(damaged, part, value, message):
-    tensors = load_file(damaged / FILE)
-    del tensors[part]
-    save_file(tensors | ({} if value is None else {part: value}), damaged / FILE)
-    with pytest.raises(ValueError, match=f"{FILE} is damaged: {message}"):
-        search.load(damaged)
+def test_without_comparable_outputs_the_metric_alone_weighs():
+    twins, x = Twins(kept=lambda y: y[y > 0.0]), torch.randn(101, 1, 1, 5).expand(-1, 2, -1, -1)
+    notes = []
+    found = calibrated(twins, [x], notes.append)
+    (note,) = notes
+    assert re.search(r"keep their shapes.* Layers count by the metric alone", note)
+    # Nine times the gradients are three times the square of their fourth root.
+    assert sensitivities(found) == pytest.approx([0.5, 1.5], rel=1e-4)
 
 
 def test_a_folder_without_its_metrics_cannot_be_loaded(damaged):
-    (damaged / FILE).unlink()
-    with pytest.raises(FileNotFoundError, match=FILE):
+    (file,) = damaged.glob("metric-*.safetensors")
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=file.name):
         search.load(damaged)
 
 
 def test_a_second_run_does_not_look_at_the_batches(small_network, small_input, damaged, result):
     again = run(small_network, small_input, run=damaged, calibration=never())
     assert again.candidates().equals(result.candidates())
-    assert same_metrics(again.metrics, result.metrics)
+    assert again.metrics == result.metrics
 
 
 def test_a_loaded_search_gives_the_same_network(small_network, folder, result):
@@ -183,11 +177,23 @@ def test_a_loaded_search_gives_the_same_network(small_network, folder, result):
     assert same_weights(loaded.best.apply(small_network), result.best.apply(small_network))
 
 
+def test_the_plan_in_the_folder_gives_the_same_network(small_network, folder, result):
+    plan = Plan.load(folder / "plan.json")
+    assert plan == result.best
+    assert same_weights(plan.apply(small_network), result.best.apply(small_network))
+
+
+def test_a_metric_serves_another_search(small_network, small_input, result):
+    again = run(small_network, small_input, calibration=result.metrics)
+    assert again.candidates().equals(result.candidates())
+    assert again.best == result.best
+
+
 @pytest.mark.parametrize("share", [0.4, 0.7])
 def test_every_plan_is_decomposed_in_the_metric(small_network, result, share):
     plan = result.plan(Budget(flops=share))
     small = plan.apply(small_network)
-    plain = Plan.from_json(plan.to_json()).apply(small_network)
+    plain = plan.in_plain_error().apply(small_network)
     assert not same_weights(small, plain)
     for name, structure in plan.items():
         weight, metric = small_network.get_submodule(name).weight, result.metrics[name]
@@ -201,7 +207,7 @@ def test_plans_of_the_front_are_decomposed_in_the_metric(small_network, result):
     plan = result.pareto_front()["plan"].iloc[0]
     small = plan.apply(small_network)
     assert same_weights(small, plan.within(result.metrics).apply(small_network))
-    assert not same_weights(small, plan.within({}).apply(small_network))
+    assert not same_weights(small, plan.in_plain_error().apply(small_network))
 
 
 @pytest.mark.parametrize("first", [None, "batches"])
@@ -222,25 +228,34 @@ def test_candidates_have_their_error_in_the_metric(small_network, result):
         assert relative_error(weight, structure, metric) == pytest.approx(row.error, abs=1e-6)
 
 
-def test_losses_are_the_fourth_powers_of_the_errors_times_the_sensitivities(result):
-    known = result.layers().set_index("layer")["sensitivity"]
-    assert list(known.dropna().index) == SEARCHED
-    assert known.mean() == pytest.approx(1.0)
-    frame = result.candidates()
-    losses = known[frame["layer"]].to_numpy() * frame["error"].to_numpy() ** 4
-    for name, table in result.tables.items():
-        own = np.roll(losses[frame["layer"] == name], -1)  # the dense layer comes last
-        np.testing.assert_allclose(table.losses(), own, rtol=1e-12)
-    of = dict(zip(zip(frame["layer"], frame["structure"], strict=True), losses, strict=True))
+def rebuilt_error(network, plan, known):
+    """The error of a plan by its definition, from the dense weights of what it makes."""
+    small, total = plan.apply(network), 0.0
+    for name in plan:
+        whole = network.get_submodule(name).weight.detach().double()
+        rest = whole - small.get_submodule(name).dense_weight().detach()
+        output, inputs = known[name].output, known[name].input
+        sizes = [
+            torch.einsum("of,fc...,ci->oi...", output, w, inputs).norm() for w in (rest, whole)
+        ]
+        total += known[name].sensitivity * float(sizes[0] / sizes[1]) ** 4
+    return total
+
+
+def test_errors_of_plans_are_those_of_their_rebuilt_weights(small_network, result):
     for share in (0.4, 0.7):
-        plan = result.plan(Budget(flops=share))
-        total = sum(of[name, str(structure)] for name, structure in plan.items())
-        assert result.allocate(Budget(flops=share)).loss == pytest.approx(total, rel=1e-9)
-    for row in result.pareto_front().itertuples():
-        total = sum(of[name, str(structure)] for name, structure in row.plan.items())
-        assert row.error == pytest.approx(total, rel=1e-9)
+        found, plan = result.allocate(Budget(flops=share)), result.plan(Budget(flops=share))
+        error = rebuilt_error(small_network, plan, result.metrics)
+        assert found.loss == pytest.approx(error, rel=1e-4)
+    for row in result.pareto_front().iloc[::5].itertuples():
+        error = rebuilt_error(small_network, row.plan, result.metrics)
+        assert row.error == pytest.approx(error, rel=1e-4, abs=1e-12)
 
 
 def test_only_a_calibrated_search_has_sensitivities(small_run, result):
-    plain = search.load(small_run).layers()
-    assert [*plain.columns, "sensitivity"] == list(result.layers().columns)
+    plain, frame = search.load(small_run).layers(), result.layers()
+    assert [*plain.columns, "sensitivity"] == list(frame.columns)
+    known = frame.set_index("layer")["sensitivity"].dropna()
+    assert list(known.index) == SEARCHED
+    assert list(known) == [result.metrics[name].sensitivity for name in SEARCHED]
+    assert known.mean() == pytest.approx(1.0)

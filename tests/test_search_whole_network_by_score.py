@@ -1,7 +1,6 @@
 """Searches for a score: what wins, what it costs, what is kept, what is refused."""
 
 import copy
-import importlib
 import json
 import math
 import shutil
@@ -15,11 +14,11 @@ import baselines
 import search
 import sekron
 from search import Budget, InfeasibleBudget
-from search.folder.scores import FILE
-from sekron import Plan
-from tests.test_search_whole_network_within_latency import AMPLE, turned
-
-scored = importlib.import_module("search.whole_network.by_score")
+from search.clock.timetable_record import to_json
+from search.folder.run_folder import SCORES as FILE
+from search.whole_network import by_score as scored
+from tests.test_search_whole_network_within_latency import AMPLE, World
+from tests.test_search_whole_network_within_latency import run as run_in
 
 N_TRIALS = 5
 ARGUMENTS = {
@@ -75,15 +74,20 @@ def score(network, images):
     return Likeness(network, images)
 
 
-def run(model, example, images, score, **changes):
-    arguments = {"calibration": [(x, None) for x in images.split(6)], "score": score}
-    return search.run(model, example, **{**ARGUMENTS, **arguments, **changes})
+def run(model, example, images, score, world=None, **changes):
+    shown = {"calibration": [(x, None) for x in images.split(6)], "score": score}
+    arguments = {**ARGUMENTS, **shown, **changes}
+    if world is None:
+        return search.run(model, example, **arguments)
+    return run_in(world, model, example, **arguments)
 
 
 def by_score(result):
     """All scored plans, the best first, with what they use."""
-    entries = [(Plan.from_json(text), value) for text, value in result.scores.networks.items()]
-    entries = [(value, result.profile.totals(plan), plan) for plan, value in entries]
+    entries = [
+        (value, result.profile.totals(plan), plan)
+        for plan, value in result.scores.networks.values()
+    ]
     return sorted(entries, key=lambda entry: -entry[0])
 
 
@@ -111,7 +115,7 @@ def test_networks_are_scored_with_batch_norm_re_estimated(network, images, finis
     _, result, own = finished
     fresh = Likeness(network, images)
     for value, _, plan in by_score(result)[:3]:
-        small = plan.within(result.metrics).apply(network).eval()
+        small = plan.apply(network).eval()
         as_decomposed = fresh(small)
         sekron.recalibrate(small, images.split(6))
         assert fresh(small) == value != as_decomposed
@@ -247,7 +251,7 @@ def test_a_network_whose_score_is_no_number_is_the_worst(network, small_input, i
 
     result = run(network, small_input, images, score, budget=Budget(flops=0.5))
     assert result.scores.of(result.best) == 0.5
-    assert sorted(result.scores.networks.values())[-2:] == [-math.inf, 0.5]
+    assert sorted(value for _, value in result.scores.networks.values())[-2:] == [-math.inf, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -289,12 +293,15 @@ def test_a_least_score_is_for_a_search_alone(network, small_input, finished):
     ("text", "message"),
     [
         ("{", "is damaged: "),
-        ('{"format": "sekron.scores", "version": 9}', "is damaged: it is sekron.scores 9"),
-        ('{"format": "sekron.scores", "version": 1}', "is damaged: it has no 'dense'"),
         (
-            '{"format": "sekron.scores", "version": 1, "dense": 1, "networks": {"a": 1}, '
+            '{"format": "sekron.scores", "version": 9}',
+            "must have version 2, got 9; use",
+        ),
+        ('{"format": "sekron.scores", "version": 2}', "is damaged: .* missing .* `dense`"),
+        (
+            '{"format": "sekron.scores", "version": 2, "dense": 1, "networks": {"a": 1}, '
             '"winners": {}}',
-            "is damaged: ",
+            r"is damaged: Expected `array`, got `object` - at `\$\.networks`",
         ),
     ],
 )
@@ -306,8 +313,8 @@ def test_a_damaged_record_is_refused(finished, tmp_path, text, message):
 
 
 @pytest.fixture
-def world(monkeypatch, network, small_input):
-    return turned(monkeypatch, network, small_input)
+def world(network, small_input):
+    return World(search.profile(network, small_input))
 
 
 @pytest.mark.parametrize(
@@ -319,7 +326,7 @@ def test_the_winner_holds_the_clock_too(
     world, network, small_input, images, score, budget, tmp_path
 ):
     arguments = {"budget": budget, "run": tmp_path / "run", "measure_seconds": AMPLE}
-    result = run(network, small_input, images, score, **arguments)
+    result = run(network, small_input, images, score, world, **arguments)
     limit = budget.latency or 1.0
     assert world.of_plan(world.profile, result.best) <= limit
     value = result.scores.of(result.best)
@@ -334,10 +341,10 @@ def test_the_winner_holds_the_clock_too(
         )
     ]
     assert rivals == []
-    assert result.best.to_json() in result.timetable.networks
+    assert result.timetable.of(result.best) is not None
     loaded = search.load(tmp_path / "run")
     assert loaded.best.to_json() == result.best.to_json()
-    assert loaded.timetable.to_json() == result.timetable.to_json()
+    assert to_json(loaded.timetable) == to_json(result.timetable)
 
 
 # With FLOPs limited too, the search says the same of layers, and of its plan before any scoring.
@@ -351,7 +358,7 @@ def test_where_all_are_slower_the_fewest_flops_win_with_a_warning(
     world.slowness = 40.0
     arguments = {"budget": Budget(min_score=0.45, **limits), "measure_seconds": AMPLE}
     with pytest.warns(UserWarning, match=r"score ≥ 0.45 is out of reach for networks that are not"):
-        result = run(network, small_input, images, score, **arguments)
+        result = run(network, small_input, images, score, world, **arguments)
     used = result.profile.totals(result.best)["flops"]
     assert result.best
     assert result.scores.of(result.best) >= 0.45

@@ -1,7 +1,6 @@
 """Searches for latency in a world whose clock is a formula; no test here looks at the time."""
 
 import copy
-import importlib
 import json
 import warnings
 import zlib
@@ -15,17 +14,21 @@ from torch import nn
 
 import search
 from search import Budget, InfeasibleBudget
+from search.clock import candidate_times
+from search.clock.candidate_times import forms as forms_of_structure
 from search.clock.stopwatch import Stopwatch
 from search.clock.timetable import LayerTime, Timetable
+from search.clock.timetable_record import to_json
+from search.folder.recorder import Nobody
 from search.folder.run_folder import RunFolder
+from search.pipeline.request import request_of
+from search.pipeline.search import search_network
+from search.whole_network import plan_clock
 from sekron.layers.operations import DEFAULT, Form
 from sekron.network.plan import Plan
 from sekron.network.surgery import forms_of, structures_of
 from sekron.profiling.count import count_flops
 from sekron.structures.structure import Structure
-
-timing = importlib.import_module("search.clock.stopwatch")
-clocked = importlib.import_module("search.whole_network.within_latency")
 
 REALIZED = 0.8
 MS_PER_FLOP = 1e-4
@@ -51,7 +54,8 @@ class World:
     other orders help some and harm others. Of what the layers save, a network saves a part.
     """
 
-    def __init__(self):
+    def __init__(self, profile):
+        self.profile = profile
         self.slowness = 1.0
         self.overhead = 0.0  # of every replaced layer, as a share of the dense network's time
         self.starts = self.races = self.networks = 0
@@ -74,19 +78,6 @@ class World:
             ratio *= 0.8 + 0.4 * lottery(f"{point} {order}")
         return self.slowness * ratio
 
-    def start(self, stopwatch):
-        self.starts += 1
-        layers = {
-            layer.name: LayerTime(stopwatch._key(layer), MS_PER_FLOP * layer.flops)
-            for layer in stopwatch._layers
-        }
-        network_ms = REST_MS + sum(layer.dense_ms for layer in layers.values())
-        return Timetable(stopwatch.setting(), network_ms, layers)
-
-    def race(self, layer, sides):
-        self.races += 1
-        return [self.ratio(layer, structure, form) for structure, form in sides]
-
     def network_ratio(self, profile, structures, forms):
         """Time of a network over the dense one's."""
         saved = sum(
@@ -100,43 +91,49 @@ class World:
     def of_plan(self, profile, plan):
         return self.network_ratio(profile, plan, {name: plan.form(name) for name in plan})
 
-    def compare(self, _, small, arguments, **__):
+    def stopwatch(self, model, example, profile):
+        return WorldsStopwatch(self, model, example, profile)
+
+
+class WorldsStopwatch(Stopwatch):
+    """Asks a world instead of the machine's clock."""
+
+    def __init__(self, world, model, example, profile):
+        super().__init__(model, example, profile)
+        self.world, self.profile, self.example = world, profile, example
+
+    def start(self):
+        self.world.starts += 1
+        layers = {
+            layer.name: LayerTime(self.key(layer), MS_PER_FLOP * layer.flops)
+            for layer in self.layers
+        }
+        network_ms = REST_MS + sum(layer.dense_ms for layer in layers.values())
+        return Timetable(self.setting(), network_ms, layers)
+
+    def candidate_ratios(self, layer, sides):
+        self.world.races += 1
+        return [self.world.ratio(layer, structure, form) for structure, form in sides]
+
+    def network_ratio(self, small, _):
         """Look into the network that was built, and at nothing else."""
-        self.networks += 1
+        self.world.networks += 1
         with torch.no_grad():
-            small(*arguments)
-        return SimpleNamespace(
-            ratio=1.0 / self.network_ratio(self.profile, structures_of(small), forms_of(small))
-        )
+            small(self.example)
+        return self.world.network_ratio(self.profile, structures_of(small), forms_of(small))
 
 
 @pytest.fixture
-def world(monkeypatch, small_network, small_input):
-    return turned(monkeypatch, small_network, small_input)
-
-
-def turned(monkeypatch, network, example):
-    """Put the clock of a world in place of the machine's."""
-    world = World()
-    world.profile = search.profile(network, example)
-
-    def start(stopwatch):
-        return world.start(stopwatch)
-
-    monkeypatch.setattr(Stopwatch, "start", start)
-    monkeypatch.setattr(Stopwatch, "_race", lambda _, *arguments: world.race(*arguments))
-    monkeypatch.setattr(timing, "compare", world.compare)
-    return world
+def world(small_network, small_input):
+    return World(search.profile(small_network, small_input))
 
 
 @pytest.fixture(scope="module")
 def finished(small_network, small_input, tmp_path_factory):
     """A finished search for latency: its world, folder and result; do not write."""
     folder = tmp_path_factory.mktemp("clocked") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        world = turned(patch, small_network, small_input)
-        found = run(small_network, small_input, run=folder)
-    return world, folder, found
+    world = World(search.profile(small_network, small_input))
+    return world, folder, run(world, small_network, small_input, run=folder)
 
 
 @pytest.fixture
@@ -148,8 +145,20 @@ def folder(finished, tmp_path):
     return tmp_path
 
 
-def run(network, example, **changes):
-    return search.run(network, example, **{"budget": Budget(latency=0.7), **ARGUMENTS, **changes})
+def run(world, network, example, run=None, **changes):
+    """Search in a world; what `search.run` does, but for the clock."""
+    arguments = {"budget": Budget(latency=0.7), **ARGUMENTS, **changes}
+    notes = []
+    try:
+        return search_network(
+            request_of(network, example, **arguments),
+            Nobody() if run is None else RunFolder(run),
+            notes.append,
+            world.stopwatch,
+        )
+    finally:
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
 
 
 def n_trials(folder):
@@ -157,12 +166,12 @@ def n_trials(folder):
 
 
 def measured_ratio(result, plan):
-    return result.timetable.networks[plan.to_json()].ratio
+    return result.timetable.of(plan).ratio
 
 
 def layers_ms(result, plan):
     """Layer name -> milliseconds of what the plan takes there, and of the dense layer."""
-    rows = zip(result.options.items(), result.choice(plan), strict=True)
+    rows = zip(result.choices.layers.items(), result.choices.choice(plan), strict=True)
     return {name: (options.ms[row], options.ms[-1]) for (name, options), row in rows}
 
 
@@ -173,7 +182,7 @@ def test_the_best_plan_holds_the_latency_though_less_is_realized(finished):
         measured_ratio(result, result.best), rel=1e-12
     )
     assert result.timetable.effect().realized == pytest.approx(REALIZED, abs=0.05)
-    saved = result.timetable.networks[result.best.to_json()].saved
+    saved = result.timetable.of(result.best).saved
     assert 1.0 - REALIZED * saved == pytest.approx(measured_ratio(result, result.best), rel=1e-9)
 
 
@@ -196,7 +205,7 @@ def test_milliseconds_and_speedup_are_the_same_limit(
     same = [Budget(latency=share), Budget(latency_ms=share * dense_ms), Budget(speedup=1 / share)]
     first, *others = [result.plan(budget) for budget in same]
     assert all(plan == first for plan in others)
-    first, *others = [run(small_network, small_input, budget=budget).best for budget in same]
+    first, *others = [run(world, small_network, small_input, budget=budget).best for budget in same]
     assert all(plan == first for plan in others)
     assert world.of_plan(result.profile, first) <= share
 
@@ -246,7 +255,7 @@ def test_what_is_slower_than_dense_is_not_chosen(finished, limits):
 
 def test_where_all_is_slower_only_parameters_can_be_saved(world, small_network, small_input):
     world.slowness = 40.0
-    result = run(small_network, small_input, budget=Budget(params=0.5))
+    result = run(world, small_network, small_input, budget=Budget(params=0.5))
     assert result.profile.totals(result.best)["params"] <= 0.5 * result.profile.params
     times = layers_ms(result, result.best)
     assert all(times[name][0] > times[name][1] for name in result.best)
@@ -255,7 +264,7 @@ def test_where_all_is_slower_only_parameters_can_be_saved(world, small_network, 
     with pytest.raises(InfeasibleBudget, match=r"latency 1\.0000 of the dense network"):
         result.plan(Budget(latency=0.99))
     with pytest.raises(InfeasibleBudget):
-        run(small_network, small_input, budget=Budget(latency=0.99))
+        run(world, small_network, small_input, budget=Budget(latency=0.99))
 
 
 def test_flops_that_only_slower_layers_save_come_with_a_warning(world, small_network, small_input):
@@ -266,14 +275,14 @@ def test_flops_that_only_slower_layers_save_come_with_a_warning(world, small_net
         pytest.warns(UserWarning, match=slower + "for networks that are not slower"),
         pytest.warns(UserWarning, match=slower + "without layers that"),
     ):
-        result = run(small_network, small_input, budget=budget)
+        result = run(world, small_network, small_input, budget=budget)
     assert result.profile.totals(result.best)["flops"] <= 0.6 * result.profile.flops
     assert measured_ratio(result, result.best) > 1.0
 
 
 def test_a_plan_with_fewer_flops_is_not_slower_where_that_can_be(world, small_network, small_input):
     world.overhead = 0.1
-    result = run(small_network, small_input, budget=Budget(flops=0.8))
+    result = run(world, small_network, small_input, budget=Budget(flops=0.8))
     assert result.profile.totals(result.best)["flops"] <= 0.8 * result.profile.flops
     assert world.of_plan(result.profile, result.best) <= 1.0
     assert world.of_plan(result.profile, result.plan(Budget(flops=0.8))) > 1.0
@@ -284,13 +293,13 @@ def test_a_plan_with_fewer_flops_that_must_be_slower_comes_with_a_warning(
 ):
     world.overhead = 10.0
     with pytest.warns(UserWarning, match=r"^flops ≤ 80\.0% is out of reach for networks that are"):
-        result = run(small_network, small_input, budget=Budget(flops=0.8))
+        result = run(world, small_network, small_input, budget=Budget(flops=0.8))
     assert result.profile.totals(result.best)["flops"] <= 0.8 * result.profile.flops
 
 
 def test_a_plan_with_fewer_parameters_may_be_slower(world, small_network, small_input):
     world.overhead = 10.0
-    result = run(small_network, small_input, budget=Budget(params=0.8))
+    result = run(world, small_network, small_input, budget=Budget(params=0.8))
     assert result.best == result.plan(Budget(params=0.8))
 
 
@@ -305,7 +314,9 @@ def test_an_unreachable_latency_is_refused_before_the_search(
     least = rf"leave {REST_MS:.3g} ms \({REST_MS / network_ms:.4f} of the dense network\)"
     name = limit.removesuffix("_ms")
     with pytest.raises(InfeasibleBudget, match=rf"{least}.* got {name} .*; raise the budget"):
-        run(small_network, small_input, budget=Budget(**{limit: value}), run=tmp_path / "run")
+        run(
+            world, small_network, small_input, budget=Budget(**{limit: value}), run=tmp_path / "run"
+        )
     assert n_trials(tmp_path / "run") == 0
     assert (world.races, world.networks) == (0, 0)
 
@@ -313,13 +324,13 @@ def test_an_unreachable_latency_is_refused_before_the_search(
 def test_a_latency_that_no_candidate_reaches_is_refused(world, small_network, small_input):
     share = 1.02 * REST_MS / (REST_MS + MS_PER_FLOP * sum(x.flops for x in world.profile.searched))
     with pytest.raises(InfeasibleBudget, match=r"got latency ≤ .*took 0\.\d{4} of the dense"):
-        run(small_network, small_input, budget=Budget(latency=share))
+        run(world, small_network, small_input, budget=Budget(latency=share))
 
 
 @pytest.mark.parametrize("share", [0.4, 0.45])
 def test_a_latency_just_within_reach_is_reached(world, small_network, small_input, finished, share):
-    assert 0.35 < finished[2].least("network_ms") < 0.4
-    result = run(small_network, small_input, budget=Budget(latency=share))
+    assert 0.35 < finished[2].choices.least("network_ms") < 0.4
+    result = run(world, small_network, small_input, budget=Budget(latency=share))
     assert world.of_plan(result.profile, result.best) <= share
 
 
@@ -329,7 +340,7 @@ def test_without_measuring_there_is_no_limit_of_latency(
 ):
     message = r"^`measure_seconds` must be positive where latency is limited, [^\n]*$"
     with pytest.raises(ValueError, match=message):
-        run(small_network, small_input, budget=Budget(**limits), measure_seconds=0)
+        run(world, small_network, small_input, budget=Budget(**limits), measure_seconds=0)
     with pytest.raises(ValueError, match="run it again with `measure_seconds` above 0"):
         search.load(small_run).plan(Budget(**limits))
     assert world.measured == (0, 0, 0)
@@ -337,7 +348,7 @@ def test_without_measuring_there_is_no_limit_of_latency(
 
 def test_without_a_clock_no_frame_speaks_of_time(world, small_network, small_input, tmp_path):
     result = run(
-        small_network, small_input, budget=Budget(flops=0.5), measure_seconds=0, run=tmp_path
+        world, small_network, small_input, budget=Budget(flops=0.5), measure_seconds=0, run=tmp_path
     )
     columns = {*result.candidates().columns, *result.pareto_front().columns}
     clocked_columns = {"predicted_ms", "latency_ms", "speedup", "activations"}
@@ -352,7 +363,7 @@ def test_the_same_search_again_measures_nothing(
 ):
     _, _, before = finished
     trials = n_trials(folder)
-    again = run(small_network, small_input, run=folder)
+    again = run(world, small_network, small_input, run=folder)
     assert world.measured == (0, 0, 0)
     assert again.best == before.best
     assert again.pareto_front().equals(before.pareto_front())
@@ -360,7 +371,7 @@ def test_the_same_search_again_measures_nothing(
 
 
 def test_another_budget_measures_only_what_is_new(world, small_network, small_input, folder):
-    result = run(small_network, small_input, run=folder, budget=Budget(latency=0.8))
+    result = run(world, small_network, small_input, run=folder, budget=Budget(latency=0.8))
     assert world.starts == 0
     assert measured_ratio(result, result.best) <= 0.8
     assert world.of_plan(result.profile, result.best) <= 0.8
@@ -372,7 +383,7 @@ def test_a_loaded_run_is_the_run(finished):
     assert loaded.best == result.best
     assert loaded.candidates().equals(result.candidates())
     assert loaded.pareto_front().equals(result.pareto_front())
-    assert loaded.timetable.to_json() == result.timetable.to_json()
+    assert to_json(loaded.timetable) == to_json(result.timetable)
     for budget in (Budget(latency=0.8), Budget(flops=0.5), Budget(speedup=1.2, params=0.6)):
         assert loaded.plan(budget) == result.plan(budget)
 
@@ -393,7 +404,7 @@ def test_latencies_of_another_setting_are_measured_anew(
     with pytest.warns(
         UserWarning, match=rf"another setting \(threads {threads + 1} there, {threads} here\)"
     ):
-        result = run(small_network, small_input, run=folder)
+        result = run(world, small_network, small_input, run=folder)
     assert world.starts == 1
     assert world.races > 0
     assert world.networks > 0
@@ -408,7 +419,7 @@ def test_latencies_of_another_setting_can_be_kept(
     rewrite(folder / "latency.json", lambda document: document["setting"].update(device="abacus"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = run(small_network, small_input, run=folder, keep_latency=True)
+        result = run(world, small_network, small_input, run=folder, keep_latency=True)
     assert world.measured == (0, 0, 0)
     assert result.best == before.best
     assert result.timetable.setting.device == "abacus"
@@ -419,7 +430,7 @@ def test_a_damaged_record_of_latencies_is_named(world, small_network, small_inpu
     (folder / "latency.json").write_text(text)
     message = f"{folder}/latency.json is damaged: "
     with pytest.raises(ValueError, match=message):
-        run(small_network, small_input, run=folder)
+        run(world, small_network, small_input, run=folder)
     with pytest.raises(ValueError, match=message):
         search.load(folder)
     assert world.measured == (0, 0, 0)
@@ -459,7 +470,9 @@ def test_the_form_is_the_fastest_that_was_tried(finished):
         for point, known in points.items():
             first = next(iter(known.ratios))
             structure = Structure(*point, first)
-            times = {f: world.ratio(layer, structure, f) for f in timing._forms(layer, structure)}
+            times = {
+                f: world.ratio(layer, structure, f) for f in forms_of_structure(layer, structure)
+            }
             assert times[known.form] == min(times.values()) == known.ratios[first]
             tried += len(times) > 1
     assert tried > 0
@@ -485,7 +498,7 @@ def test_the_plan_in_the_folder_is_the_best(finished):
 def test_the_search_leaves_the_network_alone(world, small_network, small_input):
     network = copy.deepcopy(small_network).train()
     before = copy.deepcopy(network.state_dict())
-    run(network, small_input)
+    run(world, network, small_input)
     assert all(module.training for module in network.modules())
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
@@ -497,9 +510,9 @@ def test_when_time_is_up_the_plan_for_the_budget_was_still_measured(
     """A clock on which every look takes a second."""
     seconds = iter(range(10**9))
     ticking = SimpleNamespace(perf_counter=lambda: next(seconds))
-    monkeypatch.setattr(timing, "time", ticking)
-    monkeypatch.setattr(clocked, "time", ticking)
-    result = run(small_network, small_input, budget=Budget(latency=0.9), measure_seconds=6.5)
+    for module in (candidate_times, plan_clock):
+        monkeypatch.setattr(module, "time", ticking)
+    result = run(world, small_network, small_input, budget=Budget(latency=0.9), measure_seconds=6.5)
     assert measured_ratio(result, result.best) <= 0.9
     front = result.pareto_front()
     assert 0 < front["latency_ms"].isna().sum() < len(front)
@@ -508,21 +521,21 @@ def test_when_time_is_up_the_plan_for_the_budget_was_still_measured(
     assert len(untimed) > 0
 
 
-def test_equal_layers_share_their_measurements(small_input, monkeypatch):
+def test_equal_layers_share_their_measurements(small_input):
     torch.manual_seed(3)
     network = nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1),
         *(nn.Conv2d(6, 6, 3, padding=1) for _ in range(3)),
     ).eval()
-    turned(monkeypatch, network, small_input)
-    raced = []
+    world, raced = World(search.profile(network, small_input)), []
 
-    def race(_, layer, sides):
-        raced.extend((str(structure), form) for structure, form in sides)
-        return [0.5 for _ in sides]
+    def ratio(layer, structure, form):
+        raced.append((str(structure), form))
+        return 0.5
 
-    monkeypatch.setattr(Stopwatch, "_race", race)
-    result = run(network, small_input, budget=Budget(flops=0.9))
+    world.ratio = ratio
+    world.network_ratio = lambda *_: 0.5
+    result = run(world, network, small_input, budget=Budget(flops=0.9))
     assert set(result.timetable.layers) == {"1", "2", "3"}
     assert len({layer.key for layer in result.timetable.layers.values()}) == 1
     assert len(raced) == len(set(raced))
@@ -572,7 +585,7 @@ def test_forms_tried_compute_the_same(small_network, small_input, finished):
         table = result.tables[layer.name]
         for row in range(0, len(table), max(len(table) // 5, 1)):
             structure = table.structure(row)
-            forms = timing._forms(layer, structure)
+            forms = forms_of_structure(layer, structure)
             assert Form(None, False) in forms
             assert len(set(forms)) == len(forms)
             outputs = [

@@ -116,7 +116,7 @@ def test_an_infeasible_budget_is_a_value_error():
 
 
 @pytest.mark.parametrize(
-    ("text", "limit"), [("50%", 0.5), ("0.5", 0.5), ("1", 1), ("900000", 900000), (None, None)]
+    ("text", "limit"), [("50%", 0.5), ("0.5", 0.5), ("1", 1), ("900000", 900000)]
 )
 def test_limits_as_text(text, limit):
     found = parse_limit(text)
@@ -138,3 +138,22 @@ def test_shapes_as_text():
 def test_text_that_is_no_shape(text):
     with pytest.raises(ValueError, match=f"an input shape reads '1x3x224x224', got '{text}'"):
         parse_shape(text)
+
+
+def test_budgets_of_equal_limits_have_one_digest():
+    budgets = [
+        Budget(),
+        Budget(flops=0.5),
+        Budget(params=0.5),
+        Budget(flops=1),
+        Budget(flops=1.0),
+        Budget(flops=0.5000001),
+        Budget(flops=0.5, min_score=0.9),
+    ]
+    assert len({budget.digest for budget in budgets}) == len(budgets)
+    assert Budget(0.5).digest == Budget(flops=0.5, latency=None).digest
+
+
+def test_the_limits_of_a_budget_have_no_goal():
+    assert Budget(flops=0.5, min_score=0.9).limits == Budget(flops=0.5)
+    assert Budget(latency=0.5).limits == Budget(latency=0.5)

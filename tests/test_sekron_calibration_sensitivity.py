@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sekron import Structure, decompose, reconstruct, relative_error
-from sekron.calibration.sensitivity import LEAST, LEVELS, divergences, sensitivities, weighed
+from sekron.calibration.sensitivity import LEAST, LEVELS, divergences, sensitivities, weighted_by
 from sekron.decomposition.metric import Metric
 
 
@@ -101,7 +101,7 @@ def test_a_layer_that_was_not_compressed_counts_as_an_average_one():
 
 def test_they_take_the_place_of_the_metrics_own():
     own = {"a": identity(3, 2, 0.2), "b": identity(2, 4, 1.8)}
-    found = weighed(own, {"a": [(1.0, 3.2)], "b": [(1.0, 0.8)]})
+    found = weighted_by(own, {"a": [(1.0, 3.2)], "b": [(1.0, 0.8)]})
     assert [metric.sensitivity for metric in found.values()] == pytest.approx([1.6, 0.4])
     assert found["b"].input is own["b"].input
     assert found["a"].output is own["a"].output

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import torch
 from torch import nn
 
 from sekron import Plan, Structure
+from sekron.decomposition.metric import Metric
 from sekron.layers.operations import DEFAULT, Form
+from sekron.network.network_metric import NetworkMetric, metric_path
 
 LAYERS = {
     "features.0": Structure.parse("chain:7x1x3x1,1x3x1x3@6"),
@@ -112,28 +115,29 @@ def test_a_dense_structure_in_a_plan_is_exact():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the plan must be JSON, but line 1 is not"),
-        (Plan(LAYERS).to_json()[:-20], "the plan must be JSON, but line 7 is not"),
-        ("[]", "must have 'format': 'sekron.network.plan'; it is no plan of ours"),
-        ("{}", "must have 'format': 'sekron.network.plan'"),
-        (damaged(format="other"), "must have 'format': 'sekron.network.plan'"),
-        (damaged(version=2), "must have version 1, got 2; use the release that wrote it"),
-        (damaged(layers=["a"]), "must have 'layers', a mapping of layer to structure"),
+        ("", "the plan is damaged: Input data was truncated"),
+        (Plan(LAYERS).to_json()[:-20], "the plan is damaged: Input data was truncated"),
+        ("[]", "the plan is damaged: Expected `object`, got `array`"),
+        ("{}", "the plan is damaged: Object missing required field `format`"),
+        (damaged(format="other"), "the plan must be 'sekron.plan', but is 'other'"),
+        (damaged(version=3), "must have version 1 or 2, got 3; use the release that wrote it"),
+        (damaged(metric="../.."), r"damaged: .* - at `\$\.metric`"),
+        (damaged(layers=["a"]), r"Expected `object`, got `array` - at `\$\.layers`"),
         (damaged(layers={"a.b": "chain:7xx5"}), "the plan, layer 'a.b': a structure reads .*7xx5"),
         (damaged(layers={"a.b": "kron:7x5"}), "layer 'a.b': family must be one of"),
         (damaged(layers={"a.b": "chain:7x1,1x5@6"}), "layer 'a.b': rank 1 .* at most 5"),
-        (damaged(layers={"a.b": None}), "layer 'a.b': a layer must be a structure"),
-        (damaged(layers={"a.b": {}}), r"'a\.b': a layer must be a structure, or have .*, got \{\}"),
-        (damaged_form(stride=2), "layer 'a.b': a layer must .*, or have 'structure', 'order' and"),
-        (damaged_form(structure=None), "layer 'a.b': a structure reads .*None"),
+        (damaged(layers={"a.b": None}), r"got `null` - at `\$\.layers\[...\]`"),
+        (damaged(layers={"a.b": {}}), r"missing required field `structure` - at `\$\.layers\["),
+        (damaged_form(stride=2), r"unknown field `stride` - at `\$\.layers\["),
+        (damaged_form(structure=None), r"Expected `str`, got `null` - at `\$\.layers\["),
         (damaged_form(structure="kron:7x5"), "layer 'a.b': family must be one of"),
         (damaged_form(order=[]), r"'a\.b': 'order' must name each of the 2 factors once, got \[\]"),
         (damaged_form(order=[0]), r"'order' must name each of the 2 factors once, got \[0\]"),
         (damaged_form(order=[0, 0]), r"'order' must name each of the 2 .* got \[0, 0\]"),
         (damaged_form(order=[1, 2]), r"'order' must name each of the 2 .* got \[1, 2\]"),
-        (damaged_form(order="10"), "'order' must name each of the 2 factors once, got '10'"),
-        (damaged_form(order=5), "^the plan, layer 'a.b': "),
-        (damaged_form(order=[0, None]), "^the plan, layer 'a.b': "),
+        (damaged_form(order="10"), r"got `str` - at `\$\.layers\[...\]\.order`"),
+        (damaged_form(order=5), r"got `int` - at `\$\.layers\[...\]\.order`"),
+        (damaged_form(order=[0, None]), r"got `null` - at `\$\.layers\[...\]\.order\["),
     ],
 )
 def test_damaged_plans_say_where(text, message):
@@ -144,10 +148,91 @@ def test_damaged_plans_say_where(text, message):
 def test_damaged_files_are_named(tmp_path):
     path = tmp_path / "plan.json"
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"plan\.json must be JSON, but line 1 is not"):
+    with pytest.raises(ValueError, match=r"plan\.json is damaged: Input data was truncated"):
         Plan.load(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"plan\.json must be JSON, but is not text"):
+    with pytest.raises(ValueError, match=r"plan\.json is damaged: "):
         Plan.load(path)
     with pytest.raises(FileNotFoundError):
         Plan.load(tmp_path / "none.json")
+
+
+@pytest.fixture
+def linear():
+    torch.manual_seed(0)
+    return nn.Linear(7, 5)
+
+
+@pytest.fixture
+def metric():
+    torch.manual_seed(1)
+    roots = [torch.randn(n, n).double() for n in (5, 7)]
+    return NetworkMetric({"": Metric(*(r @ r.mT + torch.eye(len(r)) for r in roots))})
+
+
+@pytest.fixture
+def calibrated(metric):
+    return Plan({"": Structure.parse("sekron:5x1,1x7@2")}, metrics=metric)
+
+
+def weight_of(plan, linear):
+    return plan.apply(linear).dense_weight()
+
+
+def test_a_plan_knows_its_metric_and_compares_by_it(calibrated, metric):
+    plain = Plan(dict(calibrated))
+    assert calibrated.metric_digest == metric.digest
+    assert plain.metric_digest == ""
+    assert calibrated != plain
+    assert calibrated.digest != plain.digest
+    assert calibrated.in_plain_error() == plain
+    assert calibrated == Plan(dict(calibrated), metrics=dict(metric))
+    assert repr(calibrated) == f"Plan(1 layers, metric {metric.digest[:12]})"
+
+
+def test_a_plan_and_its_metric_are_saved_beside_each_other(calibrated, metric, linear, tmp_path):
+    calibrated.save(tmp_path / "plan.json")
+    file = metric_path(tmp_path, metric.digest)
+    assert sorted(tmp_path.iterdir()) == sorted([file, tmp_path / "plan.json"])
+    again = Plan.load(tmp_path / "plan.json")
+    assert again == calibrated
+    assert torch.equal(weight_of(again, linear), weight_of(calibrated, linear))
+    plain = weight_of(calibrated.in_plain_error(), linear)
+    assert not torch.allclose(weight_of(again, linear), plain, rtol=1e-2)
+
+
+def test_a_plan_is_not_applied_without_its_metric(calibrated, metric, linear, tmp_path):
+    calibrated.save(tmp_path / "plan.json")
+    metric_path(tmp_path, metric.digest).unlink()
+    for lost in (Plan.load(tmp_path / "plan.json"), Plan.from_json(calibrated.to_json())):
+        assert lost == calibrated
+        message = (
+            f"in the metric that it was made in, {metric.digest[:12]}, which is not at hand; load "
+            rf"it from a folder that holds metric-.*, or apply `plan\.in_plain_error\(\)`"
+        )
+        with pytest.raises(ValueError, match=message):
+            lost.apply(linear)
+        weight = weight_of(lost.in_plain_error(), linear)
+        assert torch.equal(weight, weight_of(Plan(dict(calibrated)), linear))
+        assert torch.equal(weight_of(lost.within(metric), linear), weight_of(calibrated, linear))
+
+
+def test_a_plan_is_not_given_another_metric(calibrated, metric):
+    other = NetworkMetric({"": Metric(metric[""].output, 2.0 * metric[""].input)})
+    for wrong, name in ((other, other.digest[:12]), (NetworkMetric(), "none")):
+        message = f"made in, {metric.digest[:12]}, got {name}"
+        with pytest.raises(ValueError, match=message):
+            Plan.from_json(calibrated.to_json()).within(wrong)
+    with pytest.raises(ValueError, match=f"made in, none, got {metric.digest[:12]}"):
+        calibrated.in_plain_error().within(metric)
+
+
+def test_a_plan_of_the_first_version_does_not_tell_its_metric(linear, tmp_path):
+    document = json.loads(Plan({"": LAYERS[""]}).to_json()) | {"version": 1}
+    del document["metric"]
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    plan = Plan.load(tmp_path / "old.json")
+    assert dict(plan) == {"": LAYERS[""]}
+    with pytest.raises(ValueError, match=r"written by version 1, which did not; make it again, or"):
+        plan.apply(linear)
+    assert plan.in_plain_error().apply(linear) is not None

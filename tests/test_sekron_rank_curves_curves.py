@@ -1,14 +1,15 @@
 """Rank curves: every row is what decomposing, rebuilding and counting would give."""
 
+from itertools import product
 from math import prod
 
 import numpy as np
 import pytest
 import torch
 
-from sekron import Structure, decompose, reconstruct, relative_error
+from sekron import Structure, decompose, reconstruct
 from sekron.rank_curves.curves import Spectra
-from sekron.rank_curves.pareto import MIXES, front, hypervolume, mixed_front
+from sekron.rank_curves.pareto import front, hypervolume, mixed_front
 from sekron.structures.families import FAMILIES
 from sekron.structures.geometry import Geometry
 
@@ -29,6 +30,7 @@ POINTS = {
     "tucker-core": ("tucker", "12x1x1x1,1x10x1x1,1x1x3x5,1x1x1x1"),
 }
 EXACT = [case for case, (family, _) in POINTS.items() if family in ("sekron", "chain")]
+LARGEST = {"spatial-svd": (36,), "split-2": (30,), "sekron-3": (30, 6), "tucker-2": (12, 10)}
 every_point = pytest.mark.parametrize("case", POINTS)
 
 
@@ -44,7 +46,26 @@ def spectra(weight=None, output_size=(9, 8), stride=1):
 
 
 def rows_of(curve):
+    assert len(curve.errors) > 0
     return range(0, len(curve.errors), max(1, len(curve.errors) // 25))
+
+
+def rebuilt_error(weight, structure):
+    rebuilt = reconstruct(decompose(weight.double(), structure), structure)
+    return float((weight - rebuilt).norm() / weight.norm())
+
+
+def beaten(costs, errors, i):
+    """Whether another point is as good in both, and better in one or the first of equals."""
+    as_good = (costs <= costs[i]) & (errors <= errors[i])
+    first = np.arange(len(costs)) < i
+    return bool(np.any(as_good & ((costs < costs[i]) | (errors < errors[i]) | first)))
+
+
+def unbeaten(flops, params, errors):
+    """Return the rows that none beats in error and some quarters of FLOPs, the rest parameters."""
+    costs = [k * flops + (4 - k) * params for k in range(5)]  # whole numbers: nothing is rounded
+    return [i for i in range(len(errors)) if not all(beaten(cost, errors, i) for cost in costs)]
 
 
 @every_point
@@ -54,35 +75,32 @@ def test_rows_are_the_rebuilt_error_the_flops_and_the_parameters(case, monkeypat
     assert known.dense_params == prod(WEIGHT_SHAPE)
     assert known.dense_flops == prod(WEIGHT_SHAPE) * 72
     curve = known.curve(*point(case))
-    weight = known.weight.float()
     for row in rows_of(curve):
         structure = curve.structure(row)
-        rebuilt = reconstruct([a.double() for a in decompose(weight, structure)], structure)
-        error = float((known.weight - rebuilt).norm() / known.weight.norm())
-        assert curve.errors[row] == pytest.approx(error, abs=1e-5)
+        assert curve.errors[row] == pytest.approx(rebuilt_error(known.weight, structure), abs=1e-7)
         assert curve.flops[row] == structure.flops((9, 8), stride=2)
-        assert curve.params[row] == structure.n_params
-    # Every row saves something, and none is beaten by another.
-    flops, params = curve.flops / known.dense_flops, curve.params / known.dense_params
-    assert np.all((flops < 1) | (params < 1))
-    assert list(mixed_front(flops, params, curve.errors)) == list(range(len(flops)))
-    assert len(np.unique(curve.ranks, axis=0)) == len(curve.ranks) > 0
+        assert curve.params[row] == sum(map(prod, structure.factor_shapes))
+    flops, params = curve.flops * known.dense_params, curve.params * known.dense_flops
+    dense = known.dense_flops * known.dense_params
+    assert np.all((flops < dense) | (params < dense))
+    assert unbeaten(flops, params, curve.errors) == list(range(len(flops)))
 
 
-@pytest.mark.parametrize("case", ["spatial-svd", "split-2"])
-def test_two_factors_have_every_rank_that_saves(case):
+@pytest.mark.parametrize("case", LARGEST)
+def test_of_all_ranks_those_are_kept_that_save_and_that_no_other_beats(case):
     known = spectra()
     family, shapes = point(case)
+    ranks = product(*(range(1, largest + 1) for largest in LARGEST[case]))
+    every = [Structure(family, shapes, own) for own in ranks]
+    dense_flops, dense_params = 72 * 1800, 1800
+    saving = [s for s in every if s.flops((9, 8)) < dense_flops or s.n_params < dense_params]
+    assert 0 < len(saving) < len(every)
+    errors = np.array([rebuilt_error(known.weight, s) for s in saving])
+    flops = np.array([s.flops((9, 8)) for s in saving])
+    rows = unbeaten(flops, 72 * np.array([s.n_params for s in saving]), errors)
     curve = known.curve(family, shapes)
-    largest = min(prod(shape) for shape in shapes)
-    saving = [
-        rank
-        for rank in range(1, largest + 1)
-        if (s := Structure(family, shapes, (rank,))).n_params < known.dense_params
-        or s.flops((9, 8)) < known.dense_flops
-    ]
-    assert list(curve.ranks[:, 0]) == saving
-    assert np.all(np.diff(curve.errors) < 0)
+    assert list(map(tuple, curve.ranks)) == [saving[row].ranks for row in rows]
+    np.testing.assert_allclose(curve.errors, errors[rows], atol=1e-9)
 
 
 @pytest.mark.parametrize("case", EXACT)
@@ -102,17 +120,18 @@ def test_what_was_asked_before_does_not_matter(case, monkeypatch):
 
 
 @pytest.mark.parametrize("case", ["tucker-2", "tensor-train", "chain-4"])
-def test_with_little_work_there_are_fewer_rows_but_no_wrong_ones(case, monkeypatch):
-    every = spectra().curve(*point(case))
+def test_with_little_work_fewer_earlier_ranks_are_tried_with_every_last_one(case, monkeypatch):
+    every = {tuple(ranks) for ranks in spectra().curve(*point(case)).ranks}
     monkeypatch.setattr("sekron.rank_curves.rank_grid.WORK", 1.0)
-    fewer = spectra().curve(*point(case))
-    errors = {tuple(r): e for r, e in zip(every.ranks, every.errors, strict=True)}
-    assert 0 < len(fewer.errors) <= len(every.errors)
-    for row in rows_of(fewer):
-        structure = fewer.structure(row)
-        weight = spectra().weight
-        assert fewer.errors[row] == pytest.approx(relative_error(weight, structure), abs=1e-9)
-        assert errors.get(structure.ranks, fewer.errors[row]) == pytest.approx(fewer.errors[row])
+    known = spectra()
+    curve = known.curve(*point(case))
+    fewer = {tuple(ranks) for ranks in curve.ranks}
+    earlier = {ranks[:-1] for ranks in fewer}
+    assert len(earlier) < len({ranks[:-1] for ranks in every})
+    assert fewer >= {ranks for ranks in every if ranks[:-1] in earlier}
+    for row in rows_of(curve):
+        error = rebuilt_error(known.weight, curve.structure(row))
+        assert curve.errors[row] == pytest.approx(error, abs=1e-9)
 
 
 def test_a_layer_called_twice_costs_the_sum_of_its_calls():
@@ -133,14 +152,13 @@ def test_linear_layers_have_curves_too(family):
     for row in rows_of(curve):
         structure = curve.structure(row)
         assert curve.flops[row] == structure.flops()
-        assert curve.errors[row] == pytest.approx(relative_error(weight, structure), abs=1e-6)
+        assert curve.errors[row] == pytest.approx(rebuilt_error(weight, structure), abs=1e-7)
 
 
 @every_point
-def test_a_weight_of_zeros_has_no_error(case):
-    curve = spectra(torch.zeros(WEIGHT_SHAPE)).curve(*point(case))
-    assert len(curve.errors) > 0
-    assert not curve.errors.any()
+def test_of_a_weight_of_zeros_one_row_is_kept_and_has_no_error(case, monkeypatch):
+    monkeypatch.setattr("sekron.rank_curves.rank_grid.FITTED_RANKS", 4)
+    assert spectra(torch.zeros(WEIGHT_SHAPE)).curve(*point(case)).errors.tolist() == [0.0]
 
 
 def test_an_exactly_low_rank_weight_is_found_out():
@@ -153,31 +171,23 @@ def test_an_exactly_low_rank_weight_is_found_out():
     assert by_rank[4] < 1e-6
 
 
-def test_nothing_saves_in_a_tiny_weight():
-    known = Spectra(torch.randn(2, 2, 1, 1), (Geometry.of((2, 2, 1, 1), (3, 3)),))
-    for family in FAMILIES:
-        curve = known.curve(family, ((2, 1, 1, 1), (1, 2, 1, 1)))
-        assert len(curve.errors) == len(curve.ranks) == len(curve.flops) == 0
-
-
-def dominated(costs, errors, i):
-    better = (costs <= costs[i]) & (errors <= errors[i])
-    return bool(np.any(better & ((costs < costs[i]) | (errors < errors[i]))))
+@pytest.mark.parametrize(("n_inputs", "n_kept"), [(2, 0), (3, 1)], ids=["2+2=2*2", "2+3<2*3"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_saves_nothing_is_not_kept(family, n_inputs, n_kept):
+    shape = (2, n_inputs, 1, 1)
+    known = Spectra(torch.randn(shape), (Geometry.of(shape, (5, 7)),))
+    curve = known.curve(family, ((2, 1, 1, 1), (1, n_inputs, 1, 1)))
+    assert curve.params.tolist() == [2 + n_inputs] * n_kept
+    assert curve.flops.tolist() == [35 * (2 + n_inputs)] * n_kept
 
 
 @pytest.mark.parametrize("n_levels", [3, 20, 1000])
-def test_front_keeps_exactly_the_points_that_no_other_beats(n_levels):
-    rng = np.random.default_rng(0)
-    costs, errors, other = rng.integers(0, n_levels, (3, 200)) / n_levels
-    chosen = front(costs, errors)
-    points = {(costs[i], errors[i]) for i in chosen}
-    assert len(points) == len(chosen)
-    assert points == {(costs[i], errors[i]) for i in range(200) if not dominated(costs, errors, i)}
-    assert np.all(np.diff(costs[chosen]) > 0)
-    mixed = mixed_front(costs, other, errors)
-    fronts = [front(mix * costs + (1 - mix) * other, errors) for mix in MIXES]
-    assert set(mixed) == set(np.concatenate(fronts))
-    assert np.all(np.diff(mixed) > 0)
+def test_fronts_keep_exactly_the_points_that_no_other_beats(n_levels):
+    flops, params, errors = np.random.default_rng(0).integers(0, n_levels, (3, 200))
+    chosen = front(flops, errors)
+    assert sorted(chosen) == [i for i in range(200) if not beaten(flops, errors, i)]
+    assert np.all(np.diff(flops[chosen]) > 0)
+    assert mixed_front(flops, params, errors).tolist() == unbeaten(flops, params, errors)
 
 
 def test_fronts_of_nothing_are_empty():

@@ -7,6 +7,7 @@ from torch import nn
 import search
 from baselines import METHODS, candidates
 from search import Budget, InfeasibleBudget
+from search.front.choices import Choices
 from search.per_layer.space import Space, canonical
 from sekron import SeKronConv2d, Structure
 from sekron.structures import templates
@@ -54,9 +55,8 @@ def result(small_run):
 def best_loss(result, network, baseline, budget):
     """The best loss when every layer is dense or has the structure of a baseline, or infinity."""
     tables = candidates(network, result.profile, METHODS[baseline])
-    side = search.SearchResult(result.profile, tables, budget)
     try:
-        return side.allocate(budget).loss
+        return Choices(result.profile, tables).allocate(budget).loss
     except InfeasibleBudget:
         return float("inf")
 

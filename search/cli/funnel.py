@@ -6,11 +6,11 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from torch.utils.data import DataLoader, TensorDataset
 
 from search.cli.arguments import Input, Limit, Model, Patterns, Weights, budget_of
-from search.cli.sources import load_labelled, load_model, parse_shape
+from search.cli.output import note
+from search.cli.sources import load_labelled, load_model
 from sekron.network.checkpoint import check_folder, save
 from sekron.profiling.count import count_flops
 from sekron.profiling.profile import profile
@@ -52,7 +52,7 @@ def funnel(
         shuffle=True,
         generator=torch.Generator().manual_seed(seed),
     )
-    example = torch.zeros(parse_shape(input_shape))
+    example = torch.zeros(input_shape)
     result = close_gates(
         network,
         loader,
@@ -69,10 +69,7 @@ def funnel(
     save(result.network, output)
     counted, _ = count_flops(result.network, (example[:1],))
     dense = profile(network, example).flops
-    Console(stderr=True).print(
+    note(
         f"{output}: {len(result.plan)} layers replaced, {counted:,} FLOPs ({counted / dense:.1%}), "
-        f"for {budget}; fine-tune it with `sekron.finetune`",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        f"for {budget}; fine-tune it with `sekron.finetune`"
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+import pkgutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -131,7 +131,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def parse_limit(text: str | None) -> float | int | None:
+def parse_limit(text: str) -> float:
     """Read a limit: `50%` or `0.5` is a share of the dense network, `900000` a number.
 
     Raises:
@@ -141,8 +141,6 @@ def parse_limit(text: str | None) -> float | int | None:
         >>> parse_limit("50%"), parse_limit("0.5"), parse_limit("900000")
         (0.5, 0.5, 900000)
     """
-    if text is None:
-        return None
     try:
         if text.endswith("%"):
             return float(text[:-1]) / 100.0
@@ -152,21 +150,23 @@ def parse_limit(text: str | None) -> float | int | None:
 
 
 def _attribute(spec: str, what: str) -> object:
-    module_name, colon, attribute = spec.partition(":")
-    if not colon:
+    if ":" not in spec:
         raise ValueError(f"{what} reads 'module:attribute', got {spec!r}.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    module, _, attribute = spec.partition(":")
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
+        pkgutil.resolve_name(f"{module}:")
+    except Exception as error:  # whatever the module raises
         raise ValueError(
-            f"module {module_name!r} of {spec!r} must be importable, but raised {one_line(error)}"
+            f"module {module!r} of {spec!r} must be importable, but raised {one_line(error)}"
         ) from error
-    if not hasattr(module, attribute):
-        raise ValueError(f"module {module_name!r} must have the attribute {attribute!r} of {spec}.")
-    found: object = getattr(module, attribute)
-    return found
+    try:
+        return pkgutil.resolve_name(spec)
+    except AttributeError as error:
+        raise ValueError(
+            f"module {module!r} must have the attribute {attribute!r} of {spec}."
+        ) from error
 
 
 def _called(found: object, spec: str) -> nn.Module:

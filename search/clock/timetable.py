@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,8 @@ from sekron.layers.operations import DEFAULT, Form
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
 from sekron.rank_curves.table import CandidateTable
-from sekron.records import document, reading
 from sekron.structures.families import FAMILIES, Point
 from sekron.structures.flops import flops_of_ranks
-from sekron.structures.structure import Structure
-
-FORMAT, VERSION = "sekron.latency", 2
 
 LEAST_REALIZED, UNLIKELY = 0.5, 0.01
 """Networks that save a smaller share have an overhead; the weight of the belief in none."""
@@ -68,7 +64,7 @@ class LayerTime:
     dense_ms: float
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class TimedPoint:
     """One structure at some ranks on the clock.
 
@@ -78,7 +74,7 @@ class TimedPoint:
     """
 
     form: Form
-    ratios: dict[tuple[int, ...], float] = field(default_factory=dict)
+    ratios: Mapping[tuple[int, ...], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,25 +127,25 @@ class Estimate:
     forms: list[Form]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Timetable:
-    """All latencies of a search, in one setting.
+    """All latencies of a search, in one setting; what is measured next makes another one.
 
     Attributes:
         setting: Where they were measured.
         network_ms: Of the dense network.
         layers: Layer name -> time of the dense layer.
         timed: Key of a layer -> the structures that were timed.
-        networks: Plan as JSON -> time of that network.
-        winners: `SearchResult.key` -> plan as JSON that was measured to hold that budget.
+        networks: Digest of a plan -> time of its network.
+        winners: Digest of a question -> the plan that was measured to hold its budget.
     """
 
     setting: Setting
     network_ms: float
-    layers: dict[str, LayerTime]
-    timed: dict[str, dict[Point, TimedPoint]] = field(default_factory=dict)
-    networks: dict[str, NetworkTime] = field(default_factory=dict)
-    winners: dict[str, str] = field(default_factory=dict)
+    layers: Mapping[str, LayerTime]
+    timed: Mapping[str, Mapping[Point, TimedPoint]] = field(default_factory=dict)
+    networks: Mapping[str, NetworkTime] = field(default_factory=dict)
+    winners: Mapping[str, Plan] = field(default_factory=dict)
 
     @property
     def searched_ms(self) -> float:
@@ -158,12 +154,12 @@ class Timetable:
 
     def effect(self) -> Effect:
         """Return what the networks measured so far say, by bounded least squares."""
-        known = [n for n in self.networks.values() if n.saved > 0]
-        if not known:
+        informative = [time for time in self.networks.values() if time.saved > 0]
+        if not informative:
             return Effect(1.0, 0.0)
-        saved = np.array([n.saved for n in known])
-        n_layers = np.array([n.n_layers for n in known])
-        gains = np.array([1.0 - n.ratio for n in known])
+        saved = np.array([time.saved for time in informative])
+        n_layers = np.array([time.n_layers for time in informative])
+        gains = np.array([1.0 - time.ratio for time in informative])
         # Where both would explain the same, the layers realized less and cost nothing.
         rows = np.vstack([np.stack([saved, -n_layers], axis=1), [0.0, UNLIKELY]])
         fitted = lsq_linear(rows, np.append(gains, 0.0), ([LEAST_REALIZED, 0.0], [2.0, np.inf]))
@@ -175,9 +171,26 @@ class Timetable:
         effect = self.effect()
         return effect.overhead / effect.realized * self.network_ms
 
+    def of(self, plan: Plan) -> NetworkTime | None:
+        """Return the time of a plan's network, None where it was not measured."""
+        return self.networks.get(plan.digest)
+
     def point(self, name: str, point: Point) -> TimedPoint | None:
-        """Return what is known of a structure in a layer."""
+        """Return the times of a structure in a layer, None where it was not timed."""
         return self.timed.get(self.layers[name].key, {}).get(point)
+
+    def with_point(self, key: str, point: Point, times: TimedPoint) -> Timetable:
+        """Return a timetable that has the times of one more structure, or more of its times."""
+        of_layer = {**self.timed.get(key, {}), point: times}
+        return replace(self, timed={**self.timed, key: of_layer})
+
+    def with_network(self, plan: Plan, time: NetworkTime) -> Timetable:
+        """Return a timetable that has the time of one more network, or a new one of it."""
+        return replace(self, networks={**self.networks, plan.digest: time})
+
+    def with_winner(self, question: str, plan: Plan) -> Timetable:
+        """Return a timetable that knows which plan holds a budget."""
+        return replace(self, winners={**self.winners, question: plan})
 
     def estimate(self, layer: LayerProfile, table: CandidateTable) -> Estimate:
         """Return the times of a layer's candidates.
@@ -188,103 +201,24 @@ class Timetable:
         ratios, flops = np.full(len(table), np.nan), table.flops.copy()
         forms = [DEFAULT] * len(table)
         for index, (family, shapes) in enumerate(table.points):
-            known = self.point(layer.name, (family, shapes))
+            times = self.point(layer.name, (family, shapes))
             rows = np.flatnonzero(table.point == index)
-            if known is None or len(rows) == 0:
+            if times is None or len(rows) == 0:
                 continue
-            timed = np.array(list(known.ratios), dtype=np.int64)
+            timed = np.array(list(times.ratios), dtype=np.int64)
             ranks = np.array([table.ranks[row] for row in rows], dtype=np.int64)
             at, flops[rows] = (
                 sum(
-                    flops_of_ranks(shapes, FAMILIES[family](len(shapes)), r, g, known.form.order)
+                    flops_of_ranks(shapes, FAMILIES[family](len(shapes)), r, g, times.form.order)
                     for g in layer.calls
                 )
                 for r in (timed, ranks)
             )
-            ratios[rows] = _between(at, np.array(list(known.ratios.values())), flops[rows])
+            ratios[rows] = _between(at, np.array(list(times.ratios.values())), flops[rows])
             for row in rows:
-                forms[row] = known.form
-                ratios[row] = known.ratios.get(table.ranks[row], ratios[row])
+                forms[row] = times.form
+                ratios[row] = times.ratios.get(table.ranks[row], ratios[row])
         return Estimate(ratios, flops, forms)
-
-    def to_json(self) -> str:
-        """Return the timetable as text."""
-        timed = [
-            {
-                "layers": key,
-                "structure": str(Structure(family, shapes, next(iter(point.ratios)))),
-                **asdict(point.form),
-                "ranks": list(point.ratios),
-                "ratios": list(point.ratios.values()),
-            }
-            for key, points in self.timed.items()
-            for (family, shapes), point in points.items()
-        ]
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
-            "setting": asdict(self.setting),
-            "network_ms": self.network_ms,
-            "layers": {name: asdict(layer) for name, layer in self.layers.items()},
-            "timed": timed,
-            "networks": {plan: asdict(time) for plan, time in self.networks.items()},
-            "winners": self.winners,
-        }
-        return json.dumps(document, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str, source: str) -> Timetable:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: If it is damaged; the message names `source`.
-        """
-        with reading(source):
-            data = document(text, FORMAT, VERSION)
-            shapes = tuple(tuple(map(int, shape)) for shape in data["setting"]["input_shapes"])
-            table = cls(
-                Setting(**{**data["setting"], "input_shapes": shapes}),
-                _positive(data["network_ms"]),
-                {
-                    name: LayerTime(str(layer["key"]), _positive(layer["dense_ms"]))
-                    for name, layer in data["layers"].items()
-                },
-                networks={
-                    plan: NetworkTime(
-                        _positive(time["ratio"]),
-                        float(time["saved"]),
-                        float(time["activations"]),
-                        int(time["n_layers"]),
-                    )
-                    for plan, time in data["networks"].items()
-                },
-                winners={str(key): str(plan) for key, plan in data["winners"].items()},
-            )
-            for plan in table.winners.values():
-                Plan.from_json(plan)
-            for entry in data["timed"]:
-                point, timed = _timed(entry)
-                table.timed.setdefault(entry["layers"], {})[point] = timed
-            return table
-
-
-def _timed(entry: Any) -> tuple[Point, TimedPoint]:
-    structure = Structure.parse(entry["structure"])
-    family, shapes = structure.family, structure.shapes
-    order = None if entry["order"] is None else tuple(entry["order"])
-    if order is not None and sorted(order) != list(range(len(shapes))):
-        raise ValueError(f"{structure} has order {order}")
-    pairs = zip(entry["ranks"], entry["ratios"], strict=True)
-    ratios = {Structure(family, shapes, r).ranks: _positive(ratio) for r, ratio in pairs}
-    if not ratios:
-        raise ValueError(f"{structure} has no ratios")
-    return (family, shapes), TimedPoint(Form(order, bool(entry["matmul"])), ratios)
-
-
-def _positive(value: Any) -> float:
-    if not 0.0 < float(value) < float("inf"):
-        raise ValueError(f"a time is {value!r}")
-    return float(value)
 
 
 def _between(flops: Any, ratios: Floats, wanted: NDArray[np.int64]) -> Floats:

@@ -1,87 +1,26 @@
-"""The folder of a run: settings, profile, study, candidates, front and plan, all plain data."""
+"""The folder of a run: record, metric, study, latencies, scores, candidates, front and plan."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from math import prod
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import optuna
-from filelock import FileLock
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 
+from search.clock import timetable_record
 from search.clock.timetable import Timetable
-from search.folder.locks import JournalLock, drop_half_line
-from sekron.budget import Budget
-from sekron.forward import one_line
-from sekron.profiling.network_profile import LayerProfile, NetworkProfile
-from sekron.records import document, reading
-from sekron.structures.families import FAMILIES
-from sekron.structures.geometry import Geometry
+from search.folder.run_record import RunRecord, versions
+from search.folder.scores import Scores
+from search.folder.settings import Settings, Source
+from search.folder.storage import open_journal, open_storage
+from sekron.network.network_metric import NetworkMetric
+from sekron.network.plan import Plan
+from sekron.profiling.network_profile import NetworkProfile
+from sekron.records import read_text, write_text
 
-FORMAT, VERSION = "sekron.run", 1
-
-PACKAGES = ("sekron", "torch", "optuna", "fvcore", "numpy", "scipy")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a search was asked for; what decides its trials cannot change within a folder.
-
-    Attributes:
-        max_sequence_length: Most factors of a structure.
-        families: Searched families.
-        sampler: Name of the sampler.
-        seed: Of the sampler.
-        n_trials: Proposals per layer.
-        include: Patterns of layers to search, or None.
-        exclude: Patterns of layers to leave dense, or None.
-        min_share: Share of FLOPs or parameters below which a layer is left dense.
-        rank_multiple: Of which all ranks are multiples.
-        storage: URL of the Optuna storage; None for the file in the folder.
-        name: Prefix of the names of the studies.
-        model: How the command line made the model; empty for a run from Python.
-        weights: File of the model's weights; empty for none.
-        input_shape: Of the example input; empty for a run from Python.
-        calibrated: Whether errors are measured in metrics from data.
-        budget: As given.
-    """
-
-    max_sequence_length: int
-    families: tuple[str, ...]
-    sampler: str
-    seed: int
-    n_trials: int
-    include: tuple[str, ...] | None
-    exclude: tuple[str, ...] | None
-    storage: str | None
-    name: str
-    model: str = ""
-    weights: str = ""
-    input_shape: tuple[int, ...] = ()
-    calibrated: bool = False
-    min_share: float = 0.0
-    rank_multiple: int = 1
-    budget: Budget = field(default_factory=Budget)
-
-
-FIXED = (
-    "max_sequence_length",
-    "families",
-    "sampler",
-    "seed",
-    "storage",
-    "name",
-    "calibrated",
-    "rank_multiple",
-)
-"""Settings that must be the same whenever a folder is used again."""
+RECORD, JOURNAL = "run.json", "study.log"
+LATENCY, SCORES = "latency.json", "scores.json"
+CANDIDATES, FRONT, PLAN = "candidates.csv", "front.csv", "plan.json"
 
 
 class RunFolder:
@@ -89,51 +28,28 @@ class RunFolder:
 
     Args:
         path: Of the folder; made when something is written.
+        source: Where the network comes from, to be recorded.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, source: Source | None = None) -> None:
         self.path = Path(path)
+        self._source = source or Source()
 
     def exists(self) -> bool:
         """Whether a run was begun here."""
-        return (self.path / "run.json").exists()
+        return (self.path / RECORD).exists()
 
-    def storage(self) -> BaseStorage:
-        """Open the Optuna storage in the folder, a journal.
+    def read(self) -> RunRecord:
+        """Return the record of the run.
 
         Raises:
-            ValueError: If the journal is damaged.
+            FileNotFoundError: If there is no run.
+            ValueError: If the record is damaged; the message says where.
         """
-        self._make()
-        journal = self.path / "study.log"
-        lock = FileLock(self.path / ".study.lock")
-        drop_half_line(journal, lock)
-        try:
-            return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalLock(lock)))
-        except (ValueError, KeyError) as error:
-            raise ValueError(
-                f"{journal} must be the journal of a study, but is damaged ({error}); "
-                "delete the folder and search again."
-            ) from error
-
-    def begin(self, settings: Settings, profile: NetworkProfile, digests: dict[str, str]) -> None:
-        """Record what is searched; `check` comes before.
-
-        Args:
-            settings: Of this call.
-            profile: Of the network.
-            digests: Layer name -> digest of its weight.
-        """
-        self._make()
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
-            "settings": asdict(settings),
-            "profile": asdict(profile),
-            "weights": digests,
-            "versions": {name: version(name) for name in PACKAGES} | {"python": _python()},
-        }
-        self.write("run.json", json.dumps(document, indent=1) + "\n")
+        path = self.path / RECORD
+        if not path.exists():
+            raise FileNotFoundError(f"{self.path} must be a run folder, but has no {RECORD}.")
+        return RunRecord.from_json(read_text(path), str(path))
 
     def check(self, settings: Settings, profile: NetworkProfile, digests: dict[str, str]) -> None:
         """Check that what is searched is what was recorded, if anything was.
@@ -142,154 +58,114 @@ class RunFolder:
             ValueError: If the folder belongs to other settings or to another network; the first
                 difference is named.
         """
-        if self.exists():
-            recorded, known, weights = self.read()
-            for name in FIXED:
-                before, now = getattr(recorded, name), getattr(settings, name)
-                if before != now:
-                    raise ValueError(
-                        f"{self.path} was searched with {name}={before!r}, got {now!r}; "
-                        "use the same, or another run folder."
-                    )
-            self._check_network(known, profile, weights, digests)
+        if not self.exists():
+            return
+        record = self.read()
+        try:
+            record.check_same(settings, profile)
+            record.check_weights(digests)
+        except ValueError as error:
+            raise ValueError(f"{self.path} {error}, or another run folder.") from error
 
-    def read(self) -> tuple[Settings, NetworkProfile, dict[str, str]]:
-        """Return the settings, the profile and the digests of the weights.
+    def check_weights(self, digests: dict[str, str]) -> None:
+        """Refuse a network whose weights are not those that were searched.
 
         Raises:
-            FileNotFoundError: If there is no run.
-            ValueError: If the record is damaged; the message says where.
+            ValueError: If they are not; the first layer is named.
         """
-        path = self.path / "run.json"
-        if not path.exists():
-            raise FileNotFoundError(f"{self.path} must be a run folder, but has no run.json.")
-        with reading(str(path)):
-            data = document(path.read_text(encoding="utf-8"), FORMAT, VERSION)
-            record = _settings(data["settings"]), _profile(data["profile"]), dict(data["weights"])
-            check_record(*record)
-            return record
+        try:
+            self.read().check_weights(digests)
+        except ValueError as error:
+            raise ValueError(f"{self.path} {error}.") from error
 
-    def write(self, name: str, text: str) -> None:
-        """Write a file of the folder in one step."""
-        temporary = self.path / f".{name}.{os.getpid()}"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / name)
+    def begin(
+        self,
+        settings: Settings,
+        profile: NetworkProfile,
+        digests: dict[str, str],
+        metrics: NetworkMetric,
+    ) -> BaseStorage:
+        """Record what is searched, and return where trials are kept; `check` comes before.
 
-    def timetable(self) -> Timetable | None:
+        Args:
+            settings: Of this call.
+            profile: Of the network.
+            digests: Layer name -> digest of its weight.
+            metrics: That errors are measured in.
+        """
+        self._make()
+        metrics.save(self.path)
+        source = self._source
+        if source == Source() and self.exists():
+            source = self.read().source
+        record = RunRecord(settings, profile, digests, metrics.digest, source, versions())
+        write_text(self.path / RECORD, record.to_json())
+        return self.storage(settings.storage)
+
+    def storage(self, url: str | None = None) -> BaseStorage:
+        """Open the storage of the trials: that of a URL, or the journal in the folder.
+
+        Raises:
+            ValueError: If it cannot be opened or is damaged.
+        """
+        if url is not None:
+            return open_storage(url)
+        self._make()
+        return open_journal(self.path / JOURNAL)
+
+    def metric(self) -> NetworkMetric | None:
+        """Return the recorded metric, None where nothing was recorded.
+
+        Raises:
+            ValueError: If its file is damaged.
+            FileNotFoundError: If there is none.
+        """
+        if not self.exists():
+            return None
+        digest = self.read().metric
+        return NetworkMetric.load(self.path, digest) if digest else NetworkMetric()
+
+    def timetable(self, metrics: NetworkMetric) -> Timetable | None:
         """Return the recorded latencies, or None if there are none.
 
         Raises:
             ValueError: If they are damaged, or not of this network.
         """
-        path = self.path / "latency.json"
+        path = self.path / LATENCY
         if not path.exists():
             return None
-        text = path.read_text(encoding="utf-8", errors="replace")
-        timetable = Timetable.from_json(text, str(path))
-        missing = {layer.name for layer in self.read()[1].searched} - set(timetable.layers)
+        timetable = timetable_record.from_json(read_text(path), str(path))
+        missing = {layer.name for layer in self.read().profile.searched} - set(timetable.layers)
         if missing:
             raise ValueError(f"{path} is damaged: it has no layer {min(missing)!r}.")
-        return timetable
+        winners = {asked: plan.within(metrics) for asked, plan in timetable.winners.items()}
+        return replace(timetable, winners=winners)
 
-    def write_timetable(self, timetable: Timetable) -> None:
+    def scores(self, metrics: NetworkMetric) -> Scores | None:
+        """Return the recorded scores, or None if there are none.
+
+        Raises:
+            ValueError: If they are damaged.
+        """
+        path = self.path / SCORES
+        return Scores.from_json(read_text(path), str(path), metrics) if path.exists() else None
+
+    def keep_timetable(self, timetable: Timetable) -> None:
         """Record the latencies."""
-        self.write("latency.json", timetable.to_json() + "\n")
+        write_text(self.path / LATENCY, timetable_record.to_json(timetable))
+
+    def keep_scores(self, scores: Scores) -> None:
+        """Record the scores."""
+        self._make()
+        write_text(self.path / SCORES, scores.to_json())
+
+    def finish(self, candidates: str, front: str, plan: Plan) -> None:
+        """Record the outcome: two tables as CSV, and the best plan."""
+        write_text(self.path / CANDIDATES, candidates)
+        write_text(self.path / FRONT, front)
+        plan.save(self.path / PLAN)
 
     def _make(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"the run {self.path} must be a folder, but it is a file.")
         self.path.mkdir(parents=True, exist_ok=True)
-
-    def _check_network(
-        self,
-        known: NetworkProfile,
-        profile: NetworkProfile,
-        weights: dict[str, str],
-        digests: dict[str, str],
-    ) -> None:
-        before = {layer.name: layer for layer in known.layers}
-        now = {layer.name: layer for layer in profile.layers}
-        for name in [*now, *before]:
-            if before.get(name) != now.get(name):
-                what = (
-                    "another shape, input or choice"
-                    if name in before and name in now
-                    else ("no such layer " + ("before" if name in now else "now"))
-                )
-                raise ValueError(
-                    f"{self.path} holds the search of another network: layer {name!r} has {what}; "
-                    "use another run folder."
-                )
-        self.check_weights(weights, digests)
-
-    def check_weights(self, recorded: dict[str, str], digests: dict[str, str]) -> None:
-        """Refuse weights that are not those that were searched; the first layer is named.
-
-        Args:
-            recorded: Layer name -> digest, as `read` returns them.
-            digests: The same of the network at hand.
-
-        Raises:
-            ValueError: If a digest differs.
-        """
-        for name, digest in digests.items():
-            if recorded.get(name) != digest:
-                raise ValueError(
-                    f"{self.path} holds the search of another network: layer {name!r} has other "
-                    "weights; use another run folder."
-                )
-
-
-def open_storage(url: str) -> BaseStorage:
-    """Open an Optuna storage by its URL.
-
-    Raises:
-        ValueError: If it cannot be opened.
-    """
-    try:
-        return optuna.storages.get_storage(url)
-    except Exception as error:  # whatever the driver of that database raises
-        raise ValueError(f"the storage {url} must open, but it raised {one_line(error)}") from error
-
-
-def check_record(settings: Settings, profile: NetworkProfile, weights: dict[str, str]) -> None:
-    """Raise a ValueError about the first thing in a record that cannot be."""
-    unknown = set(settings.families) - set(FAMILIES)
-    if unknown:
-        raise ValueError(f"families has {', '.join(unknown)}")
-    for name in ("flops", "params"):
-        if not isinstance(getattr(profile, name), int):
-            raise TypeError(f"{name} of the network is {getattr(profile, name)!r}")
-    for layer in profile.searched:
-        if prod(layer.weight_shape) != layer.params or len(layer.weight_shape) < 2:
-            raise ValueError(f"layer {layer.name!r} has weight_shape {layer.weight_shape}")
-        if not layer.calls:
-            raise ValueError(f"layer {layer.name!r} has no calls")
-        if layer.name not in weights:
-            raise ValueError(f"weights has no layer {layer.name!r}")
-
-
-def _settings(data: dict[str, Any]) -> Settings:
-    lists = ("families", "include", "exclude", "input_shape")
-    typed: dict[str, Any] = {
-        k: tuple(v) if k in lists and v is not None else v for k, v in data.items()
-    }
-    return Settings(**{**typed, "budget": Budget(**data["budget"])})
-
-
-def _profile(data: dict[str, Any]) -> NetworkProfile:
-    layers = []
-    for layer in data["layers"]:
-        calls = tuple(map(_geometry, layer["calls"]))
-        shape = tuple(layer["weight_shape"])
-        layers.append(LayerProfile(**{**layer, "calls": calls, "weight_shape": shape}))
-    return NetworkProfile(**{**data, "layers": tuple(layers)})
-
-
-def _geometry(data: dict[str, Any]) -> Geometry:
-    sizes = {name: tuple(size) for name, size in data.items() if name != "groups"}
-    return Geometry(**sizes, groups=int(data.get("groups", 1)))
-
-
-def _python() -> str:
-    return platform.python_version()

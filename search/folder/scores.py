@@ -2,75 +2,93 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from search.folder.run_folder import RunFolder
-from sekron.network.plan import Plan
-from sekron.records import document, reading
+import msgspec
 
-FORMAT, VERSION = "sekron.scores", 1
+from sekron.network.network_metric import NetworkMetric
+from sekron.network.plan import Plan, PlanRecord
+from sekron.records import decode, encode
 
-FILE = "scores.json"
-"""In a run folder."""
+FORMAT, VERSION = "sekron.scores", 2
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Scores:
-    """All scores of a search, by one function on one set of data.
+    """All scores of a search, by one function on one set of data; another score makes another one.
 
     Attributes:
         dense: Of the dense network; another score of it means another function or other data.
-        networks: Plan as JSON -> score.
-        winners: `SearchResult.key` -> the best plan for that budget, as JSON.
+        networks: Digest of a plan -> the plan and its score.
+        winners: Digest of a question -> the best plan for its budget.
     """
 
     dense: float
-    networks: dict[str, float] = field(default_factory=dict)
-    winners: dict[str, str] = field(default_factory=dict)
+    networks: Mapping[str, tuple[Plan, float]] = field(default_factory=dict)
+    winners: Mapping[str, Plan] = field(default_factory=dict)
+
+    @property
+    def plans(self) -> list[Plan]:
+        """The plans whose networks were scored."""
+        return [plan for plan, _ in self.networks.values()]
 
     def of(self, plan: Plan) -> float:
         """Return the score of a plan's network, NaN where it was not scored."""
-        return self.networks.get(plan.to_json(), math.nan) if plan else self.dense
+        if not plan:
+            return self.dense
+        return self.networks.get(plan.digest, (plan, math.nan))[1]
+
+    def with_network(self, plan: Plan, score: float) -> Scores:
+        """Return scores that have the one of one more network."""
+        return replace(self, networks={**self.networks, plan.digest: (plan, score)})
+
+    def with_winner(self, question: str, plan: Plan) -> Scores:
+        """Return scores that know which plan is the best for a budget."""
+        return replace(self, winners={**self.winners, question: plan})
 
     def to_json(self) -> str:
         """Return the scores as text."""
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
-            "dense": self.dense,
-            "networks": self.networks,
-            "winners": self.winners,
-        }
-        return json.dumps(document, indent=1)
+        networks = [
+            _Scored(plan.to_record(), value if math.isfinite(value) else None)
+            for plan, value in self.networks.values()
+        ]
+        winners = {question: plan.to_record() for question, plan in self.winners.items()}
+        return encode(_Scores(self.dense, networks, winners), FORMAT, VERSION)
 
     @classmethod
-    def from_json(cls, text: str, source: str) -> Scores:
+    def from_json(cls, text: str | bytes, source: str, metrics: NetworkMetric) -> Scores:
         """Read what `to_json` wrote.
 
+        Args:
+            text: JSON.
+            source: What to call it in an error.
+            metrics: That the plans were made in.
+
         Raises:
-            ValueError: If it is damaged; the message names `source`.
+            ValueError: If it is damaged, or its plans were made in another metric.
         """
-        with reading(source):
-            data = document(text, FORMAT, VERSION)
-            scores = cls(
-                float(data["dense"]),
-                {str(plan): float(score) for plan, score in data["networks"].items()},
-                {str(key): str(plan) for key, plan in data["winners"].items()},
-            )
-            for plan in (*scores.networks, *scores.winners.values()):
-                Plan.from_json(plan)
-            return scores
+        record = decode(text, _Scores, FORMAT, (VERSION,), source)
+
+        def read(plan: PlanRecord) -> Plan:
+            return Plan.from_record(plan, source).within(metrics)
+
+        plans = [(read(entry.plan), entry.score) for entry in record.networks]
+        return cls(
+            record.dense,
+            {plan.digest: (plan, -math.inf if score is None else score) for plan, score in plans},
+            {question: read(plan) for question, plan in record.winners.items()},
+        )
 
 
-def recorded(folder: RunFolder) -> Scores | None:
-    """Return the scores of a run folder, or None if there are none.
+class _Scored(msgspec.Struct):
+    plan: PlanRecord
+    score: float | None
+    """None where it was no number, which is worst."""
 
-    Raises:
-        ValueError: If they are damaged.
-    """
-    path = folder.path / FILE
-    if not path.exists():
-        return None
-    return Scores.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
+
+class _Scores(msgspec.Struct):
+    dense: float
+    networks: list[_Scored]
+    winners: dict[str, PlanRecord]

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
 from search.clock.timetable import Timetable
 from search.folder.scores import Scores
+from search.front.choices import Member
 from search.front.layer_options import LayerOptions
 from sekron.budget import RESOURCES
-from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.rank_curves.table import CandidateTable
 from sekron.structures.structure import Structure
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One plan of a front.
-
-    Attributes:
-        plan: Which layer gets which structure.
-        error: Sum of what the layers add, as in `SearchResult.pareto_front`.
-        used: FLOPs and parameters of the whole network, by their names in a budget.
-        saved: Share of the dense network's time that the layers, timed alone, save; NaN where a
-            layer was not timed.
-    """
-
-    plan: Plan
-    error: float
-    used: dict[str, int]
-    saved: float
 
 
 def layers_frame(profile: NetworkProfile) -> pd.DataFrame:
@@ -94,7 +74,7 @@ def front_frame(
             row[resource] = member.used[resource]
             row[f"{resource}_ratio"] = member.used[resource] / profile.dense(resource)
         if timetable is not None and effect is not None:
-            measured = timetable.networks.get(member.plan.to_json())
+            measured = timetable.of(member.plan)
             ratio = np.nan if measured is None else measured.ratio
             row["predicted_ms"] = timetable.network_ms * effect.ratio(
                 member.saved, len(member.plan)

@@ -1,31 +1,19 @@
-"""The metrics of a search: from unlabelled batches once, from its run folder ever after."""
+"""The metrics of a search, from unlabelled batches."""
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sekron.calibration.metrics import metrics
+from sekron.calibration.metrics import metrics_of
 from sekron.calibration.moments import moments
-from sekron.calibration.sensitivity import LEVELS, divergences, weighed
-from sekron.decomposition.metric import Metric
+from sekron.calibration.sensitivity import LEVELS, divergences, weighted_by
 from sekron.forward import Batches, inputs_of
+from sekron.network.network_metric import NetworkMetric
 from sekron.network.surgery import weight_of
 from sekron.profiling.network_profile import NetworkProfile
-
-PARTS = ("output", "input", "sensitivity")
-
-
-FILE = "metric.safetensors"
-"""In a run folder."""
-
 
 WORK = 3e12
 """Multiply-adds, about, for the sensitivities: half a minute on two cores."""
@@ -38,77 +26,31 @@ CHUNK = 64
 
 
 def calibrate(
-    model: nn.Module, profile: NetworkProfile, batches: Batches | None, folder: Path | None
-) -> dict[str, Metric]:
-    """Return layer name -> metric of a network; nothing without batches.
+    model: nn.Module,
+    profile: NetworkProfile,
+    batches: Batches | None,
+    warn: Callable[[str], None],
+) -> NetworkMetric:
+    """Return the metrics of a network's layers; the plain norm without batches.
 
     Args:
         model: Not modified.
         profile: Names the layers, the searched ones.
-        batches: Unlabelled, gone through once; not looked at where the folder has metrics.
-        folder: Of a run, perhaps not yet there, or None.
+        batches: Unlabelled, gone through once.
+        warn: Called where the layers' sensitivities cannot be measured.
     """
     if batches is None:
-        return {}
+        return NetworkMetric()
     names = [layer.name for layer in profile.searched]
-    if folder is not None and (folder / FILE).exists():
-        return read_metrics(names, folder)
     shown: list[Tensor] = []
     collected = moments(model, names, _keeping(batches, shown, _n_images(profile)))
-    own = metrics({name: weight_of(model, name) for name in names}, collected)
+    by_size = metrics_of({name: weight_of(model, name) for name in names}, collected)
     try:
-        return weighed(own, divergences(model, own, _chunks(shown)))
+        measured = divergences(model, by_size, _chunks(shown))
     except ValueError as error:
-        warnings.warn(f"{error} Layers are weighed by the metric alone.", stacklevel=4)
-        return own
-
-
-def write_metrics(found: dict[str, Metric], folder: Path) -> None:
-    """Write metrics to one safetensors file of a run folder, in one step."""
-    tensors = {}
-    for name, metric in found.items():
-        sensitivity = torch.tensor(metric.sensitivity, dtype=torch.float64)
-        parts = metric.output.float(), metric.input.float(), sensitivity
-        # Contiguous and of its own: what is symmetric may come as a view.
-        tensors.update(
-            {f"{name}/{part}": t.contiguous() for part, t in zip(PARTS, parts, strict=True)}
-        )
-    temporary = folder / f".{FILE}.{os.getpid()}"
-    save_file(tensors, temporary)
-    temporary.replace(folder / FILE)
-
-
-def read_metrics(names: Sequence[str], folder: Path) -> dict[str, Metric]:
-    """Return layer name -> metric.
-
-    Args:
-        names: Of the layers that must have one.
-        folder: Of a run.
-
-    Raises:
-        ValueError: If the file is damaged.
-        FileNotFoundError: If there is none.
-    """
-    path = folder / FILE
-    try:
-        tensors = load_file(path)
-        parts = {name: [tensors[f"{name}/{part}"] for part in PARTS] for name in names}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error
-    except KeyError as error:
-        raise ValueError(f"{path} is damaged: it has no {error.args[0]!r}.") from error
-    return {name: _metric(name, path, *of) for name, of in parts.items()}
-
-
-def _metric(name: str, path: Path, output: Tensor, inputs: Tensor, sensitivity: Tensor) -> Metric:
-    for matrix in (output, inputs):
-        known = matrix.dim() == 1
-        known |= matrix.dim() in (2, 3) and matrix.shape[-1] == matrix.shape[-2]
-        if not (known and torch.isfinite(matrix).all() and matrix.any()):
-            raise ValueError(f"{path} is damaged: a matrix of layer {name!r} is not one.")
-    if sensitivity.numel() != 1 or not 0.0 <= float(sensitivity) < float("inf"):
-        raise ValueError(f"{path} is damaged: the sensitivity of layer {name!r} is not one.")
-    return Metric(output.double(), inputs.double(), float(sensitivity))
+        warn(f"{error} Layers count by the metric alone.")
+        return NetworkMetric(by_size)
+    return NetworkMetric(weighted_by(by_size, measured))
 
 
 def _n_images(profile: NetworkProfile) -> int:

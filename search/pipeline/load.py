@@ -1,19 +1,21 @@
-"""A finished search, read from its folder."""
+"""A finished search, read from its folder: the same stages, from what was recorded."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
+from optuna.storages import BaseStorage
 
-from search.folder.run_folder import RunFolder, open_storage
-from search.folder.scores import recorded
+from search.folder.run_folder import RunFolder
+from search.folder.run_record import RunRecord
+from search.front.choices import Choices
 from search.front.result import SearchResult
-from search.per_layer.identity import identity
 from search.per_layer.study import replay
-from search.pipeline.calibrate import read_metrics
-from search.pipeline.steps import quiet_optuna, spaces_of
+from search.pipeline.search import quiet_optuna
+from search.pipeline.stages import spaces_of, study_name, tables_of
+from sekron.network.network_metric import NetworkMetric
+from sekron.profiling.network_profile import LayerProfile
 from sekron.rank_curves.table import CandidateTable
 
 
@@ -25,42 +27,51 @@ def load(run: str | Path) -> SearchResult:
         ValueError: If it is damaged, or its search has not finished.
     """
     folder = RunFolder(run)
-    settings, measured, digests = folder.read()
-    storage = folder.storage() if settings.storage is None else open_storage(settings.storage)
-    spaces = spaces_of(measured, settings)
-    metrics = {}
-    if settings.calibrated:
-        metrics = read_metrics([layer.name for layer in measured.searched], folder.path)
-    tables: dict[str, CandidateTable] = {}
-    done: dict[tuple[object, ...], CandidateTable] = {}
+    record = folder.read()
+    budget, metrics = record.settings.budget, folder.metric() or NetworkMetric()
     with quiet_optuna():
-        studies = set(optuna.get_all_study_names(storage))
-        for layer in measured.searched:
-            key = identity(layer, digests, settings.calibrated)
-            if key not in done:
-                study_name = f"{settings.name}/{layer.name}"
-                metric = metrics.get(layer.name)
-                done[key] = CandidateTable.within(metric, layer.flops, layer.params, layer.groups)
-                n_proposed = -1
-                if study_name in studies:
-                    study = optuna.load_study(study_name=study_name, storage=storage)
-                    n_proposed = replay(study, spaces[layer.name], layer.calls, done[key], {})
-                if n_proposed < settings.n_trials:
-                    lack = f"{max(n_proposed, 0)} of {settings.n_trials} trials"
-                    raise _unfinished(run, f"layer {layer.name!r} has {lack}")
-            tables[layer.name] = done[key]
-    budget, scores, timetable = settings.budget, recorded(folder), folder.timetable()
-    result = SearchResult(measured, tables, budget, timetable, metrics, scores)
-    if scores is None or result.key not in scores.winners:
+        tables = _recorded_tables(run, record, metrics, folder.storage(record.settings.storage))
+    choices = Choices(record.profile, tables, metrics)
+    scores, timetable = folder.scores(metrics), folder.timetable(metrics)
+    if scores is None or choices.question(budget) not in scores.winners:
         if budget.min_score is not None:
             raise _unfinished(run, "its plan was not scored yet")
-        result = replace(result, scores=None)  # the last search did not score
-    on_clock = replace(result, budget=replace(budget, min_score=None))
-    if timetable is None or on_clock.key not in timetable.winners:
+        scores = None  # the last search did not score
+    if timetable is None or choices.question(budget.limits) not in timetable.winners:
         if budget.is_clocked:
             raise _unfinished(run, "its plan was not measured yet")
-        result = replace(result, timetable=None)  # the last search did not look at the clock
-    return result
+        timetable = None  # the last search did not look at the clock
+    choices = choices.retimed(timetable)
+    if scores is not None:
+        best = scores.winners[choices.question(budget)]
+    elif timetable is not None:
+        best = timetable.winners[choices.question(budget.limits)]
+    else:
+        best = choices.best(budget)
+    return SearchResult(choices, budget, best, scores)
+
+
+def _recorded_tables(
+    run: str | Path, record: RunRecord, metrics: NetworkMetric, storage: BaseStorage
+) -> dict[str, CandidateTable]:
+    """Return layer name -> candidates from the trials in a storage."""
+    settings, spaces = record.settings, spaces_of(record.profile, record.settings)
+    studies = set(optuna.get_all_study_names(storage))
+
+    def table_of(layer: LayerProfile) -> CandidateTable:
+        table = CandidateTable.within(
+            metrics.get(layer.name), layer.flops, layer.params, layer.groups
+        )
+        n_proposed = -1
+        if study_name(settings, layer) in studies:
+            study = optuna.load_study(study_name=study_name(settings, layer), storage=storage)
+            n_proposed = replay(study, spaces[layer.name], layer.calls, table, {})
+        if n_proposed < settings.n_trials:
+            lack = f"{max(n_proposed, 0)} of {settings.n_trials} trials"
+            raise _unfinished(run, f"layer {layer.name!r} has {lack}")
+        return table
+
+    return tables_of(record.profile, record.weights, settings.calibrated, table_of)
 
 
 def _unfinished(run: str | Path, lack: str) -> ValueError:

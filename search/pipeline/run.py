@@ -1,25 +1,25 @@
-"""The search as users call it: its arguments, and what is refused."""
+"""The search as users call it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
-from search.folder.run_folder import RunFolder, Settings
+from search.folder.recorder import Nobody
+from search.folder.run_folder import RunFolder
 from search.front.result import SearchResult
-from search.per_layer.samplers import SAMPLERS
 from search.per_layer.space import DEFAULT_FAMILIES
-from search.pipeline.steps import search
+from search.pipeline.request import request_of
+from search.pipeline.search import search_network
 from search.whole_network.judge import Score
-from search.whole_network.trials import Clock
 from sekron.budget import Budget
-from sekron.forward import Batches, inputs_of
-from sekron.network.eligibility import replaceable_modules
+from sekron.forward import Batches
+from sekron.network.network_metric import NetworkMetric
 from sekron.profiling.profile import Inputs
-from sekron.profiling.selection import Selection, patterns_of
-from sekron.structures.families import FAMILIES
+from sekron.profiling.selection import Selection
 
 
 def run(
@@ -42,10 +42,9 @@ def run(
     measure_seconds: float = 60.0,
     keep_latency: bool = False,
     n_network_trials: int = 30,
-    calibration: Batches | None = None,
+    calibration: Batches | NetworkMetric | None = None,
     score: Score | None = None,
     progress: bool = True,
-    source: tuple[str, str, tuple[int, ...]] = ("", "", ()),
 ) -> SearchResult:
     """Search the factorization of every layer, and choose among them under a budget.
 
@@ -80,14 +79,12 @@ def run(
             latency is limited or there is a score, and so not everything is additive.
         calibration: Unlabelled batches of images. Errors are then measured, and weights
             decomposed, in a metric of what goes through the network and of what its output
-            depends on; a run folder keeps it.
+            depends on; a run folder keeps it. Or such a metric, of an earlier result.
         score: Of a network, more is better: its accuracy on held-out data, say. The plan with the
             best score of all trials is taken then, or the one with the fewest FLOPs that has the
             budget's `min_score`. Before each scoring batch norm is re-estimated on the
             calibration, which is kept in memory for that.
         progress: Whether to show a progress bar on stderr.
-        source: Where the command line got the model, its weights and the input shape from; kept
-            in the run folder so that `sekron apply` can make the model again.
 
     Returns:
         The result.
@@ -98,55 +95,31 @@ def run(
         ValueError: If an argument is out of range, a weight is not finite, the example does not
             run, there is nothing to replace, or the folder belongs to another search.
     """
-    _check_choices(n_trials, max_sequence_length, families, sampler)
-    if rank_multiple < 1:
-        raise ValueError(f"`rank_multiple` must be at least 1, got {rank_multiple}.")
-    if n_network_trials < 0:
-        raise ValueError(f"`n_network_trials` must be at least 0, got {n_network_trials}.")
-    if not measure_seconds >= 0 or (measure_seconds == 0 and budget.is_clocked):
-        raise ValueError(
-            f"`measure_seconds` must be positive where latency is limited, else at least 0, "
-            f"got {measure_seconds} for {budget}."
-        )
-    if budget.min_score is not None and score is None:
-        raise ValueError(f"a least score needs `score`, got {budget} without one.")
-    layers = replaceable_modules(model)
-    settings = Settings(
-        max_sequence_length=max_sequence_length,
-        families=tuple(sorted(families, key=lambda name: name == "cp")),
-        sampler=sampler,
-        seed=seed,
+    request = request_of(
+        model,
+        example_input,
+        budget=budget,
         n_trials=n_trials,
-        include=patterns_of("include", include, layers),
-        exclude=patterns_of("exclude", exclude, layers),
+        max_sequence_length=max_sequence_length,
+        families=families,
+        sampler=sampler,
+        include=include,
+        exclude=exclude,
         min_share=min_share,
         rank_multiple=rank_multiple,
         storage=storage,
-        name=name or "sekron",
-        model=source[0],
-        weights=source[1],
-        input_shape=source[2],
-        calibrated=calibration is not None,
-        budget=budget,
+        name=name,
+        seed=seed,
+        measure_seconds=measure_seconds,
+        keep_latency=keep_latency,
+        n_network_trials=n_network_trials,
+        calibration=calibration,
+        score=score,
+        progress=progress,
     )
-    if score is not None and calibration is not None:
-        # Gone through again for every network that is scored.
-        calibration = list(inputs_of(calibration, "`calibration`"))
-    folder = None if run is None else RunFolder(run)
-    clock = Clock(measure_seconds, keep_latency, n_network_trials)
-    return search(model, example_input, settings, folder, clock, calibration, score, progress)
-
-
-def _check_choices(
-    n_trials: int, max_sequence_length: int, families: Sequence[str], sampler: str
-) -> None:
-    if n_trials < 0:
-        raise ValueError(f"`n_trials` must be at least 0, got {n_trials}.")
-    if max_sequence_length < 2:
-        raise ValueError(f"`max_sequence_length` must be at least 2, got {max_sequence_length}.")
-    if not families or any(family not in FAMILIES for family in families):
-        raise ValueError(
-            f"`families` must be some of {', '.join(FAMILIES)}, got {tuple(families)}."
-        )
-    if sampler not in SAMPLERS:
-        raise ValueError(f"`sampler` must be one of {', '.join(SAMPLERS)}, got {sampler!r}.")
+    notes: list[str] = []
+    try:
+        return search_network(request, Nobody() if run is None else RunFolder(run), notes.append)
+    finally:
+        for note in dict.fromkeys(notes):
+            warnings.warn(note, stacklevel=2)

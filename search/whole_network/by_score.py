@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,8 +14,7 @@ import optuna
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
-from search.front.frames import Member
-from search.front.result import SearchResult
+from search.front.choices import Choices, Member
 from search.whole_network.judge import Judge
 from search.whole_network.trials import Trials
 from sekron.budget import Budget, InfeasibleBudget
@@ -35,17 +33,21 @@ REACH = 1.0
 N_STARTUP = 8
 """Trials drawn at random before TPE has something to go by."""
 
-Holds = Callable[[Member], bool]
+Admission = Callable[[Member], bool]
+"""Whether a plan may win: where there is a clock, by that."""
 
 
-def settle_score(
-    result: SearchResult,
+def best_by_score(
+    choices: Choices,
+    budget: Budget,
+    start: Plan,
     judge: Judge,
-    holds: Holds,
+    admits: Admission,
     trials: Trials,
     on_progress: Callable[[str], None],
-) -> SearchResult:
-    """Find the plan with the best score within the budget, or the cheapest with a least score.
+    warn: Callable[[str], None],
+) -> Plan:
+    """Return the plan with the best score within a budget, or the cheapest with a least score.
 
     A trial lets layers count more or less by their place in the network, their size and what is
     known of their sensitivity, and the integer program is solved with that: so every plan that is
@@ -53,28 +55,28 @@ def settle_score(
     trials.
 
     Args:
-        result: Of a search.
+        choices: Of the search.
+        budget: With a least score or without.
+        start: The best plan by error, which is scored first where there is no least score.
         judge: Scores plans.
-        holds: Whether a plan is admitted besides: where there is a clock, by it.
+        admits: Whether a plan may win besides.
         trials: How many, and where they are kept.
         on_progress: Called with what is being scored.
-
-    Returns:
-        The result with all scores and the best plan.
+        warn: Called where all that score enough are slower than the dense network.
 
     Raises:
         InfeasibleBudget: If no plan within the other limits has the least score.
     """
-    contest = _Contest(result, judge, holds)
-    if result.budget.min_score is None:
-        contest.enter(result.best)
+    contest = _Contest(choices, budget, judge, admits)
+    if budget.min_score is None:
+        contest.enter(start)
     else:
         _bisect(contest, on_progress)
-    reasons = _reasons(result)
-    study = _study(result, judge, trials, list(reasons))
+    reasons = _reasons(choices)
+    study = _study(choices.question(budget), judge, trials, list(reasons))
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    for known in finished:
-        contest.enter(Plan.from_json(known.user_attrs["plan"]).within(result.metrics))
+    for trial in finished:
+        contest.enter(Plan.from_json(trial.user_attrs["plan"]).within(choices.metrics))
     for number in range(len(finished), trials.number):
         on_progress(f"trial {number + 1} of {trials.number}")
         # Seeded for every trial, so that a search that was interrupted goes on as if not.
@@ -83,34 +85,34 @@ def settle_score(
             n_startup_trials=N_STARTUP,
             multivariate=True,
         )
-        trial = study.ask()
-        tilts = {reason: trial.suggest_float(reason, -REACH, REACH) for reason in reasons}
+        asked = study.ask()
+        tilts = {reason: asked.suggest_float(reason, -REACH, REACH) for reason in reasons}
         weights = {
             name: 2.0 ** sum(tilts[reason] * of[name] for reason, of in reasons.items())
-            for name in result.tables
+            for name in choices.tables
         }
+        weighted = choices.weighted(weights)
         try:
-            plan = result.weighed(weights).plan(contest.budget)
+            plan = weighted.best(contest.room)
         except InfeasibleBudget:
-            study.tell(trial, state=TrialState.FAIL)
+            study.tell(asked, state=TrialState.FAIL)
             break  # nothing is cheaper than the best plan
-        trial.set_user_attr("plan", plan.to_json())
-        study.tell(trial, contest.enter(plan))
+        asked.set_user_attr("plan", plan.to_json())
+        study.tell(asked, contest.enter(plan))
     winner = contest.best
-    if not result.budget.is_clocked and contest.slower and not (winner and winner.plan):
+    if not budget.is_clocked and contest.slower and not (winner and winner.plan):
         winner = contest.slower
-        warnings.warn(
-            f"{result.budget} is out of reach for networks that are not slower than the dense one; "
-            "the plan is for one that is.",
-            stacklevel=5,
+        warn(
+            f"{budget} is out of reach for networks that are not slower than the dense one; "
+            "the plan is for one that is."
         )
     if winner is None:
         raise InfeasibleBudget(
-            f"the score must be reachable, got {result.budget}; the best of "
+            f"the score must be reachable, got {budget}; the best of "
             f"{contest.n_entered} plans within its other limits has {contest.most:g}."
         )
-    judge.crown(result.key, winner.plan)
-    return replace(result, scores=judge.scores)
+    judge.crown(choices.question(budget), winner.plan)
+    return winner.plan
 
 
 @dataclass(slots=True)
@@ -120,9 +122,10 @@ class _Contest:
     The cheapest of the plans that are good enough, but that the clock does not admit, is kept too.
     """
 
-    result: SearchResult
+    choices: Choices
+    budget: Budget
     judge: Judge
-    holds: Holds
+    admits: Admission
     best: Member | None = None
     slower: Member | None = None
     score: float = -math.inf
@@ -130,23 +133,23 @@ class _Contest:
     n_entered: int = 0
 
     @property
-    def budget(self) -> Budget:
+    def room(self) -> Budget:
         """What the next plan may cost."""
-        budget = replace(self.result.budget, min_score=None)
-        if self.result.budget.min_score is None or self.best is None:
-            return budget
-        return replace(budget, flops=max(int(STEP * self.best.used["flops"]), 1))
+        limits = self.budget.limits
+        if self.budget.min_score is None or self.best is None:
+            return limits
+        return replace(limits, flops=max(int(STEP * self.best.used["flops"]), 1))
 
     def enter(self, plan: Plan) -> float:
         """Score a plan and let it compete; return its score."""
-        score, least = self.judge(plan), self.result.budget.min_score
-        member = self.result.member(self.result.choice(plan))
+        score, least = self.judge(plan), self.budget.min_score
+        member = self.choices.member(self.choices.choice(plan))
         if least is None:
             is_better = self.best is None or score > self.score
         else:
             flops = math.inf if self.best is None else self.best.used["flops"]
             is_better = score >= least and member.used["flops"] < flops
-        if is_better and self.holds(member):
+        if is_better and self.admits(member):
             self.best, self.score = member, score
         elif is_better and (
             self.slower is None or member.used["flops"] < self.slower.used["flops"]
@@ -159,29 +162,30 @@ class _Contest:
 
 def _bisect(contest: _Contest, on_progress: Callable[[str], None]) -> None:
     """Enter plans with the least error at FLOPs between the least and those of the best."""
-    result, budget = contest.result, contest.budget
-    contest.enter(result.plan(budget))
+    choices, limits = contest.choices, contest.room
+    contest.enter(choices.best(limits))
     if contest.best is None:
         return
-    low, high = result.least("flops") * result.profile.flops, contest.best.used["flops"]
+    low, high = choices.least("flops") * choices.profile.flops, contest.best.used["flops"]
     for step in range(BISECTIONS):
         on_progress(f"plan {step + 1} of {BISECTIONS} between two FLOPs")
         middle, before = int(math.sqrt(low * high)), contest.best
         with suppress(InfeasibleBudget):  # the other limits may need more
-            contest.enter(result.plan(replace(budget, flops=max(middle, 1))))
+            contest.enter(choices.best(replace(limits, flops=max(middle, 1))))
         if contest.best is before:
             low = middle
         else:
             high = contest.best.used["flops"]
 
 
-def _reasons(result: SearchResult) -> dict[str, dict[str, float]]:
+def _reasons(choices: Choices) -> dict[str, dict[str, float]]:
     """Return reason -> layer name -> how much it applies, the largest of each being 1."""
-    layers = result.profile.searched
+    layers = choices.profile.searched
+    sensitivities = [max(choices.tables[layer.name].sensitivity, LEAST) for layer in layers]
     columns = {
         "place": np.arange(len(layers), dtype=float),
         "size": np.log([layer.flops for layer in layers]),
-        "sensitivity": np.log([max(result.tables[x.name].sensitivity, LEAST) for x in layers]),
+        "sensitivity": np.log(sensitivities),
     }
     scaled = {}
     for reason, values in columns.items():
@@ -192,9 +196,9 @@ def _reasons(result: SearchResult) -> dict[str, dict[str, float]]:
     return scaled
 
 
-def _study(result: SearchResult, judge: Judge, trials: Trials, reasons: list[str]) -> optuna.Study:
-    """Open the study of this budget, these candidates and this score."""
-    text = f"{result.key} {judge.scores.dense!r}"
+def _study(question: str, judge: Judge, trials: Trials, reasons: list[str]) -> optuna.Study:
+    """Open the study of this question and this score."""
+    text = f"{question} {judge.scores.dense!r}"
     study = optuna.create_study(
         storage=trials.storage,
         study_name=f"{trials.name}/scores/{hashlib.sha256(text.encode()).hexdigest()[:12]}",

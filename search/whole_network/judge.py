@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable
 
 from torch import nn
 
-from search.folder.run_folder import RunFolder
-from search.folder.scores import FILE, Scores, recorded
+from search.folder.scores import Scores
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.forward import Batches
 from sekron.network.plan import Plan
@@ -28,7 +26,9 @@ class Judge:
         score: Of a network in evaluation mode; more is better.
         batches: Unlabelled, to re-estimate batch norm with before a network is scored, again and
             again; None to score it as it was decomposed.
-        folder: That keeps the scores, or None.
+        recorded: Scores of an earlier search, or None.
+        keep: Called with the scores after every network.
+        warn: Called where batch norm cannot be re-estimated, and where the record is of no use.
 
     Raises:
         ValueError: If the score of the dense network is not finite.
@@ -39,28 +39,32 @@ class Judge:
         model: nn.Module,
         score: Score,
         batches: Batches | None,
-        folder: RunFolder | None,
+        recorded: Scores | None,
+        keep: Callable[[Scores], None],
+        warn: Callable[[str], None],
     ) -> None:
-        self._model, self._score, self._folder = model, score, folder
+        self._model, self._score, self._keep = model, score, keep
         self._batches = batches if norms_with_statistics(model) else None
         if norms_with_statistics(model) and batches is None:
-            warnings.warn(
+            warn(
                 "networks are scored without re-estimated batch norm, since there is no "
-                "`calibration` to do it with.",
-                stacklevel=5,
+                "`calibration` to do it with."
             )
         dense = float(score(copy.deepcopy(model).eval()))
         if not math.isfinite(dense):
             raise ValueError(f"`score` must be finite, got {dense} for the dense network.")
-        known = None if folder is None else recorded(folder)
-        if known is not None and known.dense != dense:
-            warnings.warn(
-                f"the scores in {folder and folder.path} are of another score or other data (the "
-                f"dense network had {known.dense:g}, now {dense:g}); networks are scored anew.",
-                stacklevel=5,
+        if recorded is not None and recorded.dense != dense:
+            warn(
+                "the scores in the run folder are of another score or other data (the dense "
+                f"network had {recorded.dense:g}, now {dense:g}); networks are scored anew."
             )
-            known = None
-        self.scores = known or Scores(dense)
+            recorded = None
+        self._scores = recorded or Scores(dense)
+
+    @property
+    def scores(self) -> Scores:
+        """All scores so far."""
+        return self._scores
 
     def check(self, budget: Budget) -> None:
         """Refuse a least score that the dense network does not have.
@@ -68,30 +72,29 @@ class Judge:
         Raises:
             InfeasibleBudget: With the score of the dense network.
         """
-        if budget.min_score is not None and self.scores.dense < budget.min_score:
+        if budget.min_score is not None and self._scores.dense < budget.min_score:
             raise InfeasibleBudget(
-                f"`min_score` must be at most the dense network's {self.scores.dense:g}, got "
+                f"`min_score` must be at most the dense network's {self._scores.dense:g}, got "
                 f"{budget.min_score:g}."
             )
 
     def __call__(self, plan: Plan) -> float:
-        """Return the score of a plan's network; NaN counts as the worst."""
-        known = self.scores.of(plan)
-        if math.isnan(known):
-            small = plan.apply(self._model).eval()
-            if self._batches is not None:
-                recalibrate(small, self._batches)
-            value = float(self._score(small))
-            known = -math.inf if math.isnan(value) else value
-            self.scores.networks[plan.to_json()] = known
-            self._save()
-        return known
+        """Return the score of a plan's network; what is not finite counts as the worst."""
+        known = self._scores.of(plan)
+        if not math.isnan(known):
+            return known
+        small = plan.apply(self._model).eval()
+        if self._batches is not None:
+            recalibrate(small, self._batches)
+        value = float(self._score(small))
+        value = value if math.isfinite(value) else -math.inf
+        self._set(self._scores.with_network(plan, value))
+        return value
 
-    def crown(self, key: str, plan: Plan) -> None:
+    def crown(self, question: str, plan: Plan) -> None:
         """Record the best plan for a budget."""
-        self.scores.winners[key] = plan.to_json()
-        self._save()
+        self._set(self._scores.with_winner(question, plan))
 
-    def _save(self) -> None:
-        if self._folder is not None:
-            self._folder.write(FILE, self.scores.to_json() + "\n")
+    def _set(self, scores: Scores) -> None:
+        self._scores = scores
+        self._keep(scores)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import optuna
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from search.front.frames import Member
-from search.front.result import SearchResult
+from search.front.choices import Choices, Member
+from search.whole_network.trials import Trials
+from sekron.budget import Budget
 
 N_SEEDS = 12
 """Members of the front that the study begins with: those nearest in error to the winner."""
@@ -26,71 +26,74 @@ class NetworkStudy:
     nothing else can win.
 
     Args:
-        result: With a timetable.
+        choices: With a timetable.
+        budget: That plans must hold.
         winner: The best plan so far, measured.
-        measure: Returns by how much a measured plan exceeds the budget's latency, relative to it;
+        front: The plans whose candidates are mixed.
+        excess: Returns by how much a measured plan exceeds the budget's latency, relative to it;
             zero or less where it holds.
-        storage: Where trials are kept.
-        name: Of the study.
-        seed: Of the sampler.
+        trials: How many, and where they are kept.
     """
 
     def __init__(
         self,
-        result: SearchResult,
+        choices: Choices,
+        budget: Budget,
         winner: Member,
-        measure: Callable[[Member], float],
-        storage: BaseStorage,
-        name: str,
-        seed: int,
+        front: Sequence[Member],
+        excess: Callable[[Member], float],
+        trials: Trials,
     ) -> None:
-        self._result = result
-        self._measure = measure
-        self._winner = winner
-        choices = [result.choice(member.plan) for member in (winner, *result.members)]
+        self._choices, self._budget, self._winner = choices, budget, winner
+        self._measured_excess, self._n_trials = excess, trials.number
+        rows = [choices.choice(member.plan) for member in (winner, *front)]
         self._ladders = [
-            sorted({used[0], *(set(used) & set(layer.allowed(result.budget).tolist()))})
-            for layer, used in zip(result.options.values(), zip(*choices, strict=True), strict=True)
+            sorted({used[0], *(set(used) & set(layer.allowed(budget).tolist()))})
+            for layer, used in zip(choices.layers.values(), zip(*rows, strict=True), strict=True)
         ]
         # Parameters are steps of the ladders: with others they would mean something else.
-        identity = hashlib.sha256(f"{result.budget} {self._ladders}".encode()).hexdigest()[:12]
+        text = f"{choices.question(budget)} {self._ladders}"
         self._study = optuna.create_study(
-            storage=storage,
-            sampler=TPESampler(seed=seed, n_startup_trials=N_SEEDS, multivariate=True),
-            study_name=f"{name}/networks/{identity}",
+            storage=trials.storage,
+            sampler=TPESampler(seed=trials.seed, n_startup_trials=N_SEEDS, multivariate=True),
+            study_name=f"{trials.name}/networks/{hashlib.sha256(text.encode()).hexdigest()[:12]}",
             direction="minimize",
             load_if_exists=True,
         )
-        near = sorted(choices, key=lambda choice: abs(result.member(choice).error - winner.error))
+        near = sorted(rows, key=lambda choice: abs(choices.member(choice).error - winner.error))
         for choice in dict.fromkeys(near[:N_SEEDS]):
             steps = list(zip(self._ladders, choice, strict=True))
-            if all(row in rows for rows, row in steps):
-                params = {f"layer{i}": rows.index(row) for i, (rows, row) in enumerate(steps)}
+            if all(row in ladder for ladder, row in steps):
+                params = {f"layer{i}": ladder.index(row) for i, (ladder, row) in enumerate(steps)}
                 self._study.enqueue_trial(params, skip_if_exists=True)
 
-    def run(self, n_trials: int, end: float) -> Member:
-        """Run trials until that many are finished or the time is up; return the best plan."""
+    def run(self, end: float) -> Member:
+        """Run the trials that are left until the time is up; return the best plan.
+
+        Args:
+            end: On the performance counter.
+        """
         finished = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        for known in finished:
-            self._judge(known.params)
-        for _ in range(n_trials - len(finished)):
+        for trial in finished:
+            self._tried(trial.params)
+        for _ in range(self._n_trials - len(finished)):
             if time.perf_counter() > end:
                 break
-            trial = self._study.ask()
-            for i, rows in enumerate(self._ladders):
-                trial.suggest_int(f"layer{i}", 0, len(rows) - 1)
-            error, excess = self._judge(trial.params)
-            trial.set_constraint("budget", excess)
-            self._study.tell(trial, error)
+            asked = self._study.ask()
+            for i, ladder in enumerate(self._ladders):
+                asked.suggest_int(f"layer{i}", 0, len(ladder) - 1)
+            error, excess = self._tried(asked.params)
+            asked.set_constraint("budget", excess)
+            self._study.tell(asked, error)
         return self._winner
 
-    def _judge(self, params: dict[str, int]) -> tuple[float, float]:
+    def _tried(self, params: dict[str, int]) -> tuple[float, float]:
         """Return error and excess of a plan, which becomes the winner if it is better."""
-        rows = (rows[params[f"layer{i}"]] for i, rows in enumerate(self._ladders))
-        member = self._result.member(tuple(rows))
-        excess = self._result.excess(member)
+        rows = (ladder[params[f"layer{i}"]] for i, ladder in enumerate(self._ladders))
+        member = self._choices.member(tuple(rows))
+        excess = self._choices.excess(member, self._budget)
         if excess <= 0.0 and member.error < self._winner.error:
-            excess = self._measure(member)
+            excess = self._measured_excess(member)
             if excess <= 0.0:
                 self._winner = member
         return member.error, excess

@@ -35,7 +35,7 @@ def metric_of(moments: Moments, power: float = POWER, damping: float = DAMPING) 
     return Metric(_root(moments.gradients, power, damping), _root(inputs, power, damping))
 
 
-def metrics(
+def metrics_of(
     weights: Mapping[str, Tensor],
     collected: Mapping[str, Moments],
     power: float = POWER,
@@ -49,15 +49,15 @@ def metrics(
         power: As in `metric_of`.
         damping: As in `metric_of`.
     """
-    own = {name: metric_of(collected[name], power, damping) for name in weights}
+    by_name = {name: metric_of(collected[name], power, damping) for name in weights}
     sizes = {
-        name: float(own[name].whiten(weight.detach()).norm()) ** SENSITIVITY_POWER
+        name: float(by_name[name].whiten(weight.detach()).norm()) ** SENSITIVITY_POWER
         for name, weight in weights.items()
     }
     mean = sum(sizes.values()) / max(len(sizes), 1)
     return {
         name: replace(metric, sensitivity=sizes[name] / mean if mean else 1.0)
-        for name, metric in own.items()
+        for name, metric in by_name.items()
     }
 
 

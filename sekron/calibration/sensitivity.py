@@ -80,7 +80,7 @@ def sensitivities(found: Mapping[str, Sequence[tuple[float, float]]]) -> dict[st
     return {name: fitted.get(name, mean) / mean for name in found}
 
 
-def weighed(
+def weighted_by(
     metrics: Mapping[str, Metric], found: Mapping[str, Sequence[tuple[float, float]]]
 ) -> dict[str, Metric]:
     """Return layer name -> metric, weighed by divergences in the place of its own size.

@@ -11,6 +11,7 @@ from torch import nn
 
 from sekron.network.plan import FORMAT, Plan
 from sekron.network.surgery import forms_of, rebuild, structures_of
+from sekron.records import replacing
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -24,9 +25,12 @@ def save(model: nn.Module, path: str | Path) -> None:
         OSError: If the file cannot be written.
     """
     check_folder(path)
-    save_model(
-        model, str(path), metadata={FORMAT: Plan(structures_of(model), forms_of(model)).to_json()}
-    )
+    plan = Plan(structures_of(model), forms_of(model))
+    with replacing(Path(path)) as partial:
+        try:
+            save_model(model, str(partial), metadata={FORMAT: plan.to_json()})
+        except SafetensorError as error:
+            raise OSError(None, str(error)) from error
 
 
 def check_folder(path: str | Path) -> None:

@@ -1,33 +1,54 @@
-"""A plan: which layer gets which structure. Data, not code."""
+"""A plan: which layer gets which structure, and in which metric. Data, not code."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import msgspec
 from torch import nn
 
 from sekron.decomposition.metric import Metric
 from sekron.layers.operations import DEFAULT, Form
+from sekron.network.network_metric import NetworkMetric, metric_path
 from sekron.network.surgery import replace
+from sekron.records import decode, encode, read_text, write_text
 from sekron.structures.structure import Structure
 
-FORMAT, VERSION = "sekron.network.plan", 1
+FORMAT, VERSION = "sekron.plan", 2
+
+UNTOLD = "untold"
+"""Metric of a plan that was written by version 1, which did not tell."""
+
+
+class FormedLayer(msgspec.Struct, forbid_unknown_fields=True):
+    """A layer that does not run in the default form."""
+
+    structure: str
+    order: tuple[int, ...] | None
+    matmul: bool
+
+
+class PlanRecord(msgspec.Struct):
+    """A plan as it is written: structures as text, and the digest of its metric."""
+
+    layers: dict[str, str | FormedLayer]
+    metric: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
 
 
 class Plan(Mapping[str, Structure]):
     """Layer name -> structure, for the layers to replace; all others stay as they are.
 
+    A plan of a calibrated search belongs to a metric: its weights are decomposed in it, its errors
+    are meant in it, and it is applied in no other. Plans are equal if their structures, their
+    forms and their metrics are.
+
     Args:
         layers: Structures by layer name.
         forms: How to run some of them, by layer name; the others run in the default form.
-        metrics: In which some weights are decomposed, by layer name. They are data of a network
-            and not part of the JSON; a run folder keeps those of its search.
-
-    Two plans are equal if their structures and forms are.
+        metrics: In which weights are decomposed, by layer name; none for the plain norm.
 
     Example:
         >>> plan = Plan({"0": Structure.parse("chain:16x1x3x1,1x8x1x3@4")})
@@ -43,8 +64,9 @@ class Plan(Mapping[str, Structure]):
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         self._layers = dict(layers)
-        self._metrics = dict(metrics or {})
         self._forms = {name: form for name, form in (forms or {}).items() if form != DEFAULT}
+        self._metrics = metrics if isinstance(metrics, NetworkMetric) else NetworkMetric(metrics)
+        self._metric_digest = self._metrics.digest
 
     def __getitem__(self, name: str) -> Structure:
         return self._layers[name]
@@ -57,13 +79,26 @@ class Plan(Mapping[str, Structure]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Plan):
-            return self._layers == other._layers and self._forms == other._forms
+            return self.digest == other.digest
         return self._layers == other
 
     __hash__ = None  # type: ignore[assignment]  # as any mapping
 
     def __repr__(self) -> str:
-        return f"Plan({len(self)} layers)"
+        metric = f", metric {self._metric_digest[:12]}" if self._metric_digest else ""
+        return f"Plan({len(self)} layers{metric})"
+
+    @property
+    def metric_digest(self) -> str:
+        """Digest of the metric that the plan was made in; nothing for the plain norm."""
+        return self._metric_digest
+
+    @property
+    def digest(self) -> str:
+        """What tells a plan from all others: its structures, its forms and its metric."""
+        record = self.to_record()
+        text = msgspec.json.encode([sorted(record.layers.items()), record.metric])
+        return hashlib.sha256(text).hexdigest()
 
     def form(self, name: str) -> Form:
         """Return how a layer is run."""
@@ -73,26 +108,81 @@ class Plan(Mapping[str, Structure]):
         """Return a new network with the planned layers decomposed; the original is untouched.
 
         Raises:
-            ValueError: If the plan does not fit; the first layer that differs is named.
+            ValueError: If the plan does not fit, the first layer that differs being named, or if
+                the metric that it was made in is not at hand.
         """
+        if self._metric_digest != self._metrics.digest:
+            raise ValueError(f"{self._lack()}, or apply `plan.in_plain_error()`.")
         return replace(model, self, self._forms, metrics=self._metrics)
 
-    def within(self, metrics: Mapping[str, Metric]) -> Plan:
-        """Return the same plan, its weights to be decomposed in other metrics."""
+    def _lack(self) -> str:
+        if self._metric_digest == UNTOLD:
+            return (
+                "a plan must tell the metric that it was made in, but was written by version 1, "
+                "which did not; make it again"
+            )
+        digest = self._metric_digest
+        return (
+            f"a plan must be applied in the metric that it was made in, {digest[:12]}, which is "
+            f"not at hand; load it from a folder that holds {metric_path(Path(), digest)} too"
+        )
+
+    def within(self, metrics: NetworkMetric) -> Plan:
+        """Return the same plan with the metric that it was made in.
+
+        Raises:
+            ValueError: If it was made in another.
+        """
+        if metrics.digest != self._metric_digest:
+            raise ValueError(
+                f"a plan must be given the metric that it was made in, "
+                f"{self._metric_digest[:12] or 'none'}, got {metrics.digest[:12] or 'none'}."
+            )
         return Plan(self._layers, self._forms, metrics)
 
-    def to_json(self) -> str:
-        """Return the plan as text."""
-        layers = {name: self._entry(name) for name in self}
-        return json.dumps({"format": FORMAT, "version": VERSION, "layers": layers}, indent=2)
+    def in_plain_error(self) -> Plan:
+        """Return the same structures for weights that are decomposed in the plain norm.
 
-    def _entry(self, name: str) -> str | dict[str, Any]:
-        structure, form = str(self[name]), self.form(name)
-        return structure if form == DEFAULT else {"structure": structure, **asdict(form)}
+        They keep less than in the metric that they were chosen in.
+        """
+        return Plan(self._layers, self._forms)
+
+    def to_record(self) -> PlanRecord:
+        """Return the plan as it is written."""
+        layers: dict[str, str | FormedLayer] = {}
+        for name, structure in self._layers.items():
+            form, text = self.form(name), str(structure)
+            layers[name] = text if form == DEFAULT else FormedLayer(text, form.order, form.matmul)
+        return PlanRecord(layers, self._metric_digest)
 
     @classmethod
-    def from_json(cls, text: str, source: str = "the plan") -> Plan:
-        """Read what `to_json` wrote.
+    def from_record(cls, record: PlanRecord, source: str) -> Plan:
+        """Return the plan of a record; its metric, if it has one, is not at hand.
+
+        Args:
+            record: As `to_record` returns it.
+            source: What to call it in an error.
+
+        Raises:
+            ValueError: If a structure or an order is none; the layer is named.
+        """
+        layers, forms = {}, {}
+        for name, entry in record.layers.items():
+            try:
+                layers[name], forms[name] = _formed(entry)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{source}, layer {name!r}: {error}") from error
+        plan = cls(layers, forms)
+        plan._metric_digest = record.metric
+        return plan
+
+    def to_json(self) -> str:
+        """Return the plan as text, which names its metric."""
+        return encode(self.to_record(), FORMAT, VERSION)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str = "the plan") -> Plan:
+        """Read what `to_json` wrote, without the metric.
 
         Args:
             text: JSON.
@@ -101,63 +191,47 @@ class Plan(Mapping[str, Structure]):
         Raises:
             ValueError: If it is damaged; the message says where.
         """
-        try:
-            data: Any = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{source} must be JSON, but line {error.lineno} is not.") from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ValueError(f"{source} must have 'format': {FORMAT!r}; it is no plan of ours.")
-        if data.get("version") != VERSION:
-            raise ValueError(
-                f"{source} must have version {VERSION}, got {data.get('version')!r}; "
-                "use the release that wrote it."
-            )
-        if not isinstance(data.get("layers"), dict):
-            raise ValueError(f"{source} must have 'layers', a mapping of layer to structure.")
-        layers, forms = {}, {}
-        for name, entry in data["layers"].items():
-            try:
-                layers[name], forms[name] = _read(entry)
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{source}, layer {name!r}: {error}") from error
-        return cls(layers, forms)
+        header = decode(text, _Version, FORMAT, (1, VERSION), source)
+        record = decode(text, PlanRecord, FORMAT, (1, VERSION), source)
+        if header.version == 1:
+            record.metric = UNTOLD
+        return cls.from_record(record, source)
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        """Write the plan as JSON, and its metric beside it in a file named by its digest.
+
+        Raises:
+            OSError: If the disk refuses; the message names the file.
+        """
+        self._metrics.save(Path(path).parent)
+        write_text(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Read a plan written by `save`.
+        """Read a plan written by `save`, and its metric where that lies beside it.
 
         Raises:
-            ValueError: If the file is damaged.
+            ValueError: If a file is damaged.
             FileNotFoundError: If there is none.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} must be JSON, but is not text.") from error
-        return cls.from_json(text, str(path))
+        plan = cls.from_json(read_text(Path(path)), str(path))
+        folder, digest = Path(path).parent, plan.metric_digest
+        if not digest or digest == UNTOLD or not metric_path(folder, digest).exists():
+            return plan
+        return plan.within(NetworkMetric.load(folder, digest))
 
 
-def _read(entry: Any) -> tuple[Structure, Form]:
+class _Version(msgspec.Struct):
+    version: int
+
+
+def _formed(entry: str | FormedLayer) -> tuple[Structure, Form]:
     if isinstance(entry, str):
         return Structure.parse(entry), DEFAULT
-    if not isinstance(entry, dict) or set(entry) != {"structure", "order", "matmul"}:
+    structure = Structure.parse(entry.structure)
+    if entry.order is not None and sorted(entry.order) != list(range(structure.length)):
         raise ValueError(
-            "a layer must be a structure, or have 'structure', 'order' and 'matmul', "
-            f"got {entry!r}."
+            f"'order' must name each of the {structure.length} factors once, "
+            f"got {list(entry.order)!r}."
         )
-    structure = Structure.parse(str(entry["structure"]))
-    order, matmul = entry["order"], entry["matmul"]
-    if not isinstance(matmul, bool):
-        raise ValueError(f"'matmul' must be true or false, got {matmul!r}.")
-    if order is None:
-        return structure, Form(None, matmul)
-    whole = isinstance(order, list) and all(type(k) is int for k in order)
-    if not whole or sorted(order) != list(range(structure.length)):
-        raise ValueError(
-            f"'order' must name each of the {structure.length} factors once, got {order!r}."
-        )
-    return structure, Form(tuple(order), matmul)
+    return structure, Form(entry.order, entry.matmul)

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 import search
 import sekron
+from search.front.choices import Choices
 from search.front.result import SearchResult
-from search.pipeline.calibrate import write_metrics
-from sekron.calibration.metrics import DAMPING, POWER, metrics
+from sekron.calibration.metrics import DAMPING, POWER, metrics_of
 from sekron.calibration.moments import Moments, moments
-from sekron.calibration.sensitivity import divergences, sensitivities, weighed
+from sekron.calibration.sensitivity import divergences, sensitivities, weighted_by
 from sekron.decomposition.metric import ERROR_POWER, Metric
+from sekron.network.network_metric import NetworkMetric
 from sekron.network.surgery import weight_of
 from sekron.profiling.profile import profile
 from studies.digits import Split
@@ -80,26 +81,22 @@ def _settings(depth: int, model: nn.Module, split: Split) -> Iterator[tuple[str,
     names = [layer.name for layer in profile(model, example).searched]
     collected = moments(model, names, _batches(split))
 
-    def searched(label: str, own: dict[str, Metric] | None) -> SearchResult:
-        run = RUNS / f"metric-resnet{depth}" / label
-        if own is not None:
-            run.mkdir(parents=True, exist_ok=True)
-            write_metrics(own, run)  # so that the search takes it instead of looking at batches
+    def searched(label: str, metric: dict[str, Metric] | None) -> SearchResult:
         return search.run(
             model,
             example,
             budget=BUDGETS[2],
-            run=run,
+            run=RUNS / f"metric-resnet{depth}" / label,
             measure_seconds=0,
-            calibration=None if own is None else (),
+            calibration=None if metric is None else NetworkMetric(metric),
         )
 
-    default, own, found = _metrics(model, collected, POWER, DAMPING, split)
+    default, by_size, measured = _metrics(model, collected, POWER, DAMPING, split)
     result = searched("default", default)
     yield "default", result
     yield REFITTED, result
-    of_metric = {name: metric.sensitivity for name, metric in own.items()}
-    alone = sensitivities(found)
+    of_metric = {name: metric.sensitivity for name, metric in by_size.items()}
+    alone = sensitivities(measured)
     both = {name: math.sqrt(alone[name] * of_metric[name]) for name in names}
     for label, power, weights in (
         ("layers not weighed", ERROR_POWER, dict.fromkeys(names, 1.0)),
@@ -111,7 +108,8 @@ def _settings(depth: int, model: nn.Module, split: Split) -> Iterator[tuple[str,
             name: replace(table, sensitivity=weights[name], power=power)
             for name, table in result.tables.items()
         }
-        yield label, replace(result, tables=tables)
+        choices = Choices(result.profile, tables, result.metrics)
+        yield label, replace(result, choices=choices)
     for power in POWERS:
         yield (
             f"power {power}",
@@ -130,9 +128,9 @@ def _metrics(
 ) -> tuple[dict[str, Metric], dict[str, Metric], dict[str, list[tuple[float, float]]]]:
     """Return the metrics as a search weighs them, as they weigh themselves, and divergences."""
     weights = {name: weight_of(model, name) for name in collected}
-    own = metrics(weights, collected, power, damping)
-    found = divergences(model, own, _batches(split)[:2])
-    return weighed(own, found), own, found
+    by_size = metrics_of(weights, collected, power, damping)
+    measured = divergences(model, by_size, _batches(split)[:2])
+    return weighted_by(by_size, measured), by_size, measured
 
 
 def _batches(split: Split) -> tuple[Tensor, ...]:

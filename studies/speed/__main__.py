@@ -21,6 +21,7 @@ import search
 from baselines import METHODS, candidates
 from search.clock.peak_memory import peak_activation_bytes
 from search.clock.race import interval, race, synchronized
+from search.front.choices import Choices
 from sekron.profiling.count import count_flops
 from studies.speed.again import SECONDS, again
 from studies.speed.sides import Setting, applied, by_hand, with_layers
@@ -127,7 +128,7 @@ def _sides(
                 print(f"{setting}: {_prediction(result.pareto_front())}")
     half = search.Budget(flops=0.5)
     tables = candidates(network, result.profile, METHODS["tucker2"])
-    tucker = applied(network, search.SearchResult(result.profile, tables, half).best)
+    tucker = applied(network, Choices(result.profile, tables).best(half))
     factorized_conv = load_tensorly_torch()
     dense = dict(network.named_modules())
     sides["tucker2, ours"] = tucker

@@ -1,0 +1,128 @@
+"""`sekron front`, `sekron apply` and `sekron compare`: what is made of a finished search."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import torch
+import typer
+from torch import nn
+
+import baselines
+from search.cli.arguments import (
+    Latency,
+    Limit,
+    Milliseconds,
+    Run,
+    Speedup,
+    budget_of,
+    example_of,
+)
+from search.cli.output import note_uncounted, print_frame, print_front, say
+from search.cli.sources import load_model
+from search.clock.race import compare as race_networks
+from search.folder.run_folder import RunFolder
+from search.folder.run_record import RunRecord
+from search.front.result import SearchResult
+from search.per_layer.identity import weight_digests
+from search.pipeline.load import load
+from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.network.checkpoint import save
+from sekron.profiling.count import count_flops
+
+
+def front(run: Run, csv: Annotated[bool, typer.Option(help="Print CSV.")] = False) -> None:
+    """Print the Pareto front of a finished search."""
+    result = load(run)
+    if csv:
+        sys.stdout.write(result.pareto_front().drop(columns="plan").to_csv(index=False))
+    else:
+        print_front(result)
+
+
+def apply(
+    run: Run,
+    output: Annotated[str, typer.Option(help="File to write: weights and plan.")],
+    flops: Limit = None,
+    params: Limit = None,
+    latency: Latency = None,
+    latency_ms: Milliseconds = None,
+    speedup: Speedup = None,
+) -> None:
+    """Write the compressed network for the budget of the search, or for another one."""
+    record, result, network = _opened(run, "`search.load(run).best.apply(model)`")
+    other = budget_of(flops, params, latency, latency_ms, speedup)
+    budget = result.budget if other == Budget() else other
+    plan = result.best if other == Budget() else result.plan(other)
+    small = plan.apply(network)
+    image = torch.zeros(1, *record.source.input_shape[1:])
+    counted, unsupported = count_flops(small, (image,))
+    save(small, output)
+    totals = result.profile.totals(plan)
+    say(
+        f"{output}: {len(plan)} layers replaced, {counted:,} FLOPs "
+        f"({counted / result.profile.flops:.1%}), {totals['params']:,} parameters "
+        f"({totals['params'] / result.profile.params:.1%}), for {budget}"
+    )
+    note_uncounted(unsupported)
+
+
+def compare(
+    run: Run,
+    flops: Limit = None,
+    params: Limit = None,
+    max_seconds: Annotated[
+        float, typer.Option(help="Limit for the candidates of each method.")
+    ] = 600.0,
+    csv: Annotated[bool, typer.Option(help="Print CSV.")] = False,
+) -> None:
+    """Compare with TT, TR, CP, Tucker and others at the budget of the search, or at another one.
+
+    Where the budget limits latency alone, the FLOPs of the plan that holds it are the budget.
+    """
+    record, result, network = _opened(run, "`baselines.compare`")
+    budget = budget_of(flops, params)
+    if budget == Budget():
+        budget = Budget(flops=result.budget.flops, params=result.budget.params)
+    if budget == Budget():
+        budget = Budget(flops=result.profile.totals(result.best)["flops"])
+    example = example_of(record.source.input_shape)
+
+    def clock(dense: nn.Module, small: nn.Module) -> tuple[float, float]:
+        timed = race_networks(dense, small, example)
+        return timed.second.median_ms, timed.ratio
+
+    frame = baselines.compare(
+        network,
+        example,
+        budget,
+        plans={"sekron": result.plan},
+        clock=None if result.timetable is None else clock,
+        include=record.settings.include,
+        exclude=record.settings.exclude,
+        max_seconds=max_seconds,
+        output=f"{run}/comparison.csv",
+    )
+    frame = frame[frame["budget"] == str(budget)].sort_values("error")
+    if frame["flops"].isna().all():
+        raise InfeasibleBudget(f"the budget must be reachable, got {budget}; nothing reaches it.")
+    frame = frame.drop(columns=["budget", *RESOURCES]).dropna(axis="columns", how="all")
+    if csv:
+        sys.stdout.write(frame.to_csv(index=False))
+    else:
+        say(f"{budget}, least error first")
+        print_frame(frame)
+
+
+def _opened(run: str, instead: str) -> tuple[RunRecord, SearchResult, nn.Module]:
+    """Return a run's record, its result, and the network that was searched."""
+    folder = RunFolder(run)
+    record = folder.read()
+    if not record.source.model:
+        raise ValueError(
+            f"{run} was searched from Python, so its model is not known here; use {instead}."
+        )
+    network = load_model(record.source.model, record.source.weights)
+    folder.check_weights(weight_digests(network, record.profile))
+    return record, load(run), network

@@ -1,0 +1,107 @@
+"""`sekron layers` and `sekron search`: what could be searched, and the search."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from search.cli.arguments import (
+    Input,
+    Latency,
+    Limit,
+    Milliseconds,
+    MinScore,
+    MinShare,
+    Model,
+    Patterns,
+    Speedup,
+    Weights,
+    budget_of,
+    example_of,
+)
+from search.cli.output import complain, note_uncounted, print_frame, print_front, say
+from search.cli.sources import load_images, load_model, load_score
+from search.folder.run_folder import RunFolder
+from search.folder.settings import Source
+from search.front.frames import layers_frame
+from search.pipeline.request import request_of
+from search.pipeline.search import search_network
+from sekron.profiling.profile import profile
+
+
+def layers(
+    model: Model,
+    input_shape: Input,
+    weights: Weights = "",
+    include: Patterns = None,
+    exclude: Patterns = None,
+    min_share: MinShare = 0.0,
+) -> None:
+    """List every layer with its cost, and why it would stay dense."""
+    network = load_model(model, weights)
+    found = profile(network, example_of(input_shape), include, exclude, min_share)
+    frame = layers_frame(found)
+    print_frame(frame[["layer", "kind", "weight_shape", "flops_share", "params_share", "reason"]])
+    say(f"{found.flops:,} FLOPs, {found.params:,} parameters")
+    note_uncounted(found.unsupported)
+
+
+def search(
+    model: Model,
+    input_shape: Input,
+    run: Annotated[str, typer.Option(help="Folder that keeps everything; made if missing.")],
+    weights: Weights = "",
+    flops: Limit = None,
+    params: Limit = None,
+    latency: Latency = None,
+    latency_ms: Milliseconds = None,
+    speedup: Speedup = None,
+    min_score: MinScore = None,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    min_share: MinShare = 0.0,
+    rank_multiple: Annotated[int, typer.Option(help="Of which all ranks are multiples.")] = 1,
+    trials: Annotated[int, typer.Option(help="Proposals per layer.")] = 50,
+    max_length: Annotated[int, typer.Option(help="Most factors in a sequence.")] = 3,
+    sampler: Annotated[str, typer.Option(help="neighbour, tpe, nsga2 or random.")] = "neighbour",
+    storage: Annotated[str | None, typer.Option(help="Optuna storage URL.")] = None,
+    seed: int = 0,
+    calibration: Annotated[
+        str, typer.Option(help="Unlabelled images: a file with one tensor.")
+    ] = "",
+    score: Annotated[str, typer.Option(help="module:attribute of a function of a network.")] = "",
+    network_trials: Annotated[
+        int, typer.Option(help="Whole plans tried where latency is limited or there is a score.")
+    ] = 30,
+    measure_seconds: Annotated[
+        float, typer.Option(help="Limit for measuring layers, and again for networks; 0: none.")
+    ] = 60.0,
+    keep_latency: Annotated[
+        bool, typer.Option("--keep-latency", help="Use latencies of another machine or setting.")
+    ] = False,
+) -> None:
+    """Search a network under a budget; the same command on the same folder goes on."""
+    request = request_of(
+        load_model(model, weights),
+        example_of(input_shape),
+        budget=budget_of(flops, params, latency, latency_ms, speedup, min_score),
+        n_trials=trials,
+        max_sequence_length=max_length,
+        include=include,
+        exclude=exclude,
+        min_share=min_share,
+        rank_multiple=rank_multiple,
+        sampler=sampler,
+        storage=storage,
+        seed=seed,
+        measure_seconds=measure_seconds,
+        keep_latency=keep_latency,
+        calibration=load_images(calibration) if calibration else None,
+        score=load_score(score) if score else None,
+        n_network_trials=network_trials,
+    )
+    result = search_network(request, RunFolder(run, Source(model, weights, input_shape)), complain)
+    note_uncounted(result.profile.unsupported)
+    print_front(result)
+    say(f"best plan for {request.budget}: {run}/plan.json")

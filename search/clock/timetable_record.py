@@ -1,0 +1,138 @@
+"""A timetable as JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from search.clock.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
+from sekron.layers.operations import Form
+from sekron.network.plan import Plan, PlanRecord
+from sekron.records import Count, Positive, Size, decode, encode
+from sekron.structures.families import Point
+from sekron.structures.structure import Structure
+
+FORMAT, VERSION = "sekron.latency", 3
+
+
+class _Setting(msgspec.Struct):
+    device: str
+    threads: Size
+    torch: str
+    dtype: str
+    layout: str
+    input_shapes: tuple[tuple[Size, ...], ...]
+
+
+class _LayerTime(msgspec.Struct):
+    key: str
+    dense_ms: Positive
+
+
+class _Timed(msgspec.Struct):
+    layers: str
+    structure: str
+    order: tuple[int, ...] | None
+    matmul: bool
+    ranks: Annotated[list[tuple[Size, ...]], Meta(min_length=1)]
+    ratios: list[Positive]
+
+
+class _NetworkTime(msgspec.Struct):
+    ratio: Positive
+    saved: float | None
+    activations: Positive
+    n_layers: Count
+
+
+class _Timetable(msgspec.Struct):
+    setting: _Setting
+    network_ms: Positive
+    layers: dict[str, _LayerTime]
+    timed: list[_Timed]
+    networks: dict[str, _NetworkTime]
+    winners: dict[str, PlanRecord]
+
+
+def to_json(timetable: Timetable) -> str:
+    """Return a timetable as text."""
+    timed = [
+        _Timed(
+            key,
+            str(Structure(family, shapes, next(iter(times.ratios)))),
+            times.form.order,
+            times.form.matmul,
+            list(times.ratios),
+            list(times.ratios.values()),
+        )
+        for key, points in timetable.timed.items()
+        for (family, shapes), times in points.items()
+    ]
+    networks = {
+        digest: _NetworkTime(
+            time.ratio,
+            None if math.isnan(time.saved) else time.saved,
+            time.activations,
+            time.n_layers,
+        )
+        for digest, time in timetable.networks.items()
+    }
+    record = _Timetable(
+        msgspec.convert(timetable.setting, _Setting, from_attributes=True),
+        timetable.network_ms,
+        {name: _LayerTime(time.key, time.dense_ms) for name, time in timetable.layers.items()},
+        timed,
+        networks,
+        {question: plan.to_record() for question, plan in timetable.winners.items()},
+    )
+    return encode(record, FORMAT, VERSION)
+
+
+def from_json(text: str | bytes, source: str) -> Timetable:
+    """Read what `to_json` wrote.
+
+    Raises:
+        ValueError: If it is damaged; the message names `source`.
+    """
+    record = decode(text, _Timetable, FORMAT, (VERSION,), source)
+    winners = {
+        question: Plan.from_record(plan, f"{source}, a winner")
+        for question, plan in record.winners.items()
+    }
+    timetable = Timetable(
+        Setting(**msgspec.structs.asdict(record.setting)),
+        record.network_ms,
+        {name: LayerTime(time.key, time.dense_ms) for name, time in record.layers.items()},
+        networks={
+            digest: NetworkTime(
+                time.ratio,
+                math.nan if time.saved is None else time.saved,
+                time.activations,
+                time.n_layers,
+            )
+            for digest, time in record.networks.items()
+        },
+        winners=winners,
+    )
+    for index, entry in enumerate(record.timed):
+        try:
+            point, times = _timed(entry)
+        except ValueError as error:
+            raise ValueError(f"{source} is damaged: {error} - at `$.timed[{index}]`.") from error
+        timetable = timetable.with_point(entry.layers, point, times)
+    return timetable
+
+
+def _timed(entry: _Timed) -> tuple[Point, TimedPoint]:
+    structure = Structure.parse(entry.structure)
+    family, shapes = structure.family, structure.shapes
+    if entry.order is not None and sorted(entry.order) != list(range(len(shapes))):
+        raise ValueError(f"{structure} has order {entry.order}")
+    if len(entry.ranks) != len(entry.ratios):
+        raise ValueError(f"{structure} has {len(entry.ranks)} ranks, {len(entry.ratios)} ratios")
+    pairs = zip(entry.ranks, entry.ratios, strict=True)
+    ratios = {Structure(family, shapes, ranks).ranks: ratio for ranks, ratio in pairs}
+    return (family, shapes), TimedPoint(Form(entry.order, entry.matmul), ratios)

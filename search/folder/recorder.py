@@ -1,0 +1,92 @@
+"""What a search tells as it goes, and what an earlier one has told: to a folder, or to nobody."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from optuna.storages import BaseStorage, InMemoryStorage
+
+from search.clock.timetable import Timetable
+from search.folder.scores import Scores
+from search.folder.settings import Settings
+from search.folder.storage import open_storage
+from sekron.network.network_metric import NetworkMetric
+from sekron.network.plan import Plan
+from sekron.profiling.network_profile import NetworkProfile
+
+
+class Recorder(Protocol):
+    """Observes the stages of a search; a run folder is one."""
+
+    def check(self, settings: Settings, profile: NetworkProfile, digests: dict[str, str]) -> None:
+        """Refuse a search that is not the one that was recorded."""
+        ...
+
+    def metric(self) -> NetworkMetric | None:
+        """Return the metric of an earlier search, or None."""
+        ...
+
+    def timetable(self, metrics: NetworkMetric) -> Timetable | None:
+        """Return the times that were measured before, or None."""
+        ...
+
+    def scores(self, metrics: NetworkMetric) -> Scores | None:
+        """Return the scores of earlier searches, or None."""
+        ...
+
+    def begin(
+        self,
+        settings: Settings,
+        profile: NetworkProfile,
+        digests: dict[str, str],
+        metrics: NetworkMetric,
+    ) -> BaseStorage:
+        """Record what is searched; return where trials are kept."""
+        ...
+
+    def keep_timetable(self, timetable: Timetable) -> None:
+        """Record times."""
+        ...
+
+    def keep_scores(self, scores: Scores) -> None:
+        """Record scores."""
+        ...
+
+    def finish(self, candidates: str, front: str, plan: Plan) -> None:
+        """Record the outcome: two tables as CSV, and the best plan."""
+        ...
+
+
+class Nobody:
+    """The recorder of a search without a folder."""
+
+    def check(self, settings: Settings, profile: NetworkProfile, digests: dict[str, str]) -> None:
+        """Nothing was recorded."""
+
+    def metric(self) -> None:
+        """Nothing was recorded."""
+
+    def timetable(self, metrics: NetworkMetric) -> None:
+        """Nothing was recorded."""
+
+    def scores(self, metrics: NetworkMetric) -> None:
+        """Nothing was recorded."""
+
+    def begin(
+        self,
+        settings: Settings,
+        profile: NetworkProfile,
+        digests: dict[str, str],
+        metrics: NetworkMetric,
+    ) -> BaseStorage:
+        """Return the storage that was asked for, or one in memory."""
+        return InMemoryStorage() if settings.storage is None else open_storage(settings.storage)
+
+    def keep_timetable(self, timetable: Timetable) -> None:
+        """Keep nothing."""
+
+    def keep_scores(self, scores: Scores) -> None:
+        """Keep nothing."""
+
+    def finish(self, candidates: str, front: str, plan: Plan) -> None:
+        """Keep nothing."""

@@ -1,0 +1,70 @@
+"""What a search was asked for, as its folder records it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sekron.budget import Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a search was asked for; what decides its trials cannot change within a folder.
+
+    Attributes:
+        max_sequence_length: Most factors of a structure.
+        families: Searched families.
+        sampler: Name of the sampler.
+        seed: Of the sampler.
+        n_trials: Proposals per layer.
+        include: Patterns of layers to search, or None.
+        exclude: Patterns of layers to leave dense, or None.
+        storage: URL of the Optuna storage; None for the file in the folder.
+        name: Prefix of the names of the studies.
+        calibrated: Whether errors are measured in metrics from data.
+        min_share: Share of FLOPs or parameters below which a layer is left dense.
+        rank_multiple: Of which all ranks are multiples.
+        budget: As given.
+    """
+
+    max_sequence_length: int
+    families: tuple[str, ...]
+    sampler: str
+    seed: int
+    n_trials: int
+    include: tuple[str, ...] | None
+    exclude: tuple[str, ...] | None
+    storage: str | None
+    name: str
+    calibrated: bool = False
+    min_share: float = 0.0
+    rank_multiple: int = 1
+    budget: Budget = field(default_factory=Budget)
+
+
+FIXED = (
+    "max_sequence_length",
+    "families",
+    "sampler",
+    "seed",
+    "storage",
+    "name",
+    "calibrated",
+    "rank_multiple",
+)
+"""Settings that must be the same whenever a folder is used again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the command line got a network from.
+
+    Attributes:
+        model: `module:attribute`; empty for a run from Python.
+        weights: File of the model's weights; empty for none.
+        input_shape: Of the example input.
+    """
+
+    model: str = ""
+    weights: str = ""
+    input_shape: tuple[int, ...] = ()

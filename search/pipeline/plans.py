@@ -1,0 +1,188 @@
+"""The stage that looks at whole networks: from candidates to the plan that holds the budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from search.clock.stopwatch import Stopwatch
+from search.clock.timetable import Timetable
+from search.folder.recorder import Recorder
+from search.folder.scores import Scores
+from search.front.choices import Choices, Member
+from search.front.sweep import front_members
+from search.pipeline.request import Request
+from search.whole_network.by_score import Admission, best_by_score
+from search.whole_network.judge import Judge
+from search.whole_network.nearby import NetworkStudy
+from search.whole_network.plan_clock import PlanClock
+from search.whole_network.trials import Trials
+from search.whole_network.within_latency import not_slower
+from sekron.budget import Budget, InfeasibleBudget
+from sekron.network.plan import Plan
+from sekron.profiling.network_profile import NetworkProfile
+
+
+def begin_clock(
+    request: Request,
+    stopwatch: Stopwatch,
+    profile: NetworkProfile,
+    recorded: Timetable | None,
+    warn: Callable[[str], None],
+) -> Timetable:
+    """Return what was measured before in this setting, or the times of the dense network.
+
+    Args:
+        request: The search.
+        stopwatch: Of the network.
+        profile: Of the network.
+        recorded: By an earlier search, or None.
+        warn: Called where that was in another setting.
+
+    Raises:
+        InfeasibleBudget: If the latency is below what the layers take that are not searched.
+    """
+    timetable = recorded
+    if recorded is not None:
+        difference = recorded.setting.difference(stopwatch.setting())
+        if difference and not request.keep_latency:
+            warn(
+                "the latencies in the run folder were measured in another setting "
+                f"({difference}); they are measured anew."
+            )
+            timetable = None
+    timetable = timetable or stopwatch.start()
+    _check_latency(request.budget, timetable, profile)
+    return timetable
+
+
+def plan_on_clock(
+    request: Request,
+    choices: Choices,
+    clock: PlanClock,
+    trials: Trials,
+    warn: Callable[[str], None],
+) -> Plan:
+    """Time the layers, then plans as whole networks until one holds the budget, then the front.
+
+    Args:
+        request: The search.
+        choices: The candidates.
+        clock: Measures; it knows the times afterwards.
+        trials: Of whole networks, where latency is limited.
+        warn: Called where the plan is slower than the dense network.
+
+    Raises:
+        InfeasibleBudget: If no plan holds the budget on the clock.
+    """
+    budget, seconds = request.budget.limits, request.measure_seconds
+    question = choices.question(budget)
+    if question not in clock.timetable.winners:
+        clock.time_layers(choices, seconds)
+        end = time.perf_counter() + seconds
+        winner = not_slower(choices, budget, clock, warn)
+        if budget.is_clocked:
+            now = choices.retimed(clock.timetable)
+            front = front_members(now, winner.plan, None)
+            study = NetworkStudy(
+                now, budget, winner, front, lambda member: clock.excess(member, budget), trials
+            )
+            winner = study.run(end)
+        clock.crown(question, winner)
+    best = clock.timetable.winners[question]
+    members = front_members(choices.retimed(clock.timetable), best, None)
+    flops = choices.profile.totals(best)["flops"]
+    members.sort(key=lambda member: abs(member.used["flops"] - flops))
+    clock.time_front(members, seconds)
+    return best
+
+
+def plan_by_score(
+    request: Request,
+    choices: Choices,
+    start: Plan | None,
+    judge: Judge,
+    clock: PlanClock | None,
+    trials: Trials,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> Plan:
+    """Return the plan with the best score, or the cheapest with the least one.
+
+    Args:
+        request: The search.
+        choices: The candidates, with the times of the clock.
+        start: The plan that holds the limits on the clock, None without one.
+        judge: Scores plans.
+        clock: Measures, or None.
+        trials: Of whole networks.
+        say: Called with what is being scored.
+        warn: Called where the plan is slower than the dense network.
+
+    Raises:
+        InfeasibleBudget: If no plan within the limits has the least score.
+    """
+    budget = request.budget
+    first = start or choices.best(budget.limits)
+    admits = _admission(budget, first, clock)
+    return best_by_score(choices, budget, first, judge, admits, trials, say, warn)
+
+
+def judge_of(
+    request: Request, recorder: Recorder, recorded: Scores | None, warn: Callable[[str], None]
+) -> Judge | None:
+    """Return what scores the networks of this search, None without a score.
+
+    Raises:
+        InfeasibleBudget: If the dense network has not the least score itself.
+        ValueError: If its score is not finite.
+    """
+    if request.score is None:
+        return None
+    judge = Judge(
+        request.model, request.score, request.calibration, recorded, recorder.keep_scores, warn
+    )
+    judge.check(request.budget)
+    return judge
+
+
+def _admission(budget: Budget, start: Plan, clock: PlanClock | None) -> Admission:
+    """Return what says whether a plan holds the budget on the clock, by measuring it.
+
+    Where only FLOPs are limited, it must not be slower than the dense network, or than the best
+    plan by error if that one is slower already.
+    """
+    if clock is None:
+        return lambda _: True
+    first = clock.timetable.of(start) if budget.min_score is None else None
+    slowest = max(1.0, 1.0 if first is None else first.ratio)
+
+    def admits(member: Member) -> bool:
+        if not member.plan and not budget.is_clocked:
+            return True
+        excess = clock.excess(member, budget)
+        if budget.is_clocked or budget.params is not None:
+            return excess <= 0.0
+        return clock.time(member).ratio <= slowest
+
+    return admits
+
+
+def _check_latency(budget: Budget, timetable: Timetable, profile: NetworkProfile) -> None:
+    """Refuse a latency below what the layers take that are not searched.
+
+    Raises:
+        InfeasibleBudget: With the least that is reachable, were the searched layers free.
+    """
+    limit = budget.limit_ms(timetable.network_ms)
+    if limit is None:
+        return
+    fixed = max(timetable.network_ms - timetable.searched_ms, 0.0)
+    if limit < fixed:
+        share = fixed / timetable.network_ms
+        kinds = ", ".join(sorted({layer.kind for layer in profile.layers if layer.reason}))
+        raise InfeasibleBudget(
+            f"the latency must leave {fixed:.3g} ms ({share:.4f} of the dense network) for "
+            f"what is not searched ({f'{kinds}, ' if kinds else ''}everything without a weight), "
+            f"got {budget}; raise the budget or search more layers with `include`."
+        )

@@ -1,0 +1,144 @@
+"""What a search is asked for, checked: one object for all its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from search.folder.settings import Settings
+from search.per_layer.samplers import SAMPLERS
+from search.per_layer.space import DEFAULT_FAMILIES
+from search.whole_network.judge import Score
+from sekron.budget import Budget
+from sekron.forward import Batches, inputs_of
+from sekron.network.eligibility import replaceable_modules
+from sekron.network.network_metric import NetworkMetric
+from sekron.profiling.profile import Inputs
+from sekron.profiling.selection import Selection, patterns_of
+from sekron.structures.families import FAMILIES
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A search.
+
+    Attributes:
+        model: The trained network.
+        example_input: What its forward takes.
+        settings: What is recorded of the search.
+        measure_seconds: Limit of the time for layers, and again for whole networks; 0 for none.
+        keep_latency: Whether to use recorded latencies of another setting.
+        n_network_trials: Trials of whole networks, where latency is limited or there is a score.
+        calibration: Unlabelled batches, or None.
+        metric: That was collected before and is taken instead, or None.
+        score: Of a network, or None.
+        progress: Whether to show how far it is.
+    """
+
+    model: nn.Module
+    example_input: Inputs
+    settings: Settings
+    measure_seconds: float = 60.0
+    keep_latency: bool = False
+    n_network_trials: int = 30
+    calibration: Batches | None = None
+    metric: NetworkMetric | None = None
+    score: Score | None = None
+    progress: bool = True
+
+    @property
+    def budget(self) -> Budget:
+        """Of the whole network."""
+        return self.settings.budget
+
+
+def request_of(
+    model: nn.Module,
+    example_input: Inputs,
+    *,
+    budget: Budget,
+    n_trials: int = 50,
+    max_sequence_length: int = 3,
+    families: Sequence[str] = DEFAULT_FAMILIES,
+    sampler: str = "neighbour",
+    include: Selection | None = None,
+    exclude: Selection | None = None,
+    min_share: float = 0.0,
+    rank_multiple: int = 1,
+    storage: str | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    measure_seconds: float = 60.0,
+    keep_latency: bool = False,
+    n_network_trials: int = 30,
+    calibration: Batches | NetworkMetric | None = None,
+    score: Score | None = None,
+    progress: bool = True,
+) -> Request:
+    """Return the request that the arguments of `search.run` make.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    _check_choices(n_trials, max_sequence_length, families, sampler)
+    if rank_multiple < 1:
+        raise ValueError(f"`rank_multiple` must be at least 1, got {rank_multiple}.")
+    if n_network_trials < 0:
+        raise ValueError(f"`n_network_trials` must be at least 0, got {n_network_trials}.")
+    if not measure_seconds >= 0 or (measure_seconds == 0 and budget.is_clocked):
+        raise ValueError(
+            f"`measure_seconds` must be positive where latency is limited, else at least 0, "
+            f"got {measure_seconds} for {budget}."
+        )
+    if budget.min_score is not None and score is None:
+        raise ValueError(f"a least score needs `score`, got {budget} without one.")
+    layers = replaceable_modules(model)
+    settings = Settings(
+        max_sequence_length=max_sequence_length,
+        families=tuple(sorted(families, key=lambda family: family == "cp")),
+        sampler=sampler,
+        seed=seed,
+        n_trials=n_trials,
+        include=patterns_of("include", include, layers),
+        exclude=patterns_of("exclude", exclude, layers),
+        storage=storage,
+        name=name or "sekron",
+        calibrated=calibration is not None,
+        min_share=min_share,
+        rank_multiple=rank_multiple,
+        budget=budget,
+    )
+    metric = calibration if isinstance(calibration, NetworkMetric) else None
+    batches = None if isinstance(calibration, NetworkMetric) else calibration
+    if score is not None and batches is not None:
+        # Gone through again for every network that is scored.
+        batches = list(inputs_of(batches, "`calibration`"))
+    return Request(
+        model,
+        example_input,
+        settings,
+        measure_seconds,
+        keep_latency,
+        n_network_trials,
+        batches,
+        metric,
+        score,
+        progress,
+    )
+
+
+def _check_choices(
+    n_trials: int, max_sequence_length: int, families: Sequence[str], sampler: str
+) -> None:
+    if n_trials < 0:
+        raise ValueError(f"`n_trials` must be at least 0, got {n_trials}.")
+    if max_sequence_length < 2:
+        raise ValueError(f"`max_sequence_length` must be at least 2, got {max_sequence_length}.")
+    if not families or any(family not in FAMILIES for family in families):
+        raise ValueError(
+            f"`families` must be some of {', '.join(FAMILIES)}, got {tuple(families)}."
+        )
+    if sampler not in SAMPLERS:
+        raise ValueError(f"`sampler` must be one of {', '.join(SAMPLERS)}, got {sampler!r}.")

@@ -1,0 +1,107 @@
+"""A search, stage by stage: profile, metrics, candidates, latencies, plans, result."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import optuna
+from rich.console import Console
+
+from search.clock.stopwatch import Stopwatch
+from search.folder.recorder import Recorder
+from search.front.choices import Choices
+from search.front.result import SearchResult
+from search.per_layer.identity import weight_digests
+from search.pipeline.calibrate import calibrate
+from search.pipeline.feasibility import check_feasible
+from search.pipeline.plans import begin_clock, judge_of, plan_by_score, plan_on_clock
+from search.pipeline.request import Request
+from search.pipeline.stages import profile_network, search_candidates, spaces_of
+from search.whole_network.plan_clock import PlanClock
+from search.whole_network.trials import Trials
+from sekron.network.network_metric import NetworkMetric
+
+
+def search_network(
+    request: Request,
+    recorder: Recorder,
+    warn: Callable[[str], None],
+    stopwatch_of: Callable[..., Stopwatch] = Stopwatch,
+) -> SearchResult:
+    """Run a search.
+
+    Args:
+        request: What is searched.
+        recorder: Is told what is found, and tells what was found before.
+        warn: Called with what the user should know of the result.
+        stopwatch_of: From model, example input and profile to what measures.
+
+    Raises:
+        InfeasibleBudget: As `search.run` does.
+        ValueError: As `search.run` does.
+    """
+    settings, budget = request.settings, request.budget
+    # What can be refused is refused before anything is computed or written.
+    profile = profile_network(request)
+    check_feasible(budget, profile, spaces_of(profile, settings), settings.rank_multiple)
+    digests = weight_digests(request.model, profile)
+    recorder.check(settings, profile, digests)
+    recorded = recorder.metric()
+    known = recorded or NetworkMetric()
+    judge = judge_of(request, recorder, recorder.scores(known), warn)
+    stopwatch = timetable = None
+    if request.measure_seconds > 0:
+        stopwatch = stopwatch_of(request.model, request.example_input, profile)
+        timetable = begin_clock(request, stopwatch, profile, recorder.timetable(known), warn)
+
+    metrics = request.metric if recorded is None else recorded
+    if metrics is None:
+        metrics = calibrate(request.model, profile, request.calibration, warn)
+    storage = recorder.begin(settings, profile, digests, metrics)
+    trials = Trials(request.n_network_trials, storage, settings.name, settings.seed)
+    with quiet_optuna():
+        tables = search_candidates(request, profile, digests, metrics, storage)
+        choices = Choices(profile, tables, metrics)
+        with Console(stderr=True, quiet=not request.progress).status("") as status:
+            clock, best = None, None
+            if stopwatch is not None and timetable is not None:
+                clock = PlanClock(
+                    stopwatch,
+                    timetable,
+                    recorder.keep_timetable,
+                    lambda what: status.update(f"measuring {what}"),
+                )
+                best = plan_on_clock(request, choices, clock, trials, warn)
+                choices = choices.retimed(clock.timetable)
+            if judge is not None:
+                best = plan_by_score(
+                    request,
+                    choices,
+                    best,
+                    judge,
+                    clock,
+                    trials,
+                    lambda what: status.update(f"scoring {what}"),
+                    warn,
+                )
+            if clock is not None:
+                choices = choices.retimed(clock.timetable)
+    if best is None:
+        best = choices.best(budget)
+    result = SearchResult(choices, budget, best, None if judge is None else judge.scores)
+    front = result.pareto_front().drop(columns="plan")
+    recorder.finish(result.candidates().to_csv(index=False), front.to_csv(index=False), best)
+    return result
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """One line per trial would drown the progress bar."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
