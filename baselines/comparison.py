@@ -22,6 +22,7 @@ from baselines.layer_candidates import candidates
 from baselines.methods import METHODS, Method, truncate
 from baselines.rows import COLUMNS, Row, Rows
 from sekron.budget import RESOURCES, Budget
+from sekron.forward import Score
 from sekron.network.plan import Plan
 from sekron.network.surgery import check_finite
 from sekron.profiling.network_profile import NetworkProfile
@@ -32,7 +33,6 @@ from sekron.rank_curves.table import CandidateTable
 from sekron.training.batch_norm import recalibrate
 
 PRUNING = "pruning"
-Score = Callable[[nn.Module], float]
 Clock = Callable[[nn.Module, nn.Module], tuple[float, float]]
 
 

@@ -17,7 +17,7 @@ from sekron.budget import Budget, InfeasibleBudget
 from sekron.decomposition.errors import fitted_error
 from sekron.layers.factorized import Factorized
 from sekron.network.plan import Plan
-from sekron.network.surgery import replace, weight_of
+from sekron.network.surgery import compressed, weight_of
 from sekron.profiling.count import count_flops
 from sekron.profiling.network_profile import NetworkProfile
 from sekron.profiling.profile import Inputs, first_image
@@ -89,7 +89,7 @@ class Decomposed:
         fits = {name: self._fit(name, structure) for name, structure in plan.items()}
         structures = {name: fit.structure for name, fit in fits.items()}
         factors = {name: fit.factors for name, fit in fits.items()}
-        network = replace(self.model, structures, factors=factors)
+        network = compressed(self.model, structures, factors=factors)
         error = sum(fit.loss for fit in fits.values())
         return Entry(network, error, self.profile.totals(Plan(structures)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 Batches = Iterable[Tensor | Sequence[Tensor]]
 """Unlabelled inputs in batches, as loaders and lists hold them."""
+
+Score = Callable[[nn.Module], float]
+"""Of a network; more is better."""
 
 
 @contextmanager

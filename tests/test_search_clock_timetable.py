@@ -9,7 +9,7 @@ import pytest
 from search import Budget
 from search.clock.timetable import Effect, LayerTime, NetworkTime, Setting, TimedPoint, Timetable
 from search.front.layer_options import LayerOptions
-from sekron.layers.operations import DEFAULT, Form
+from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.profiling.network_profile import LayerProfile
 from sekron.rank_curves.table import CandidateTable
 from sekron.structures.geometry import Geometry
@@ -198,7 +198,7 @@ def test_what_is_like_nothing_timed_is_unknown(table):
     found = timetable(chain=at({5: 0.6}, matmul=True)).estimate(LAYER, table)
     unknown = [*rows(table, SPLIT).values()]
     assert np.isnan(found.ratios[unknown]).all()
-    assert [found.forms[row] for row in unknown] == [DEFAULT] * len(unknown)
+    assert [found.forms[row] for row in unknown] == [DEFAULT_FORM] * len(unknown)
     np.testing.assert_array_equal(found.flops[unknown], table.flops[unknown])
     assert np.isnan(timetable().estimate(LAYER, table).ratios).all()
 
@@ -209,7 +209,7 @@ def test_flops_are_those_of_the_form_that_was_timed(table, order):
     found = timetable(split=at({3: 0.4}, order, True)).estimate(LAYER, table)
     for row in range(len(table)):
         is_timed = table.points[table.point[row]] == SPLIT
-        form = Form(order, True) if is_timed else DEFAULT
+        form = Form(order, True) if is_timed else DEFAULT_FORM
         assert found.forms[row] == form
         assert found.flops[row] == total(table.structure(row), form.order)
     np.testing.assert_array_equal(table.flops, before)
@@ -328,7 +328,7 @@ def test_without_a_timetable_everything_is_unknown(table):
     found = LayerOptions.of(LAYER, table, None)
     assert np.isnan(found.ms).all()
     assert len(found.allowed(Budget(flops=0.5))) == len(table) + 1
-    assert found.forms == (DEFAULT,) * (len(table) + 1)
+    assert found.forms == (DEFAULT_FORM,) * (len(table) + 1)
     np.testing.assert_array_equal(found.flops, [*table.flops, DENSE_FLOPS])
     np.testing.assert_array_equal(found.params, [*table.params, DENSE_PARAMS])
     np.testing.assert_array_equal(found.losses, [*table.errors**2, 0.0])

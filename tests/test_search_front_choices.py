@@ -8,7 +8,7 @@ import pytest
 import search
 from search import Budget
 from search.clock.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
-from sekron.layers.operations import DEFAULT
+from sekron.layers.operations import DEFAULT_FORM
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def timetable(choices):
     name = next(iter(layers))
     table = choices.tables[name]
     rows = zip(table.point, table.ranks, strict=True)
-    points = {table.points[p]: TimedPoint(DEFAULT, {ranks: 0.5}) for p, ranks in rows}
+    points = {table.points[p]: TimedPoint(DEFAULT_FORM, {ranks: 0.5}) for p, ranks in rows}
     setting = Setting("abacus", 1, "2", "float32", "contiguous", ((1, 3),))
     return Timetable(setting, 20.0, layers, {name: points})
 

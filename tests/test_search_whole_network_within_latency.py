@@ -24,7 +24,7 @@ from search.folder.run_folder import RunFolder
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
 from search.whole_network import plan_clock
-from sekron.layers.operations import DEFAULT, Form
+from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
 from sekron.network.surgery import forms_of, structures_of
 from sekron.profiling.count import count_flops
@@ -438,7 +438,7 @@ def test_a_damaged_record_of_latencies_is_named(world, small_network, small_inpu
 
 def formed_plans(result):
     plans = [result.best, *result.pareto_front()["plan"]]
-    return [plan for plan in plans if any(plan.form(name) != DEFAULT for name in plan)]
+    return [plan for plan in plans if any(plan.form(name) != DEFAULT_FORM for name in plan)]
 
 
 def test_forms_come_from_the_clock_and_reach_the_network(small_network, small_input, finished):
@@ -451,9 +451,9 @@ def test_forms_come_from_the_clock_and_reach_the_network(small_network, small_in
         small = plan.apply(small_network)
         for name, structure in plan.items():
             known = timed.point(name, (structure.family, structure.shapes))
-            form = DEFAULT if known is None else known.form
+            form = DEFAULT_FORM if known is None else known.form
             assert plan.form(name) == small.get_submodule(name).form == form
-            if form != DEFAULT:
+            if form != DEFAULT_FORM:
                 order = None if form.order is None else list(form.order)
                 assert (entries[name]["order"], entries[name]["matmul"]) == (order, form.matmul)
         torch.testing.assert_close(

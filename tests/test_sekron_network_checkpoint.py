@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sekron import Plan, SeKronConv2d, Structure, load, save
-from sekron.layers.operations import DEFAULT, Form
+from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.checkpoint import load_weights
 from sekron.network.surgery import forms_of, structures_of
 
@@ -61,7 +61,7 @@ def test_forms_are_saved_and_loaded(tmp_path):
     small = compressed(FORMS)
     save(small, tmp_path / "small")
     again = load(network(), tmp_path / "small").eval()
-    assert forms_of(again) == forms_of(small) == {"0": DEFAULT} | FORMS
+    assert forms_of(again) == forms_of(small) == {"0": DEFAULT_FORM} | FORMS
     assert again.get_submodule("2.1").order == (1, 0, 2)
     shapes = [tuple(weight.shape) for weight in again.get_submodule("2.1").weights]
     assert shapes != [tuple(weight.shape) for weight in compressed().get_submodule("2.1").weights]

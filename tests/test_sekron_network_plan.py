@@ -8,7 +8,7 @@ from torch import nn
 
 from sekron import Plan, Structure
 from sekron.decomposition.metric import Metric
-from sekron.layers.operations import DEFAULT, Form
+from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.network_metric import NetworkMetric, metric_path
 
 LAYERS = {
@@ -73,19 +73,21 @@ def test_text_and_file_give_the_forms_back(names, tmp_path):
     for again in (Plan.from_json(plan.to_json()), Plan.load(tmp_path / "plan.json")):
         assert dict(again) == LAYERS
         forms = {name: again.form(name) for name in LAYERS}
-        assert forms == dict.fromkeys(LAYERS, DEFAULT) | {name: FORMS[name] for name in names}
+        assert forms == dict.fromkeys(LAYERS, DEFAULT_FORM) | {name: FORMS[name] for name in names}
         assert all(isinstance(form.order, tuple | None) for form in forms.values())
         assert again.to_json() == plan.to_json()
 
 
 def test_a_form_is_written_only_where_it_is_not_the_default():
-    plan = Plan(LAYERS, {"features.0": DEFAULT, "größe": FORMS["größe"], "": Form(None, False)})
+    plan = Plan(
+        LAYERS, {"features.0": DEFAULT_FORM, "größe": FORMS["größe"], "": Form(None, False)}
+    )
     structures = {name: str(structure) for name, structure in LAYERS.items()}
     form = {"order": [3, 0, 2, 1], "matmul": True}
     assert json.loads(plan.to_json())["layers"] == structures | {
         "größe": {"structure": structures["größe"], **form}
     }
-    assert Plan(LAYERS, dict.fromkeys(LAYERS, DEFAULT)).to_json() == Plan(LAYERS).to_json()
+    assert Plan(LAYERS, dict.fromkeys(LAYERS, DEFAULT_FORM)).to_json() == Plan(LAYERS).to_json()
 
 
 def test_a_plan_does_not_follow_the_forms_it_was_made_from():
@@ -93,7 +95,7 @@ def test_a_plan_does_not_follow_the_forms_it_was_made_from():
     plan = Plan(LAYERS, forms)
     forms.clear()
     assert {name: plan.form(name) for name in plan} == FORMS
-    assert plan.form("features.1") == DEFAULT
+    assert plan.form("features.1") == DEFAULT_FORM
 
 
 def test_a_plan_is_applied_in_its_forms():
@@ -103,7 +105,7 @@ def test_a_plan_is_applied_in_its_forms():
         layer = Plan({"": structure}, {"": Form(order, matmul=True)}).apply(linear)
         assert (layer.form, layer.order) == (Form(order, matmul=True), order)
     layer = Plan({"": structure}).apply(linear)
-    assert (layer.form, layer.order) == (DEFAULT, structure.cheapest_order(()))
+    assert (layer.form, layer.order) == (DEFAULT_FORM, structure.cheapest_order(()))
 
 
 def test_a_dense_structure_in_a_plan_is_exact():

@@ -11,9 +11,9 @@ from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
 from sekron import Plan, SeKronConv2d, SeKronLinear, Structure
-from sekron.layers.operations import DEFAULT, Form
+from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.eligibility import reason_to_skip, replaceable_modules, shared_weights
-from sekron.network.surgery import check_finite, forms_of, rebuild, replace, structures_of
+from sekron.network.surgery import check_finite, compressed, forms_of, rebuild, structures_of
 
 CONV = Structure.parse("chain:7x1x3x1,1x3x1x3@6")
 LINEAR = Structure.parse("sekron:5x1,1x7@4")
@@ -49,7 +49,7 @@ def storages(model):
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("make", [replace, rebuild], ids=["replace", "rebuild"])
+@pytest.mark.parametrize("make", [compressed, rebuild], ids=["compressed", "rebuild"])
 def test_the_callers_model_is_unchanged_and_shares_nothing(make, training):
     model = Net().train(training)
     model.norm.eval()
@@ -82,19 +82,19 @@ def test_full_rank_plan_is_the_same_function():
         "inner.twice": Structure.parse("chain:7x1,1x7@7"),
         "head": Structure.parse("chain:5x1,1x7@5"),
     }
-    small = replace(model, exact)
+    small = compressed(model, exact)
     with torch.no_grad():
         torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-5)
     assert structures_of(small) == exact
     assert structures_of(model) == {}
 
 
-@pytest.mark.parametrize("make", [replace, rebuild], ids=["replace", "rebuild"])
+@pytest.mark.parametrize("make", [compressed, rebuild], ids=["compressed", "rebuild"])
 def test_layers_take_the_forms_that_are_named(make):
     forms = {"conv": Form((2, 0, 1)), "inner.twice": Form(matmul=True)}
     structures = {"conv": BOTTLENECK, "inner.twice": Structure.parse("chain:7x1,1x7@3")}
     small = make(Net(), structures | {"head": LINEAR}, forms)
-    assert forms_of(small) == forms | {"head": DEFAULT}
+    assert forms_of(small) == forms | {"head": DEFAULT_FORM}
     assert forms_of(Net()) == {}
     assert small.conv.order == (2, 0, 1)
     assert [operation.factor for operation in small.conv.operations] == [2, 0, 1]
@@ -122,7 +122,7 @@ def test_pointwise_convolutions_run_as_products_where_the_form_says_so():
     x = torch.randn(2, 3, 9, 8)
     counts = {}
     for matmul in (False, True):
-        small = replace(Net(), {"conv": BOTTLENECK}, {"conv": Form((2, 1, 0), matmul)})
+        small = compressed(Net(), {"conv": BOTTLENECK}, {"conv": Form((2, 1, 0), matmul)})
         with FlopCounterMode(display=False) as counter:
             small.conv(x)
         counts[matmul] = counter.get_flop_counts()["Global"]
@@ -144,27 +144,27 @@ def test_an_order_that_does_not_fit_is_named(order):
 
 
 def test_a_module_in_two_places_becomes_one_layer_in_both():
-    small = replace(Net(), {"inner.twice": Structure.parse("chain:7x1,1x7@3")})
+    small = compressed(Net(), {"inner.twice": Structure.parse("chain:7x1,1x7@3")})
     assert isinstance(small.again, SeKronLinear)
     assert small.again is small.inner["twice"]
     assert list(structures_of(small)) == ["inner.twice"]
 
 
 def test_a_single_layer_is_replaced_as_a_whole():
-    small = replace(nn.Linear(7, 5), {"": LINEAR})
+    small = compressed(nn.Linear(7, 5), {"": LINEAR})
     assert isinstance(small, SeKronLinear)
 
 
 def test_an_empty_plan_gives_an_equal_copy():
     model = Net()
-    copied = replace(model, {})
+    copied = compressed(model, {})
     assert copied is not model
     assert all(torch.equal(t, model.state_dict()[n]) for n, t in copied.state_dict().items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_dtype_stays(dtype):
-    small = replace(Net().to(dtype), {"conv": CONV, "head": LINEAR})
+    small = compressed(Net().to(dtype), {"conv": CONV, "head": LINEAR})
     assert {p.dtype for p in small.parameters()} == {dtype}
 
 
@@ -188,7 +188,7 @@ def test_what_is_replaced_and_what_is_not(module, reason):
         assert reason_to_skip(module) == ""
         return
     with pytest.raises(ValueError, match=rf"layer '0' cannot be replaced: {reason}"):
-        replace(nn.Sequential(module), {"0": CONV})
+        compressed(nn.Sequential(module), {"0": CONV})
 
 
 def test_a_weight_that_is_computed_is_not_replaced():
@@ -221,7 +221,7 @@ def test_shared_weights_are_found():
         ({"head": Structure.parse("chain:7x1,1x5@2")}, r"layer 'head' has a weight \(5, 7\)"),
     ],
 )
-@pytest.mark.parametrize("make", [replace, rebuild], ids=["replace", "rebuild"])
+@pytest.mark.parametrize("make", [compressed, rebuild], ids=["compressed", "rebuild"])
 def test_a_plan_for_another_network_names_the_first_layer(make, layers, message):
     with pytest.raises(ValueError, match=message):
         make(Net(), layers)
@@ -243,7 +243,7 @@ def test_a_weight_that_is_not_finite_is_named():
 
 def test_a_compressed_network_trains_and_copies():
     torch.manual_seed(0)
-    small = replace(Net(), {"conv": CONV, "head": LINEAR})
+    small = compressed(Net(), {"conv": CONV, "head": LINEAR})
     twin = copy.deepcopy(small)
     optimizer = torch.optim.SGD(small.parameters(), lr=0.1)
     x, y = torch.randn(8, 3, 9, 8), torch.randint(0, 5, (8,))

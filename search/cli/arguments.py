@@ -37,7 +37,7 @@ Input = Annotated[
 Limit = Annotated[
     float | None, typer.Option(parser=_limit, help="Share ('50%', '0.5') or number ('900000').")
 ]
-Latency = Annotated[
+LatencyShare = Annotated[
     float | None, typer.Option(parser=_limit, help="Share of the dense time ('60%', '0.6').")
 ]
 Milliseconds = Annotated[float | None, typer.Option(help="Time of a forward pass.")]

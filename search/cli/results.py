@@ -11,7 +11,7 @@ from torch import nn
 
 import baselines
 from search.cli.arguments import (
-    Latency,
+    LatencyShare,
     Limit,
     Milliseconds,
     Run,
@@ -46,7 +46,7 @@ def apply(
     output: Annotated[str, typer.Option(help="File to write: weights and plan.")],
     flops: Limit = None,
     params: Limit = None,
-    latency: Latency = None,
+    latency: LatencyShare = None,
     latency_ms: Milliseconds = None,
     speedup: Speedup = None,
 ) -> None:

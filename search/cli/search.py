@@ -8,7 +8,7 @@ import typer
 
 from search.cli.arguments import (
     Input,
-    Latency,
+    LatencyShare,
     Limit,
     Milliseconds,
     MinScore,
@@ -54,7 +54,7 @@ def search(
     weights: Weights = "",
     flops: Limit = None,
     params: Limit = None,
-    latency: Latency = None,
+    latency: LatencyShare = None,
     latency_ms: Milliseconds = None,
     speedup: Speedup = None,
     min_score: MinScore = None,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
-from sekron.layers.operations import DEFAULT, Form
+from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
 from sekron.rank_curves.table import CandidateTable
@@ -199,7 +199,7 @@ class Timetable:
         structure with other ranks.
         """
         ratios, flops = np.full(len(table), np.nan), table.flops.copy()
-        forms = [DEFAULT] * len(table)
+        forms = [DEFAULT_FORM] * len(table)
         for index, (family, shapes) in enumerate(table.points):
             times = self.point(layer.name, (family, shapes))
             rows = np.flatnonzero(table.point == index)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from search.clock.timetable import Timetable
 from sekron.allocation.relaxation import Floats, Options
 from sekron.budget import Budget
-from sekron.layers.operations import DEFAULT, Form
+from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.profiling.network_profile import LayerProfile
 from sekron.rank_curves.table import CandidateTable
 
@@ -52,7 +52,7 @@ class LayerOptions:
             overhead_ms: What a replaced layer costs its network besides.
         """
         ratios, flops = np.full(len(table), np.nan), table.flops
-        forms, dense_ms = [DEFAULT] * len(table), np.nan
+        forms, dense_ms = [DEFAULT_FORM] * len(table), np.nan
         if timetable is not None:
             estimate = timetable.estimate(layer, table)
             ratios, flops, forms = estimate.ratios, estimate.flops, estimate.forms
@@ -64,7 +64,7 @@ class LayerOptions:
             np.append(table.params, table.dense_params),
             ms,
             np.append(ms[:-1] + overhead_ms, ms[-1]),
-            (*forms, DEFAULT),
+            (*forms, DEFAULT_FORM),
         )
 
     def allowed(self, budget: Budget, slower: bool = False) -> NDArray[np.intp]:

@@ -10,9 +10,8 @@ from torch import nn
 from search.folder.settings import Settings
 from search.per_layer.samplers import SAMPLERS
 from search.per_layer.space import DEFAULT_FAMILIES
-from search.whole_network.judge import Score
 from sekron.budget import Budget
-from sekron.forward import Batches, inputs_of
+from sekron.forward import Batches, Score, inputs_of
 from sekron.network.eligibility import replaceable_modules
 from sekron.network.network_metric import NetworkMetric
 from sekron.profiling.profile import Inputs

@@ -14,9 +14,8 @@ from search.front.result import SearchResult
 from search.per_layer.space import DEFAULT_FAMILIES
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
-from search.whole_network.judge import Score
 from sekron.budget import Budget
-from sekron.forward import Batches
+from sekron.forward import Batches, Score
 from sekron.network.network_metric import NetworkMetric
 from sekron.profiling.profile import Inputs
 from sekron.profiling.selection import Selection

@@ -10,12 +10,9 @@ from torch import nn
 
 from search.folder.scores import Scores
 from sekron.budget import Budget, InfeasibleBudget
-from sekron.forward import Batches
+from sekron.forward import Batches, Score
 from sekron.network.plan import Plan
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
-
-Score = Callable[[nn.Module], float]
-"""Of a network; more is better."""
 
 
 class Judge:

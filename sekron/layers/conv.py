@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from sekron.decomposition.decompose import decompose
 from sekron.layers.factorized import Factorized, in_place_of
-from sekron.layers.operations import DEFAULT, Form, Operation
+from sekron.layers.operations import DEFAULT_FORM, Form, Operation
 from sekron.structures.structure import Structure
 
 Sizes = int | tuple[int, ...]
@@ -69,7 +69,7 @@ class SeKronConv(Factorized):
         dilation: Sizes = 1,
         padding_mode: str = "zeros",
         bias: bool = True,
-        form: Form = DEFAULT,
+        form: Form = DEFAULT_FORM,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -86,7 +86,7 @@ class SeKronConv(Factorized):
         self.sequence = self._sequence()
 
     @classmethod
-    def from_conv(cls, conv: _ConvNd, structure: Structure, form: Form = DEFAULT) -> Self:
+    def from_conv(cls, conv: _ConvNd, structure: Structure, form: Form = DEFAULT_FORM) -> Self:
         """Decompose a convolution; its weight and bias are copied, never shared.
 
         Raises:
@@ -97,7 +97,7 @@ class SeKronConv(Factorized):
         return in_place_of(conv, layer)
 
     @classmethod
-    def like(cls, conv: _ConvNd, structure: Structure, form: Form = DEFAULT) -> Self:
+    def like(cls, conv: _ConvNd, structure: Structure, form: Form = DEFAULT_FORM) -> Self:
         """Make a layer in place of a convolution, with factors of its own.
 
         Raises:
@@ -265,7 +265,7 @@ class SeKronConv2d(SeKronConv):
         super().__init__(structure, **options)
 
     @classmethod
-    def from_conv2d(cls, conv: nn.Conv2d, structure: Structure, form: Form = DEFAULT) -> Self:
+    def from_conv2d(cls, conv: nn.Conv2d, structure: Structure, form: Form = DEFAULT_FORM) -> Self:
         """Decompose a convolution, as `from_conv`."""
         return cls.from_conv(conv, structure, form)
 

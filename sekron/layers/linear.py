@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sekron.decomposition.decompose import decompose
 from sekron.layers.factorized import Factorized, in_place_of
-from sekron.layers.operations import DEFAULT, Form
+from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.structures.structure import Structure
 
 
@@ -33,7 +33,7 @@ class SeKronLinear(Factorized):
         structure: Structure,
         *,
         bias: bool = True,
-        form: Form = DEFAULT,
+        form: Form = DEFAULT_FORM,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -42,14 +42,16 @@ class SeKronLinear(Factorized):
         super().__init__(structure, form, (), (), bias, device, dtype)
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, structure: Structure, form: Form = DEFAULT) -> Self:
+    def from_linear(
+        cls, linear: nn.Linear, structure: Structure, form: Form = DEFAULT_FORM
+    ) -> Self:
         """Decompose a linear layer; its weight and bias are copied, never shared."""
         layer = cls.like(linear, structure, form)
         layer.set_factors(decompose(linear.weight, structure))
         return in_place_of(linear, layer)
 
     @classmethod
-    def like(cls, linear: nn.Linear, structure: Structure, form: Form = DEFAULT) -> Self:
+    def like(cls, linear: nn.Linear, structure: Structure, form: Form = DEFAULT_FORM) -> Self:
         """Make a layer in place of a linear one, with factors of its own."""
         layer = cls(
             structure,

@@ -24,7 +24,7 @@ class Form:
     matmul: bool = False
 
 
-DEFAULT = Form()
+DEFAULT_FORM = Form()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,6 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear)
 """What is listed; subclasses too, each with the reason why it is left dense."""
 
-DEPTHWISE = "depthwise convolution, not worth it"
-"""Why such a one is left dense: its groups have nothing that a rank could be of."""
-
 Kind = TypeVar("Kind", bound=type[nn.Module])
 
 _registered: set[type[nn.Module]] = set()
@@ -74,7 +71,7 @@ def _odd_class(module: nn.Module) -> str:
         return f"{own} may not compute what {base.__name__} does: see `sekron.register`"
     if "forward" in vars(module):
         return "its forward was replaced by another function"
-    return DEPTHWISE if _is_depthwise(module) else ""
+    return "depthwise convolution, not worth it" if is_depthwise(module) else ""
 
 
 def _odd_weight(weight: nn.Parameter | None) -> str:
@@ -92,8 +89,11 @@ def _is_lazy(module: nn.Module) -> bool:
     return isinstance(module._parameters.get("weight"), UninitializedParameter)
 
 
-def _is_depthwise(module: nn.Module) -> bool:
-    """Whether every group of a convolution has a single channel on one side."""
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether every group of a convolution has a single channel on one side.
+
+    There is nothing then that a rank could be of.
+    """
     groups = int(getattr(module, "groups", 1))
     return groups > 1 and groups in (module.in_channels, module.out_channels)
 

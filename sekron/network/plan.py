@@ -11,9 +11,9 @@ import msgspec
 from torch import nn
 
 from sekron.decomposition.metric import Metric
-from sekron.layers.operations import DEFAULT, Form
+from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.network_metric import NetworkMetric, metric_path
-from sekron.network.surgery import replace
+from sekron.network.surgery import compressed
 from sekron.records import decode, encode, read_text, write_text
 from sekron.structures.structure import Structure
 
@@ -64,7 +64,7 @@ class Plan(Mapping[str, Structure]):
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         self._layers = dict(layers)
-        self._forms = {name: form for name, form in (forms or {}).items() if form != DEFAULT}
+        self._forms = {name: form for name, form in (forms or {}).items() if form != DEFAULT_FORM}
         self._metrics = metrics if isinstance(metrics, NetworkMetric) else NetworkMetric(metrics)
         self._metric_digest = self._metrics.digest
 
@@ -102,7 +102,7 @@ class Plan(Mapping[str, Structure]):
 
     def form(self, name: str) -> Form:
         """Return how a layer is run."""
-        return self._forms.get(name, DEFAULT)
+        return self._forms.get(name, DEFAULT_FORM)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a new network with the planned layers decomposed; the original is untouched.
@@ -113,7 +113,7 @@ class Plan(Mapping[str, Structure]):
         """
         if self._metric_digest != self._metrics.digest:
             raise ValueError(f"{self._lack()}, or apply `plan.in_plain_error()`.")
-        return replace(model, self, self._forms, metrics=self._metrics)
+        return compressed(model, self, self._forms, metrics=self._metrics)
 
     def _lack(self) -> str:
         if self._metric_digest == UNTOLD:
@@ -152,7 +152,9 @@ class Plan(Mapping[str, Structure]):
         layers: dict[str, str | FormedLayer] = {}
         for name, structure in self._layers.items():
             form, text = self.form(name), str(structure)
-            layers[name] = text if form == DEFAULT else FormedLayer(text, form.order, form.matmul)
+            layers[name] = (
+                text if form == DEFAULT_FORM else FormedLayer(text, form.order, form.matmul)
+            )
         return PlanRecord(layers, self._metric_digest)
 
     @classmethod
@@ -227,7 +229,7 @@ class _Version(msgspec.Struct):
 
 def _formed(entry: str | FormedLayer) -> tuple[Structure, Form]:
     if isinstance(entry, str):
-        return Structure.parse(entry), DEFAULT
+        return Structure.parse(entry), DEFAULT_FORM
     structure = Structure.parse(entry.structure)
     if entry.order is not None and sorted(entry.order) != list(range(structure.length)):
         raise ValueError(

@@ -15,13 +15,13 @@ from sekron.decomposition.metric import Metric
 from sekron.layers.conv import SeKronConv, SeKronConv2d
 from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.linear import SeKronLinear
-from sekron.layers.operations import DEFAULT, Form
+from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.layers.transposed import SeKronConvTranspose
 from sekron.network.eligibility import KINDS, TRANSPOSED, reason_to_skip
 from sekron.structures.structure import Structure
 
 
-def replace(
+def compressed(
     model: nn.Module,
     structures: Mapping[str, Structure],
     forms: Mapping[str, Form] = MappingProxyType({}),
@@ -130,7 +130,7 @@ def _made(
     """Make the layers to put in; an error says for which."""
     layers = {}
     for name, structure in structures.items():
-        module, form = network.get_submodule(name), forms.get(name, DEFAULT)
+        module, form = network.get_submodule(name), forms.get(name, DEFAULT_FORM)
         try:
             layers[name] = in_place_of(module, make(name, module, structure, form))
         except ValueError as error:

@@ -14,8 +14,8 @@ from torch.nn.parameter import UninitializedParameter
 from sekron.forward import one_line
 from sekron.layers.factorized import Factorized
 from sekron.network.eligibility import (
-    DEPTHWISE,
     TRANSPOSED,
+    is_depthwise,
     reason_to_skip,
     replaceable_modules,
     shared_weights,
@@ -75,8 +75,9 @@ def profile(
         share = max(cost, layer.params / max(n_params, 1))
         if not reason and share < min_share:
             layer = replace(layer, reason=f"below `min_share`, {share:.4f} at most")
-        if reason == DEPTHWISE:
-            layer = replace(layer, reason=f"{DEPTHWISE}: {cost:.1%} of the FLOPs")
+        module = network.get_submodule(name)
+        if is_depthwise(module) and reason == reason_to_skip(module):
+            layer = replace(layer, reason=f"{reason}: {cost:.1%} of the FLOPs")
         layers.append(layer)
     layers += [
         _leftover(name, network.get_submodule(name), counts.by_module, reason)

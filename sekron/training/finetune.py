@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sekron.forward import evaluating
+from sekron.forward import Score, evaluating
 from sekron.layers.factorized import Factorized
 from sekron.network.checkpoint import load_weights
 from sekron.progress import bar
 from sekron.training.loss import loss_of
-from sekron.training.recipe import DEFAULT, Recipe
+from sekron.training.recipe import DEFAULT_RECIPE, Recipe
 from sekron.training.record import Epoch, TrainingRecord
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def finetune(
     loader: DataLoader[Any],
     *,
     dense: nn.Module | None = None,
-    score: Callable[[nn.Module], float] | None = None,
-    recipe: Recipe = DEFAULT,
+    score: Score | None = None,
+    recipe: Recipe = DEFAULT_RECIPE,
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> list[Epoch]:
@@ -97,7 +97,7 @@ def fit(
     model: nn.Module,
     loader: DataLoader[Any],
     dense: nn.Module | None,
-    score: Callable[[nn.Module], float] | None,
+    score: Score | None,
     recipe: Recipe,
     folder: str | Path | None,
     progress: bool,
@@ -234,7 +234,7 @@ def _check(what: str, value: float, step: int, epoch: int) -> None:
         )
 
 
-def _scored(model: nn.Module, score: Callable[[nn.Module], float] | None) -> float:
+def _scored(model: nn.Module, score: Score | None) -> float:
     """Score in every process, and let the first decide: what is best must be so for all."""
     if score is None:
         return math.nan

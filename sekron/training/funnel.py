@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.decomposition.decompose import reconstruct
 from sekron.layers.factorized import Factorized, in_place_of
-from sekron.layers.operations import DEFAULT
+from sekron.layers.operations import DEFAULT_FORM
 from sekron.network.plan import Plan
-from sekron.network.surgery import blank_layer, replace, structures_of, swap, weight_of
+from sekron.network.surgery import blank_layer, compressed, structures_of, swap, weight_of
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.profile import Inputs, profile
 from sekron.profiling.selection import Selection
@@ -29,8 +29,7 @@ from sekron.structures.templates import channel_svd, tucker2
 from sekron.training.finetune import Regularizer, fit
 from sekron.training.funnel_penalty import Funnel
 from sekron.training.gates import Gated, gated
-from sekron.training.recipe import DEFAULT as DEFAULT_RECIPE
-from sekron.training.recipe import Recipe
+from sekron.training.recipe import DEFAULT_RECIPE, Recipe
 from sekron.training.record import Epoch
 
 GATE_RATE = 10.0
@@ -116,7 +115,7 @@ def funnel(
     structures = {x.name: _largest(x, point or _default_point) for x in measured.searched}
     if not structures:
         raise ValueError("the network has no layer that can be factorized.")
-    network = _gate(replace(model, structures))
+    network = _gate(compressed(model, structures))
     layers = gated(network)
     _threshold(budget, measured, layers)  # refuses a budget that is out of reach
     gates = [gate for layer in layers.values() for gate in layer.gates]
@@ -146,7 +145,7 @@ def funnel(
     for name, trained in layers.items():
         original = model.get_submodule(name)
         if name in plan:
-            small = blank_layer(original, plan[name], DEFAULT)
+            small = blank_layer(original, plan[name], DEFAULT_FORM)
             small.set_factors(trained.cut(threshold))
             final[name] = in_place_of(trained.layer, small)
         else:

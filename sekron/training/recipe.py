@@ -49,4 +49,4 @@ class Recipe:
             )
 
 
-DEFAULT = Recipe()
+DEFAULT_RECIPE = Recipe()
