@@ -1,9 +1,11 @@
 """A training that was stopped goes on as if it had not been, from its own folder only."""
 
 import itertools
-from contextlib import nullcontext
+import json
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import sekron
+from sekron.training.random_state import random_state, set_random_state
 from tests.trained import equal, images_and_labels, loader_of, networks, recipe, states
 
 pytestmark = pytest.mark.usefixtures("fresh_process")
@@ -109,6 +112,47 @@ def test_a_damaged_folder_is_named(data, tmp_path, text):
         sekron.finetune(small, loader_of(*data), folder=tmp_path, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": []}, r"damaged: Expected `array` of length >= 1 - at `\$\.epochs`"),
+        ({"epochs": [{"epoch": -1, "loss": 1, "score": 1}]}, r"damaged: .* at `\$\.epochs\[0\]"),
+        ({"epochs": [{"epoch": 1, "loss": "x", "score": 1}]}, r"damaged: .* at `\$\.epochs\[0\]"),
+        ({"schedule": {}}, "damaged: its schedule is none"),
+        ({"state": "../elsewhere"}, r"damaged: .* at `\$\.state`"),
+        ({"state": "epoch-7-00000000"}, "epoch-7-00000000 is damaged: FileNotFoundError"),
+        ({"version": 9}, "must have version 1, got 9"),
+    ],
+    ids=str,
+)
+def test_a_record_that_cannot_be_is_refused(data, tmp_path, change, message):
+    _, small = networks()
+    arguments = {"loader": loader_of(*data), "recipe": recipe(), "folder": tmp_path}
+    sekron.finetune(small, **arguments, progress=False)
+    pointer = tmp_path / "training.json"
+    pointer.write_text(json.dumps(json.loads(pointer.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        sekron.finetune(small, **arguments, progress=False)
+
+
+def test_only_the_state_that_the_record_names_is_deleted(data, tmp_path):
+    theirs = [tmp_path / name / "precious.txt" for name in ("epoch-mine", "epoch-0", "epoch-1")]
+    for file in theirs:
+        file.parent.mkdir()
+        file.write_text("precious")
+    _, small = networks()
+    arguments = {"recipe": recipe(epochs=2), "folder": tmp_path, "progress": False}
+    sekron.finetune(small, loader_of(*data), **arguments)
+    assert [file.read_text() for file in theirs] == ["precious"] * 3
+    assert all(list(file.parent.iterdir()) == [file] for file in theirs)
+    (state,) = [
+        path
+        for path in tmp_path.iterdir()
+        if path not in {f.parent for f in theirs} and path.is_dir()
+    ]
+    assert state.name.startswith("epoch-2-")
+
+
 class Payload:
     """Runs code when it is unpickled."""
 
@@ -125,7 +169,8 @@ def test_files_of_a_folder_are_refused_when_damaged_and_never_unpickled(data, tm
     folder, trace = tmp_path / "run", tmp_path / "trace"
     arguments = {"loader": loader_of(*data), "recipe": recipe(), "folder": folder}
     sekron.finetune(small, **arguments, progress=False)
-    files = sorted((folder / "epoch-1").iterdir())
+    (state,) = (path for path in folder.iterdir() if path.is_dir())
+    files = sorted(state.iterdir())
     assert len(files) == 4
     for file in files:
         whole = file.read_bytes()
@@ -134,10 +179,24 @@ def test_files_of_a_folder_are_refused_when_damaged_and_never_unpickled(data, tm
         else:
             torch.save(Payload(trace), file)
         _, small = networks()
-        # Accelerate goes on without the states of Python's and NumPy's generators.
-        matters = file.suffix != ".pkl"
-        message = r"epoch-1 is damaged: .*; delete the folder"
-        with pytest.raises(ValueError, match=message) if matters else nullcontext():
+        with pytest.raises(ValueError, match=rf"{state.name} is damaged: .*; delete the folder"):
             sekron.finetune(small, **arguments, progress=False)
         file.write_bytes(whole)
     assert not trace.exists()
+
+
+def test_random_generators_go_on_as_they_would_have():
+    def draws():
+        return [
+            [random.random(), random.gauss(0.0, 1.0)],
+            np.random.normal(size=3).tolist(),
+            torch.randn(3).tolist(),
+        ]
+
+    random.gauss(0.0, 1.0)  # leaves a second number for the next call
+    np.random.normal()
+    state = random_state()
+    first = draws()
+    assert draws() != first
+    set_random_state(state)
+    assert draws() == first

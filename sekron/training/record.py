@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import torch
+from msgspec import Meta
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from sekron.forward import one_line
 from sekron.network.surgery import structures_of
+from sekron.records import Count, decode, encode, read_text, write_text
+from sekron.training.random_state import random_state, set_random_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+FORMAT, VERSION = "sekron.training", 1
 
 POINTER = "training.json"
 """Names the state that is whole; it is replaced after a new one was written."""
@@ -28,6 +36,10 @@ TENSORS = "best.safetensors"
 """In a state, what accelerate does not keep: the best weights and the order of the batches.
 
 It would keep them too, but in a pickle that it reads without looking."""
+
+RANDOM = "random-{}.safetensors"
+"""In a state, the random generators of each process; accelerate's own file of them is a pickle,
+which it passes over without a word when it is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,19 @@ class Epoch:
     epoch: int
     loss: float
     score: float
+
+
+class _Epoch(msgspec.Struct):
+    epoch: Count
+    loss: float | None
+    score: float | None
+
+
+class _Training(msgspec.Struct):
+    identity: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    state: Annotated[str, Meta(pattern="^epoch-[0-9]{1,9}-[0-9a-f]{8}$")]
+    epochs: Annotated[list[_Epoch], Meta(min_length=1)]
+    schedule: dict[str, int | float | bool | str | list[float] | None]
 
 
 class TrainingRecord:
@@ -72,11 +97,8 @@ class TrainingRecord:
         self.epochs: list[Epoch] = []
         self.best = _copied(model)
         self._accelerator, self._schedule, self._orders = accelerator, schedule, orders
-        structures = {name: str(structure) for name, structure in structures_of(model).items()}
-        shapes = {name: list(tensor.shape) for name, tensor in self.best.items()}
-        self._identity = json.dumps(
-            {"settings": settings, "structures": structures, "shapes": shapes}
-        )
+        self._identity = _identity(model, settings, self.best)
+        self._state = ""  # name of the state in the folder that is whole
         self._folder = None if folder is None else Path(folder)
         if self._folder is not None:
             self._resume(self._folder)
@@ -87,65 +109,94 @@ class TrainingRecord:
         return self.epochs[-1].epoch
 
     def add(self, epoch: Epoch, model: nn.Module) -> None:
-        """Take an epoch in; its weights are the best if none scored more, or nothing scores."""
-        known = [e.score for e in self.epochs if not math.isnan(e.score)]
-        if not known or epoch.score > max(known):
+        """Take an epoch in; its weights are the best if none scored more, or nothing scores.
+
+        Raises:
+            OSError: If the disk refuses; the message names the state.
+        """
+        scores = [e.score for e in self.epochs if not math.isnan(e.score)]
+        if not scores or epoch.score > max(scores):
             self.best = _copied(model)
         self.epochs.append(epoch)
         if self._folder is not None:
             self._save(self._folder)
 
     def _save(self, folder: Path) -> None:
-        own = self._accelerator
-        current = folder / f"epoch-{self.last}"
-        own.save_state(str(current))
-        own.wait_for_everyone()
-        if own.is_main_process:
-            orders = {f"order.{i}": order.get_state() for i, order in enumerate(self._orders)}
-            best = {f"best.{name}": tensor for name, tensor in self.best.items()}
-            save_file(best | orders, str(current / TENSORS))
-            known = {
-                "identity": self._identity,
-                "state": current.name,
-                "epochs": [asdict(epoch) for epoch in self.epochs],
-                "schedule": self._schedule.state_dict(),
-            }
-            partial = folder / f"{POINTER}.partial"
-            partial.write_text(json.dumps(known))
-            partial.replace(folder / POINTER)
-            for other in folder.glob("epoch-*"):
-                if other != current:
-                    shutil.rmtree(other)
-        own.wait_for_everyone()
+        accelerator = self._accelerator
+        # Named by the training too, so that it is nobody else's folder that is written to.
+        current = folder / f"epoch-{self.last}-{self._identity[:8]}"
+        try:
+            accelerator.save_state(str(current))
+            index = accelerator.process_index
+            (current / f"random_states_{index}.pkl").unlink(missing_ok=True)
+            save_file(random_state(), current / RANDOM.format(index))
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                orders = {f"order.{i}": order.get_state() for i, order in enumerate(self._orders)}
+                best = {f"best.{name}": tensor for name, tensor in self.best.items()}
+                save_file(best | orders, current / TENSORS)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise OSError(None, f"could not be written: {one_line(error)}", str(current)) from error
+        if accelerator.is_main_process:
+            write_text(folder / POINTER, self._pointer(current.name))
+            if self._state and self._state != current.name:
+                shutil.rmtree(folder / self._state)
+        self._state = current.name
+        accelerator.wait_for_everyone()
+
+    def _pointer(self, state: str) -> str:
+        epochs = [
+            _Epoch(epoch.epoch, _finite(epoch.loss), _finite(epoch.score)) for epoch in self.epochs
+        ]
+        record = _Training(self._identity, state, epochs, self._schedule.state_dict())
+        return encode(record, FORMAT, VERSION)
 
     def _resume(self, folder: Path) -> None:
         pointer = folder / POINTER
         if not pointer.exists():
             return
-        try:
-            known = json.loads(pointer.read_text())
-            identity, state = known["identity"], folder / known["state"]
-            epochs = [Epoch(**epoch) for epoch in known["epochs"]]
-            schedule = dict(known["schedule"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{pointer} is damaged: {error}; delete the folder.") from error
-        if identity != self._identity:
+        record = decode(read_text(pointer), _Training, FORMAT, (VERSION,), str(pointer))
+        if record.identity != self._identity:
             raise ValueError(
                 f"{folder} must hold a training of this network with these settings, but "
                 "holds another; take another folder."
             )
+        if set(record.schedule) != set(self._schedule.state_dict()):
+            raise ValueError(f"{pointer} is damaged: its schedule is none; delete the folder.")
+        state = folder / record.state
         try:
-            tensors = load_file(str(state / TENSORS))
+            tensors = load_file(state / TENSORS)
+            generators = load_file(state / RANDOM.format(self._accelerator.process_index))
             self.best = {name: tensors[f"best.{name}"] for name in self.best}
             self._accelerator.load_state(str(state))
             for i, order in enumerate(self._orders):
                 order.set_state(tensors[f"order.{i}"])
+            set_random_state(generators)
         except Exception as error:  # whatever reading a file of another kind raises
             raise ValueError(
                 f"{state} is damaged: {one_line(error)}; delete the folder."
             ) from error
-        self._schedule.load_state_dict(schedule)
-        self.epochs = epochs
+        self._schedule.load_state_dict(record.schedule)
+        self._state = record.state
+        self.epochs = [
+            Epoch(epoch.epoch, _number(epoch.loss), _number(epoch.score)) for epoch in record.epochs
+        ]
+
+
+def _identity(model: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """Return the digest of what a training is of: settings, structures and shapes."""
+    structures = {name: str(structure) for name, structure in structures_of(model).items()}
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    text = json.dumps({"settings": settings, "structures": structures, "shapes": shapes})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:
