@@ -14,6 +14,14 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 
+@pytest.fixture(scope="session", autouse=True)
+def notes(tmp_path_factory):
+    """Keep the notes of the command line in these tests' own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def torchvision():
     """Import torchvision also where its compiled operators do not load."""

@@ -14,7 +14,8 @@ import torch
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from search.folder.run_folder import RunFolder
+from search.folder.run_folder import JOURNAL
+from search.folder.storage import open_journal
 from search.front.layer_options import LayerOptions
 from search.per_layer.space import Space
 from search.per_layer.study import TEMPLATE, LayerStudy, front_volume, least_structures
@@ -127,9 +128,11 @@ def test_least_structures_are_the_templates_at_rank_one():
 
 SEARCH = """
     import os, signal, sys, torch
+    from pathlib import Path
     from optuna.storages.journal import JournalFileBackend
     from search.per_layer.study import LayerStudy
-    from search.folder.run_folder import RunFolder
+    from search.folder.run_folder import JOURNAL
+    from search.folder.storage import open_journal
     from search.per_layer.space import Space
     from sekron.structures.geometry import Geometry
     from sekron.rank_curves.curves import Spectra
@@ -152,7 +155,8 @@ SEARCH = """
     if place == "write":
         os.fsync = killing(os.fsync)
     spectra = Spectra(weight, (Geometry.of(shape, (7, 5)),))
-    storage = RunFolder(os.path.relpath(path) if place == "write" else path).storage()
+    folder = Path(os.path.relpath(path) if place == "write" else path)
+    storage = open_journal(folder / JOURNAL)
     LayerStudy("layer", spectra, Space(shape, 3), storage=storage).run(12)
 """
 
@@ -186,7 +190,7 @@ def test_a_killed_search_ends_with_the_same_table(tmp_path, small_weight, n_prop
     code = search_in_process(tmp_path, small_weight, "score", done + 1)
     assert code == -signal.SIGKILL
 
-    study = study_of(small_weight, RunFolder(tmp_path).storage())
+    study = study_of(small_weight, open_journal(tmp_path / JOURNAL))
     assert study.n_scored == done  # only the structure in flight was lost
     study.run(12)
     assert study.n_proposed == 12
@@ -196,7 +200,7 @@ def test_a_killed_search_ends_with_the_same_table(tmp_path, small_weight, n_prop
 def test_a_killed_search_keeps_all_finished_trials(tmp_path, small_weight):
     templates = n_templates(small_weight)
     search_in_process(tmp_path, small_weight, "score", templates + 6)
-    storage = RunFolder(tmp_path).storage()
+    storage = open_journal(tmp_path / JOURNAL)
     before = [t.values for t in optuna.load_study(study_name="layer", storage=storage).trials]
     resumed = study_of(small_weight, storage)
     resumed.run(12)
@@ -220,12 +224,12 @@ def test_a_search_killed_while_it_writes_goes_on(tmp_path, small_weight):
 
 
 def test_a_journal_that_ends_in_half_a_line_goes_on(tmp_path, small_weight):
-    study_of(small_weight, RunFolder(tmp_path).storage()).run(2)
+    study_of(small_weight, open_journal(tmp_path / JOURNAL)).run(2)
     journal = tmp_path / "study.log"
     journal.write_bytes(journal.read_bytes()[:-40])
-    study = study_of(small_weight, RunFolder(tmp_path).storage())
+    study = study_of(small_weight, open_journal(tmp_path / JOURNAL))
     study.run(3)
-    assert study_of(small_weight, RunFolder(tmp_path).storage()).n_proposed == 3
+    assert study_of(small_weight, open_journal(tmp_path / JOURNAL)).n_proposed == 3
 
 
 def test_a_storage_keeps_searches_of_other_weights_apart(small_weight):

@@ -216,7 +216,7 @@ def test_a_database_holds_the_trials_too(small_network, small_input, tmp_path):
     found = run(small_network, small_input, run=tmp_path / "run", storage=url, **short)
     assert not (tmp_path / "run" / "study.log").exists()
     assert same_candidates(found, run(small_network, small_input, **short))
-    assert same_candidates(search.load(tmp_path / "run"), found)
+    assert same_candidates(search.load(tmp_path / "run", storage=url), found)
 
 
 def test_layers_may_be_chosen_by_class_or_function_and_found_again(

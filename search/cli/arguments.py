@@ -29,7 +29,11 @@ def _parser(parse: Callable[[str], Value]) -> Callable[[str], Value]:
 _limit, _shape = _parser(parse_limit), _parser(parse_shape)
 
 Model = Annotated[str, typer.Argument(help="module:attribute of a model or a function")]
+Storage = Annotated[str | None, typer.Option(help="Optuna storage URL.")]
 Run = Annotated[str, typer.Argument(help="Run folder of a search.")]
+NamedModel = Annotated[
+    str, typer.Option("--model", help="module:attribute; default the one named here before.")
+]
 Weights = Annotated[str, typer.Option(help="State dict: .safetensors, or a torch file.")]
 Input = Annotated[
     Any, typer.Option("--input", parser=_shape, help="Input shape, such as 1x3x224x224.")

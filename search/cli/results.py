@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import torch
 import typer
 from torch import nn
 
@@ -14,13 +13,17 @@ from search.cli.arguments import (
     LatencyShare,
     Limit,
     Milliseconds,
+    NamedModel,
     Run,
     Speedup,
+    Storage,
+    Weights,
     budget_of,
     example_of,
 )
 from search.cli.output import note_uncounted, print_frame, print_front, say
 from search.cli.sources import load_model
+from search.cli.trust import model_of
 from search.clock.race import compare as race_networks
 from search.folder.run_folder import RunFolder
 from search.folder.run_record import RunRecord
@@ -29,12 +32,15 @@ from search.per_layer.identity import weight_digests
 from search.pipeline.load import load
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.network.checkpoint import save
-from sekron.profiling.count import count_flops
 
 
-def front(run: Run, csv: Annotated[bool, typer.Option(help="Print CSV.")] = False) -> None:
+def front(
+    run: Run,
+    csv: Annotated[bool, typer.Option(help="Print CSV.")] = False,
+    storage: Storage = None,
+) -> None:
     """Print the Pareto front of a finished search."""
-    result = load(run)
+    result = load(run, storage)
     if csv:
         sys.stdout.write(result.pareto_front().drop(columns="plan").to_csv(index=False))
     else:
@@ -44,44 +50,50 @@ def front(run: Run, csv: Annotated[bool, typer.Option(help="Print CSV.")] = Fals
 def apply(
     run: Run,
     output: Annotated[str, typer.Option(help="File to write: weights and plan.")],
+    model: NamedModel = "",
+    weights: Weights = "",
     flops: Limit = None,
     params: Limit = None,
     latency: LatencyShare = None,
     latency_ms: Milliseconds = None,
     speedup: Speedup = None,
+    storage: Storage = None,
 ) -> None:
     """Write the compressed network for the budget of the search, or for another one."""
-    record, result, network = _opened(run, "`search.load(run).best.apply(model)`")
+    _, result, network = _opened(run, model, weights, storage)
     other = budget_of(flops, params, latency, latency_ms, speedup)
     budget = result.budget if other == Budget() else other
     plan = result.best if other == Budget() else result.plan(other)
     small = plan.apply(network)
-    image = torch.zeros(1, *record.source.input_shape[1:])
-    counted, unsupported = count_flops(small, (image,))
     save(small, output)
     totals = result.profile.totals(plan)
     say(
-        f"{output}: {len(plan)} layers replaced, {counted:,} FLOPs "
-        f"({counted / result.profile.flops:.1%}), {totals['params']:,} parameters "
+        f"{output}: {len(plan)} layers replaced, {totals['flops']:,} FLOPs "
+        f"({totals['flops'] / result.profile.flops:.1%}), {totals['params']:,} parameters "
         f"({totals['params'] / result.profile.params:.1%}), for {budget}"
     )
-    note_uncounted(unsupported)
+    note_uncounted(result.profile.unsupported)
 
 
 def compare(
     run: Run,
+    model: NamedModel = "",
+    weights: Weights = "",
     flops: Limit = None,
     params: Limit = None,
     max_seconds: Annotated[
         float, typer.Option(help="Limit for the candidates of each method.")
     ] = 600.0,
     csv: Annotated[bool, typer.Option(help="Print CSV.")] = False,
+    storage: Storage = None,
 ) -> None:
     """Compare with TT, TR, CP, Tucker and others at the budget of the search, or at another one.
 
     Where the budget limits latency alone, the FLOPs of the plan that holds it are the budget.
     """
-    record, result, network = _opened(run, "`baselines.compare`")
+    record, result, network = _opened(run, model, weights, storage)
+    if not record.source.input_shape:
+        raise ValueError(f"{run} was searched from Python; use `baselines.compare` there.")
     budget = budget_of(flops, params)
     if budget == Budget():
         budget = Budget(flops=result.budget.flops, params=result.budget.params)
@@ -115,14 +127,12 @@ def compare(
         print_frame(frame)
 
 
-def _opened(run: str, instead: str) -> tuple[RunRecord, SearchResult, nn.Module]:
+def _opened(
+    run: str, model: str, weights: str, storage: str | None
+) -> tuple[RunRecord, SearchResult, nn.Module]:
     """Return a run's record, its result, and the network that was searched."""
     folder = RunFolder(run)
     record = folder.read()
-    if not record.source.model:
-        raise ValueError(
-            f"{run} was searched from Python, so its model is not known here; use {instead}."
-        )
-    network = load_model(record.source.model, record.source.weights)
+    network = load_model(model_of(run, record, model), weights or record.source.weights)
     folder.check_weights(weight_digests(network, record.profile))
-    return record, load(run), network
+    return record, load(run, storage), network

@@ -16,12 +16,14 @@ from search.cli.arguments import (
     Model,
     Patterns,
     Speedup,
+    Storage,
     Weights,
     budget_of,
     example_of,
 )
 from search.cli.output import complain, note_uncounted, print_frame, print_front, say
 from search.cli.sources import load_images, load_model, load_score
+from search.cli.trust import remember
 from search.folder.run_folder import RunFolder
 from search.folder.settings import Source
 from search.front.frames import layers_frame
@@ -65,7 +67,7 @@ def search(
     trials: Annotated[int, typer.Option(help="Proposals per layer.")] = 50,
     max_length: Annotated[int, typer.Option(help="Most factors in a sequence.")] = 3,
     sampler: Annotated[str, typer.Option(help="neighbour, tpe, nsga2 or random.")] = "neighbour",
-    storage: Annotated[str | None, typer.Option(help="Optuna storage URL.")] = None,
+    storage: Storage = None,
     seed: int = 0,
     calibration: Annotated[
         str, typer.Option(help="Unlabelled images: a file with one tensor.")
@@ -101,6 +103,7 @@ def search(
         score=load_score(score) if score else None,
         n_network_trials=network_trials,
     )
+    remember(run, model)
     result = search_network(request, RunFolder(run, Source(model, weights, input_shape)), complain)
     note_uncounted(result.profile.unsupported)
     print_front(result)

@@ -40,8 +40,9 @@ class Recorder(Protocol):
         profile: NetworkProfile,
         digests: dict[str, str],
         metrics: NetworkMetric,
+        url: str | None,
     ) -> BaseStorage:
-        """Record what is searched; return where trials are kept."""
+        """Record what is searched; return where trials are kept, at a URL if there is one."""
         ...
 
     def keep_timetable(self, timetable: Timetable) -> None:
@@ -78,9 +79,10 @@ class Nobody:
         profile: NetworkProfile,
         digests: dict[str, str],
         metrics: NetworkMetric,
+        url: str | None,
     ) -> BaseStorage:
         """Return the storage that was asked for, or one in memory."""
-        return InMemoryStorage() if settings.storage is None else open_storage(settings.storage)
+        return InMemoryStorage() if url is None else open_storage(url)
 
     def keep_timetable(self, timetable: Timetable) -> None:
         """Keep nothing."""

@@ -12,7 +12,13 @@ from search.clock.timetable import Timetable
 from search.folder.run_record import RunRecord, versions
 from search.folder.scores import Scores
 from search.folder.settings import Settings, Source
-from search.folder.storage import open_journal, open_storage
+from search.folder.storage import (
+    open_journal,
+    open_storage,
+    read_journal,
+    read_storage,
+    without_password,
+)
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
@@ -84,6 +90,7 @@ class RunFolder:
         profile: NetworkProfile,
         digests: dict[str, str],
         metrics: NetworkMetric,
+        url: str | None,
     ) -> BaseStorage:
         """Record what is searched, and return where trials are kept; `check` comes before.
 
@@ -92,6 +99,10 @@ class RunFolder:
             profile: Of the network.
             digests: Layer name -> digest of its weight.
             metrics: That errors are measured in.
+            url: Of the storage, with its password; None for the journal in the folder.
+
+        Raises:
+            ValueError: If the storage cannot be opened or is damaged.
         """
         self._make()
         metrics.save(self.path)
@@ -99,19 +110,35 @@ class RunFolder:
         if source == Source() and self.exists():
             source = self.read().source
         record = RunRecord(settings, profile, digests, metrics.digest, source, versions())
+        storage = open_storage(url) if url is not None else open_journal(self.path / JOURNAL)
         write_text(self.path / RECORD, record.to_json())
-        return self.storage(settings.storage)
+        return storage
 
     def storage(self, url: str | None = None) -> BaseStorage:
-        """Open the storage of the trials: that of a URL, or the journal in the folder.
+        """Open the trials for reading alone.
+
+        Args:
+            url: Of the storage that they are in, where that is not the folder: a record never
+                makes a database be opened, its user does.
 
         Raises:
-            ValueError: If it cannot be opened or is damaged.
+            FileNotFoundError: If there are none.
+            ValueError: If they are elsewhere than the URL says, or damaged.
         """
-        if url is not None:
-            return open_storage(url)
-        self._make()
-        return open_journal(self.path / JOURNAL)
+        recorded = self.read().settings.storage
+        if recorded is None and url is None:
+            return read_journal(self.path / JOURNAL)
+        if url is None:
+            raise ValueError(
+                f"the trials of {self.path} are in the database {recorded}; give its URL again, "
+                "as `storage=` or `--storage`."
+            )
+        if recorded is None or without_password(url) != recorded:
+            raise ValueError(
+                f"the trials of {self.path} are in {recorded or 'the folder itself'}, got the "
+                f"storage {without_password(url)}."
+            )
+        return read_storage(url)
 
     def metric(self) -> NetworkMetric | None:
         """Return the recorded metric, None where nothing was recorded.

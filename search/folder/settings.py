@@ -19,7 +19,7 @@ class Settings:
         n_trials: Proposals per layer.
         include: Patterns of layers to search, or None.
         exclude: Patterns of layers to leave dense, or None.
-        storage: URL of the Optuna storage; None for the file in the folder.
+        storage: URL of the Optuna storage, without a password; None for the file in the folder.
         name: Prefix of the names of the studies.
         calibrated: Whether errors are measured in metrics from data.
         min_share: Share of FLOPs or parameters below which a layer is left dense.

@@ -1,4 +1,4 @@
-"""Where trials are kept: a journal in the run folder, or a database."""
+"""Where trials are kept: in a journal or a database, and how they are read again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from pathlib import Path
 
 import optuna
 from filelock import FileLock
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from sekron.forward import one_line
+
+SECRETS = ("password", "passwd", "sslpassword")
+"""Names of what in the query of a URL is a password."""
 
 
 class JournalLock(JournalFileOpenLock):
@@ -35,32 +40,102 @@ class JournalLock(JournalFileOpenLock):
 
 
 def open_journal(journal: Path) -> BaseStorage:
-    """Open the journal of a study, or begin one.
+    """Open the journal of a study to go on with, or begin one.
 
     Raises:
         ValueError: If it is damaged.
     """
     lock = FileLock(journal.with_name(f".{journal.stem}.lock"))
     _drop_half_line(journal, lock)
+    return _journal(JournalFileBackend(str(journal), lock_obj=JournalLock(lock)), journal)
+
+
+def read_journal(journal: Path) -> BaseStorage:
+    """Open the journal of a study for reading alone: nothing is written, not even a lock.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged.
+    """
+    if not journal.is_file():
+        raise FileNotFoundError(f"{journal} must be the journal of a study, but is not there.")
+    return _journal(JournalFileBackend(str(journal)), journal)
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Open an Optuna storage by its URL to go on with; what is missing there is made.
+
+    Raises:
+        ValueError: If it cannot be opened; the message does not tell the password.
+    """
     try:
-        return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalLock(lock)))
+        return optuna.storages.get_storage(url)
+    except Exception as error:  # whatever the driver of that database raises
+        raise _refusal(url, error) from None  # the cause may tell the password
+
+
+def read_storage(url: str) -> BaseStorage:
+    """Open an Optuna storage by its URL for reading; nothing is made.
+
+    Raises:
+        FileNotFoundError: If it is a file that does not exist.
+        ValueError: If it cannot be opened; the message does not tell the password.
+    """
+    database = _parsed(url)
+    if database.drivername.startswith("sqlite") and not Path(database.database or "").is_file():
+        raise FileNotFoundError(f"the storage {without_password(url)} must exist, but does not.")
+    try:
+        return RDBStorage(url, skip_table_creation=True)
+    except Exception as error:  # whatever the driver of that database raises
+        raise _refusal(url, error) from None
+
+
+def without_password(url: str) -> str:
+    """Return the URL of a storage as it may be written down.
+
+    Raises:
+        ValueError: If it is no URL of a database.
+    """
+    database = _parsed(url)
+    public = URL.create(
+        database.drivername,
+        database.username,
+        None,
+        database.host,
+        database.port,
+        database.database,
+        database.query,
+    )
+    return public.difference_update_query(SECRETS).render_as_string(hide_password=False)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        # What came is not told: nobody knows where a password stands in it.
+        raise ValueError(
+            "a storage reads 'sqlite:///study.db' or 'postgresql+psycopg://user@host/database', "
+            "but what was given is no such URL."
+        ) from None
+
+
+def _refusal(url: str, error: Exception) -> ValueError:
+    database = _parsed(url)
+    text, secrets = one_line(error), [database.password, *map(database.query.get, SECRETS)]
+    for secret in filter(None, secrets):
+        text = text.replace(str(secret), "***")
+    return ValueError(f"the storage {without_password(url)} must open, but it raised {text}")
+
+
+def _journal(backend: JournalFileBackend, journal: Path) -> BaseStorage:
+    try:
+        return JournalStorage(backend)
     except (ValueError, KeyError) as error:
         raise ValueError(
             f"{journal} must be the journal of a study, but is damaged ({error}); "
             "delete the folder and search again."
         ) from error
-
-
-def open_storage(url: str) -> BaseStorage:
-    """Open an Optuna storage by its URL.
-
-    Raises:
-        ValueError: If it cannot be opened.
-    """
-    try:
-        return optuna.storages.get_storage(url)
-    except Exception as error:  # whatever the driver of that database raises
-        raise ValueError(f"the storage {url} must open, but it raised {one_line(error)}") from error
 
 
 def _drop_half_line(journal: Path, lock: FileLock) -> None:

@@ -19,18 +19,25 @@ from sekron.profiling.network_profile import LayerProfile
 from sekron.rank_curves.table import CandidateTable
 
 
-def load(run: str | Path) -> SearchResult:
+def load(run: str | Path, storage: str | None = None) -> SearchResult:
     """Return the result of a run folder, without the model and without searching.
+
+    Nothing is written, so that a folder may lie where nothing can be.
+
+    Args:
+        run: The folder.
+        storage: URL of the Optuna storage that the search was given, if it was.
 
     Raises:
         FileNotFoundError: If it is no run folder.
-        ValueError: If it is damaged, or its search has not finished.
+        ValueError: If it is damaged, its search has not finished, or its trials are in a storage
+            that is not given.
     """
     folder = RunFolder(run)
     record = folder.read()
     budget, metrics = record.settings.budget, folder.metric() or NetworkMetric()
     with quiet_optuna():
-        tables = _recorded_tables(run, record, metrics, folder.storage(record.settings.storage))
+        tables = _recorded_tables(run, record, metrics, folder.storage(storage))
     choices = Choices(record.profile, tables, metrics)
     scores, timetable = folder.scores(metrics), folder.timetable(metrics)
     if scores is None or choices.question(budget) not in scores.winners:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from search.folder.settings import Settings
+from search.folder.storage import without_password
 from search.per_layer.samplers import SAMPLERS
 from search.per_layer.space import DEFAULT_FAMILIES
 from sekron.budget import Budget
@@ -33,6 +34,7 @@ class Request:
         calibration: Unlabelled batches, or None.
         metric: That was collected before and is taken instead, or None.
         score: Of a network, or None.
+        storage: URL of the Optuna storage with its password; None for the run folder, or memory.
         progress: Whether to show how far it is.
     """
 
@@ -45,6 +47,7 @@ class Request:
     calibration: Batches | None = None
     metric: NetworkMetric | None = None
     score: Score | None = None
+    storage: str | None = None
     progress: bool = True
 
     @property
@@ -102,7 +105,7 @@ def request_of(
         n_trials=n_trials,
         include=patterns_of("include", include, layers),
         exclude=patterns_of("exclude", exclude, layers),
-        storage=storage,
+        storage=None if storage is None else without_password(storage),
         name=name or "sekron",
         calibrated=calibration is not None,
         min_share=min_share,
@@ -124,6 +127,7 @@ def request_of(
         batches,
         metric,
         score,
+        storage,
         progress,
     )
 

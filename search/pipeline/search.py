@@ -59,7 +59,7 @@ def search_network(
     metrics = request.metric if recorded is None else recorded
     if metrics is None:
         metrics = calibrate(request.model, profile, request.calibration, warn)
-    storage = recorder.begin(settings, profile, digests, metrics)
+    storage = recorder.begin(settings, profile, digests, metrics, request.storage)
     trials = Trials(request.n_network_trials, storage, settings.name, settings.seed)
     with quiet_optuna():
         tables = search_candidates(request, profile, digests, metrics, storage)

@@ -1,0 +1,145 @@
+"""Trials in databases and journals: no password is told, readers write nothing."""
+
+import json
+import os
+import sqlite3
+import stat
+
+import pytest
+
+import search
+from search import Budget
+from search.folder.storage import open_storage, read_storage, without_password
+
+SECRET = "s3cr3t/&"
+ENCODED = "s3cr3t%2F%26"
+
+
+def run(network, example, **changes):
+    arguments = {"n_trials": 1, "max_sequence_length": 2, "measure_seconds": 0, "progress": False}
+    return search.run(network, example, **{"budget": Budget(flops=0.6), **arguments, **changes})
+
+
+@pytest.fixture
+def stored(small_network, small_input, tmp_path):
+    """A finished run whose trials are in a database beside it."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    result = run(small_network, small_input, run=tmp_path / "run", storage=url)
+    return tmp_path / "run", url, result
+
+
+@pytest.mark.parametrize(
+    ("url", "public"),
+    [
+        ("sqlite:///a/b.db", "sqlite:///a/b.db"),
+        (f"postgresql+psycopg://me:{ENCODED}@host:5/db", "postgresql+psycopg://me@host:5/db"),
+        (
+            f"postgresql://me@host/db?password={ENCODED}&sslmode=on",
+            "postgresql://me@host/db?sslmode=on",
+        ),
+        (f"mysql://me@host/db?passwd={ENCODED}", "mysql://me@host/db"),
+    ],
+)
+def test_a_url_is_written_without_its_password(url, public):
+    assert without_password(url) == public
+    assert without_password(public) == public
+
+
+@pytest.mark.parametrize("open_", [open_storage, read_storage])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql+psycopg://me:{ENCODED}@127.0.0.1:1/db",
+        f"no_such_driver://me:{ENCODED}@host/db",
+        f"postgresql://me@127.0.0.1:1/db?password={ENCODED}",
+        f"{SECRET} is no url",
+    ],
+)
+def test_an_error_does_not_tell_the_password(open_, url):
+    with pytest.raises(ValueError, match=r"a storage reads|must open, but it raised") as caught:
+        open_(url)
+    text = f"{caught.value} {caught.value.__cause__}"
+    assert SECRET not in text
+    assert ENCODED not in text
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_tells_no_password_and_a_new_one_does_not_lock_it(
+    small_network, small_input, tmp_path, monkeypatch
+):
+    database = f"sqlite:///{tmp_path}/study.db"
+
+    def connected(url):
+        """A database that takes any password."""
+        assert "@" in url
+        return open_storage(database)
+
+    monkeypatch.setattr("search.folder.run_folder.open_storage", connected)
+    for password in (ENCODED, "another"):
+        url = f"postgresql://me:{password}@host/db"
+        run(small_network, small_input, run=tmp_path / "run", storage=url)
+    text = (tmp_path / "run" / "run.json").read_text()
+    assert json.loads(text)["settings"]["storage"] == "postgresql://me@host/db"
+    assert not any(secret in text for secret in (SECRET, ENCODED, "another"))
+
+
+def test_a_recorded_database_is_opened_only_by_who_gives_it_again(stored):
+    folder, url, result = stored
+    assert search.load(folder, storage=url).best == result.best
+    with pytest.raises(
+        ValueError, match=f"in the database {url}; give its URL again, as `storage="
+    ):
+        search.load(folder)
+    with pytest.raises(ValueError, match=f"are in {url}, got the storage sqlite:///other.db"):
+        search.load(folder, storage="sqlite:///other.db")
+
+
+def test_a_reader_makes_no_database(stored, tmp_path):
+    folder = stored[0]
+    elsewhere = tmp_path / "elsewhere.db"
+    record = json.loads((folder / "run.json").read_text())
+    record["settings"]["storage"] = f"sqlite:///{elsewhere}"
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="give its URL again"):
+        search.load(folder)
+    with pytest.raises(FileNotFoundError, match=r"elsewhere\.db must exist, but does not"):
+        search.load(folder, storage=f"sqlite:///{elsewhere}")
+    assert not elsewhere.exists()
+    sqlite3.connect(elsewhere).close()
+    elsewhere.touch()
+    with pytest.raises(ValueError, match=r"must open, but it raised|must hold a finished search"):
+        search.load(folder, storage=f"sqlite:///{elsewhere}")
+    assert elsewhere.stat().st_size == 0
+
+
+def state_of(folder):
+    """Names, contents and times of all that is in a folder."""
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(folder.iterdir())
+    }
+
+
+def test_reading_a_run_writes_nothing(small_network, small_input, tmp_path):
+    folder = tmp_path / "run"
+    result = run(small_network, small_input, run=folder)
+    with (folder / "study.log").open("ab") as journal:
+        journal.write(b'{"op_code": 4, "half')  # somebody is writing it
+    (folder / ".study.lock").unlink()
+    before = state_of(folder)
+    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        loaded = search.load(folder)
+        assert loaded.best == result.best
+        assert loaded.pareto_front().equals(result.pareto_front())
+    finally:
+        folder.chmod(stat.S_IRWXU)
+    assert state_of(folder) == before
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_a_run_without_its_journal_is_named(small_network, small_input, tmp_path):
+    run(small_network, small_input, run=tmp_path / "run")
+    (tmp_path / "run" / "study.log").unlink()
+    with pytest.raises(FileNotFoundError, match=r"study\.log must be the journal of a study, but"):
+        search.load(tmp_path / "run")
+    assert not (tmp_path / "run" / "study.log").exists()
