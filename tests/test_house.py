@@ -70,3 +70,14 @@ failed, tried = doctest.testfile({str(ROOT / "README.md")!r}, module_relative=Fa
 sys.exit(failed or not tried)
 """
     run(python, "-c", code, env=environment)
+
+
+def test_a_network_that_runs_needs_neither_tables_nor_a_terminal():
+    """Imports that would cost more than torch's own are left to those who search."""
+    heavy = ["accelerate", "fvcore", "optuna", "pandas", "rich", "scipy", "tensorly"]
+    code = f"import sys, sekron; print([name for name in {heavy} if name in sys.modules])"
+    environment = {"PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n"

@@ -1,6 +1,5 @@
 """What the clock said, kept and read again, and what it means for candidates not timed."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +9,7 @@ from search import Budget
 from search.clock.timetable import Effect, LayerTime, NetworkTime, Setting, TimedPoint, Timetable
 from search.front.layer_options import LayerOptions
 from sekron.layers.operations import DEFAULT_FORM, Form
+from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
 from sekron.rank_curves.table import CandidateTable
 from sekron.structures.geometry import Geometry
@@ -72,81 +72,6 @@ def rows(table, point):
         for row in range(len(table))
         if table.points[table.point[row]] == point
     }
-
-
-@pytest.fixture
-def full():
-    found = timetable(split=at({4: 0.5, 2: 0.375}, (0, 1), True), chain=at({1: 1.25}))
-    found.layers["head"] = LayerTime("Linear on (2, 3)", 0.1)
-    long = TimedPoint(Form((2, 0, 1)), {(2, 3): 1 / 3, (1, 1): 0.1})
-    found.timed["Linear on (2, 3)"] = {LONG: long}
-    found.networks['{"a": "plan"}'] = NetworkTime(0.75, 0.3, 1.5, 4)
-    found.networks["{}"] = NetworkTime(1.0, float("nan"), 1.0, 0)
-    return found
-
-
-def test_as_text_and_back(full):
-    text = full.to_json()
-    found = Timetable.from_json(text, "latency.json")
-    assert found.to_json() == text
-    assert (found.setting, found.network_ms) == (full.setting, full.network_ms)
-    assert (found.layers, found.timed) == (full.layers, full.timed)
-    assert list(found.networks) == list(full.networks)
-    assert found.networks['{"a": "plan"}'] == full.networks['{"a": "plan"}']
-    assert found.networks["{}"].ratio == 1.0
-    assert np.isnan(found.networks["{}"].saved)
-    assert found.searched_ms == full.searched_ms == DENSE_MS + 0.1
-
-
-def changed(*path, to):
-    def change(document):
-        for key in path[:-1]:
-            document = document[key]
-        document[path[-1]] = to
-
-    return change
-
-
-DAMAGES = {
-    "format": (changed("format", to="sekron.run"), "it is sekron.run 2"),
-    "version": (changed("version", to=3), "it is sekron.latency 3"),
-    "no-timed": (lambda d: d.pop("timed"), "it has no 'timed'"),
-    "no-shapes": (lambda d: d["setting"].pop("input_shapes"), "it has no 'input_shapes'"),
-    "no-threads": (lambda d: d["setting"].pop("threads"), "threads"),
-    "new-field": (changed("setting", "speed", to=3), "speed"),
-    "network": (changed("network_ms", to="fast"), "fast"),
-    "layers": (changed("layers", to=[1]), "items"),
-    "layer": (changed("layers", "head", to=None), "NoneType"),
-    "networks": (changed("networks", "{}", to={"ratio": 0.5}), "saved"),
-    "structure": (changed("timed", 0, "structure", to="chain:3"), "factor shapes"),
-    "ranks": (changed("timed", 0, "ranks", 0, to=["x"]), "integer"),
-    "no-ratios": (changed("timed", 0, "ratios", to=[]), "zip"),
-    "no-time": (changed("network_ms", to=0), "a time is 0"),
-    "order-twice": (changed("timed", 0, "order", to=[0, 0]), "has order"),
-    "lengths": (changed("timed", 0, "ratios", to=[0.5]), "zip"),
-    "ratio": (changed("timed", 0, "ratios", 0, to="slow"), "slow"),
-    "order": (changed("timed", 0, "order", to=1), "iterable"),
-}
-
-
-@pytest.mark.parametrize(("damage", "reason"), [*DAMAGES.values()], ids=[*DAMAGES])
-def test_a_damaged_file_is_named(full, damage, reason):
-    document = json.loads(full.to_json())
-    damage(document)
-    with pytest.raises(ValueError, match=f"^some/latency.json is damaged: .*{reason}"):
-        Timetable.from_json(json.dumps(document), "some/latency.json")
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "[1, 2]", '"text"'])
-def test_what_is_no_timetable_is_refused(text):
-    with pytest.raises(ValueError, match=r"^some/latency.json is damaged: "):
-        Timetable.from_json(text, "some/latency.json")
-
-
-def test_half_a_file_is_refused(full):
-    text = full.to_json()
-    with pytest.raises(ValueError, match=r"^half is damaged: "):
-        Timetable.from_json(text[: len(text) // 2], "half")
 
 
 @pytest.mark.parametrize(
@@ -219,6 +144,18 @@ def test_another_order_costs_otherwise():
     """Otherwise the test above would show nothing."""
     structure = Structure(*SPLIT, (3,))
     assert total(structure, (0, 1)) != total(structure, (1, 0))
+
+
+def test_what_is_measured_next_makes_another_timetable():
+    empty, plan = timetable(), Plan({"body.3": Structure(*CHAIN, (3,))})
+    time = NetworkTime(0.75, 0.3, 1.5, 1)
+    full = empty.with_network(plan, time).with_winner("question", plan)
+    full = full.with_point("key", CHAIN, at({3: 0.5})).with_point("key", CHAIN, at({4: 0.6}))
+    assert (full.of(plan), full.winners["question"]) == (time, plan)
+    assert full.point("body.3", CHAIN) == at({4: 0.6})
+    assert empty == timetable()
+    assert empty.of(plan) is None
+    assert full.of(Plan({"body.3": Structure(*CHAIN, (3,))}, {"body.3": Form((1, 0))})) is None
 
 
 def effect_of(*networks):

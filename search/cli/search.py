@@ -42,11 +42,11 @@ def layers(
 ) -> None:
     """List every layer with its cost, and why it would stay dense."""
     network = load_model(model, weights)
-    found = profile(network, example_of(input_shape), include, exclude, min_share)
-    frame = layers_frame(found)
+    costs = profile(network, example_of(input_shape), include, exclude, min_share)
+    frame = layers_frame(costs)
     print_frame(frame[["layer", "kind", "weight_shape", "flops_share", "params_share", "reason"]])
-    say(f"{found.flops:,} FLOPs, {found.params:,} parameters")
-    note_uncounted(found.unsupported)
+    say(f"{costs.flops:,} FLOPs, {costs.params:,} parameters")
+    note_uncounted(costs.unsupported)
 
 
 def search(

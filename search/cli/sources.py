@@ -6,7 +6,6 @@ import os
 import pkgutil
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sekron.forward import one_line
+from sekron.forward import Score, one_line
 from sekron.network.checkpoint import load_weights
 
 BATCH = 64
@@ -33,14 +32,14 @@ def load_model(spec: str, weights: str = "") -> nn.Module:
         ValueError: If the spec names no model, or the weights are no state dict or do not fit.
         FileNotFoundError: If there is no such file.
     """
-    found = _attribute(spec, "a model")
-    model = found if isinstance(found, nn.Module) else _called(found, spec)
+    attribute = _attribute(spec, "a model")
+    model = attribute if isinstance(attribute, nn.Module) else _called(attribute, spec)
     if weights:
         load_weights(model, load_state_dict(weights), weights)
     return model.eval()
 
 
-def load_score(spec: str) -> Callable[[nn.Module], float]:
+def load_score(spec: str) -> Score:
     """Return the function that a spec names, which scores a network.
 
     Args:
@@ -49,10 +48,10 @@ def load_score(spec: str) -> Callable[[nn.Module], float]:
     Raises:
         ValueError: If it names none.
     """
-    found = _attribute(spec, "a score")
-    if not callable(found):
-        raise ValueError(f"{spec} must be a function of a network, got {found!r}.")
-    score: Callable[[nn.Module], float] = found
+    function = _attribute(spec, "a score")
+    if not callable(function):
+        raise ValueError(f"{spec} must be a function of a network, got {function!r}.")
+    score: Score = function
     return score
 
 
@@ -106,12 +105,12 @@ def load_labelled(path: str) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If it does not hold them.
     """
-    found = load_state_dict(path)
-    images, labels = found.get("images"), found.get("labels")
+    tensors = load_state_dict(path)
+    images, labels = tensors.get("images"), tensors.get("labels")
     if images is None or labels is None or labels.dim() != 1 or len(images) != len(labels):
         raise ValueError(
             f"{path} must hold `images` (N, …) and `labels` (N), got "
-            f"{', '.join(f'{name} {tuple(t.shape)}' for name, t in found.items()) or 'nothing'}."
+            f"{', '.join(f'{name} {tuple(t.shape)}' for name, t in tensors.items()) or 'nothing'}."
         )
     return images, labels
 
@@ -169,11 +168,13 @@ def _attribute(spec: str, what: str) -> object:
         ) from error
 
 
-def _called(found: object, spec: str) -> nn.Module:
-    if not callable(found):
-        raise ValueError(f"{spec} must be a model or a function that returns one, got {found!r}.")
+def _called(function: object, spec: str) -> nn.Module:
+    if not callable(function):
+        raise ValueError(
+            f"{spec} must be a model or a function that returns one, got {function!r}."
+        )
     try:
-        model = found()
+        model = function()
     except Exception as error:
         raise ValueError(
             f"{spec} must return a model when called without arguments, but raised "

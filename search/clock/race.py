@@ -185,8 +185,8 @@ def interval(samples: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> tupl
     Reference:
         Conover, Practical Nonparametric Statistics, 3rd ed., 1999, section 3.2.
     """
-    found = quantile_test(samples, p=0.5).confidence_interval(0.95)
-    return float(found.low), float(np.median(samples)), float(found.high)
+    ends = quantile_test(samples, p=0.5).confidence_interval(0.95)
+    return float(ends.low), float(np.median(samples)), float(ends.high)
 
 
 def _is_tight(times: np.ndarray[tuple[int, int], np.dtype[np.float64]], precision: float) -> bool:

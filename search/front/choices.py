@@ -11,7 +11,7 @@ import numpy as np
 
 from search.clock.timetable import Timetable
 from search.front.layer_options import LayerOptions
-from sekron.allocation.allocate import Allocation, allocate
+from sekron.allocation.allocate import allocate
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
@@ -121,18 +121,18 @@ class Choices:
             ValueError: If the budget limits latency and nothing was measured.
         """
         available = self.available(budget)
-        found = self.solve(budget, available)
-        if found is None and not budget.is_clocked:
-            found = self.solve(budget, available, slower=True)
-            if found is not None and self.timetable is not None:
-                found = replace(found, is_slower=True)
-        if found is None:
+        solution = self.solve(budget, available)
+        if solution is None and not budget.is_clocked:
+            solution = self.solve(budget, available, slower=True)
+            if solution is not None and self.timetable is not None:
+                solution = replace(solution, is_slower=True)
+        if solution is None:
             reachable = ", ".join(f"{name} {self.least(name):.4f}" for name in available)
             raise InfeasibleBudget(
                 f"the budget must be reachable, got {budget}; the least of this search is "
                 f"{reachable.replace('network_ms', 'latency')} of the dense network."
             )
-        return found
+        return solution
 
     def best(self, budget: Budget) -> Plan:
         """Return the plan of the best choice within a budget.
@@ -158,11 +158,12 @@ class Choices:
             layer.columns(rows, list(available))
             for layer, rows in zip(layers, allowed, strict=True)
         ]
-        found: Allocation | None = allocate(columns, list(available.values()))
-        if found is None:
+        allocation = allocate(columns, list(available.values()))
+        if allocation is None:
             return None
-        chosen = zip(allowed, found.choice, strict=True)
-        return Solution(tuple(int(rows[row]) for rows, row in chosen), found.loss, found.gap)
+        pairs = zip(allowed, allocation.choice, strict=True)
+        choice = tuple(int(rows[row]) for rows, row in pairs)
+        return Solution(choice, allocation.loss, allocation.gap)
 
     def available(self, budget: Budget) -> dict[str, float]:
         """Return what the searched layers may use of each limited resource."""

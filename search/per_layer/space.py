@@ -106,7 +106,7 @@ class Space:
         Of a `cp` only those with both channel modes alone: others are larger at the same rank.
         """
         modes = range(len(self.weight_shape))
-        found: dict[Point, None] = {}
+        points: dict[Point, None] = {}
         for length in range(2, self.max_length + 1):
             for home in product(range(length), repeat=len(self.weight_shape)):
                 shapes = tuple(
@@ -116,19 +116,19 @@ class Space:
                 for family in self.families:
                     point = canonical(family, shapes)
                     if point is not None and (point[0] != "cp" or _is_lean(point[1])):
-                        found[point] = None
-        return list(found)
+                        points[point] = None
+        return list(points)
 
     def pairs(self) -> list[Point]:
         """Return all structures of two factors."""
         columns = [factorizations(size, 2) for size in self.weight_shape]
-        found: dict[Point, None] = {}
+        points: dict[Point, None] = {}
         for choice in product(*columns):
             for family in self.families:
                 point = canonical(family, tuple(zip(*choice, strict=True)))
                 if point is not None:
-                    found[point] = None
-        return list(found)
+                    points[point] = None
+        return list(points)
 
     @cache  # noqa: B019  spaces are few and equal for layers of one shape
     def neighbours(self, point: Point) -> tuple[Point, ...]:
@@ -142,12 +142,12 @@ class Space:
         family, shapes = point
         if family == "cp":
             return ()
-        found: dict[Point, None] = {}
+        neighbours: dict[Point, None] = {}
         for moved_family, moved in self._moves(family, shapes):
             neighbour = canonical(moved_family, moved)
             if neighbour is not None and neighbour != point:
-                found[neighbour] = None
-        return tuple(found)
+                neighbours[neighbour] = None
+        return tuple(neighbours)
 
     def _moves(
         self, family: str, shapes: tuple[Shape, ...]

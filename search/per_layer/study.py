@@ -77,10 +77,10 @@ class LayerStudy:
             ValueError: If the study in the storage is one.
         """
         identity = digest(self.spectra.weight)
-        known = self.study.user_attrs.get(IDENTITY)
-        if known is None:
+        recorded = self.study.user_attrs.get(IDENTITY)
+        if recorded is None:
             self.study.set_user_attr(IDENTITY, identity)
-        elif known != identity:
+        elif recorded != identity:
             raise ValueError(
                 f"the storage must hold no other search under the name {self.study.study_name!r}, "
                 "but the one there is of another weight or in another metric; choose another "
@@ -145,12 +145,12 @@ class LayerStudy:
 
     def _score(self, point: Point) -> tuple[tuple[float, ...], dict[str, list[object]]]:
         curve = self.spectra.curve(*point)
-        own = CandidateTable(self.table.dense_flops, self.table.dense_params)
-        own.add(curve)
-        values = tuple(front_volume(own, mix) for mix in FRONTS)
-        kept = self.table.add(curve)
+        alone = CandidateTable(self.table.dense_flops, self.table.dense_params)
+        alone.add(curve)
+        values = tuple(front_volume(alone, mix) for mix in FRONTS)
+        rows = self.table.add(curve)
         self._values[point] = values
-        attributes = {"ranks": curve.ranks[kept].tolist(), "errors": curve.errors[kept].tolist()}
+        attributes = {"ranks": curve.ranks[rows].tolist(), "errors": curve.errors[rows].tolist()}
         return values, attributes
 
 

@@ -58,12 +58,12 @@ def _n_images(profile: NetworkProfile) -> int:
     return min(max(int(WORK / work), FEWEST_IMAGES), MOST_IMAGES)
 
 
-def _keeping(batches: Batches, kept: list[Tensor], n_images: int) -> Iterator[Tensor]:
+def _keeping(batches: Batches, shown: list[Tensor], n_images: int) -> Iterator[Tensor]:
     """Pass batches on, and keep the first images."""
     for x in inputs_of(batches, "`calibration`"):
-        left = n_images - sum(map(len, kept))
+        left = n_images - sum(map(len, shown))
         if left > 0:
-            kept.append(x[:left])
+            shown.append(x[:left])
         yield x
 
 

@@ -49,12 +49,12 @@ def search_network(
     digests = weight_digests(request.model, profile)
     recorder.check(settings, profile, digests)
     recorded = recorder.metric()
-    known = recorded or NetworkMetric()
-    judge = judge_of(request, recorder, recorder.scores(known), warn)
+    judge = judge_of(request, recorder, recorder.scores(recorded or NetworkMetric()), warn)
     stopwatch = timetable = None
     if request.measure_seconds > 0:
         stopwatch = stopwatch_of(request.model, request.example_input, profile)
-        timetable = begin_clock(request, stopwatch, profile, recorder.timetable(known), warn)
+        times = recorder.timetable(recorded or NetworkMetric())
+        timetable = begin_clock(request, stopwatch, profile, times, warn)
 
     metrics = request.metric if recorded is None else recorded
     if metrics is None:

@@ -17,7 +17,7 @@ from sekron.decomposition.decompose import EXACT
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.surgery import check_finite, weight_of
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
-from sekron.profiling.profile import profile
+from sekron.profiling.profile import profile as profile_of
 from sekron.progress import bar
 from sekron.rank_curves.curves import Spectra
 from sekron.rank_curves.table import CandidateTable
@@ -33,17 +33,17 @@ def profile_network(request: Request) -> NetworkProfile:
         ValueError: If nothing can be replaced, or a weight is not finite.
     """
     settings = request.settings
-    found = profile(
+    profile = profile_of(
         request.model,
         request.example_input,
         settings.include,
         settings.exclude,
         settings.min_share,
     )
-    if not found.searched:
-        raise ValueError(f"the network has nothing to replace: {_reasons(found)}.")
-    check_finite(request.model, [layer.name for layer in found.searched])
-    return found
+    if not profile.searched:
+        raise ValueError(f"the network has nothing to replace: {_reasons(profile)}.")
+    check_finite(request.model, [layer.name for layer in profile.searched])
+    return profile
 
 
 def spaces_of(profile: NetworkProfile, settings: Settings) -> dict[str, Space]:

@@ -77,9 +77,9 @@ class Judge:
 
     def __call__(self, plan: Plan) -> float:
         """Return the score of a plan's network; what is not finite counts as the worst."""
-        known = self._scores.of(plan)
-        if not math.isnan(known):
-            return known
+        score = self._scores.of(plan)
+        if not math.isnan(score):
+            return score
         small = plan.apply(self._model).eval()
         if self._batches is not None:
             recalibrate(small, self._batches)
