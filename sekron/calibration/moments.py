@@ -117,16 +117,16 @@ class _Sums:
         x = (inputs[0] if inputs else named["input"]).detach()
         parts: Iterable[Tensor] = (x,)
         if isinstance(module, Convolution) and module.weight[0].numel() <= self._largest_patch:
-            parts = (_patches(module, some) for some in torch.split(x, CHUNK))
+            parts = (patches_of(module, some) for some in torch.split(x, CHUNK))
         for part in parts:
-            rows = _rows(module, part)
+            rows = rows_of(module, part)
             self._inputs = self._inputs + _products(rows)
             self._n_inputs += rows.shape[-2]
         if not output.requires_grad:
             output = output.detach().requires_grad_()
 
         def collect(gradient: Tensor) -> None:
-            g = _rows(module, gradient)
+            g = rows_of(module, gradient)
             self._gradients = self._gradients + _products(g)
             self._n_outputs += g.shape[-2]
 
@@ -148,7 +148,7 @@ class _Sums:
         return Moments(gradients, inputs, self._n_outputs / n_images)
 
 
-def _rows(module: nn.Module, x: Tensor) -> Tensor:
+def rows_of(module: nn.Module, x: Tensor) -> Tensor:
     """Return one row per position; of a grouped convolution `(groups, positions, channels)`.
 
     Channels are the last axis of a linear layer, else axis 1.
@@ -166,7 +166,7 @@ def _products(rows: Tensor) -> Tensor:
     return (rows.mT @ rows).double()
 
 
-def _patches(module: Convolution, x: Tensor) -> Tensor:
+def patches_of(module: Convolution, x: Tensor) -> Tensor:
     """Return what the kernel sees at every position, `(N, in · kernel, positions)`."""
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     x = F.pad(x, module._reversed_padding_repeated_twice, mode)
