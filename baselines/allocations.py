@@ -1,4 +1,4 @@
-"""How others choose across layers, over the same candidates: rivals of the exact allocation."""
+"""Rivals of the exact allocation: how others choose across layers, over the same candidates."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ BISECTIONS = 50
 
 Choice = tuple[int, ...]
 Allocator = Callable[[Sequence[Options], Sequence[float]], Choice | None]
-"""From the candidates of all layers, the last one dense, and what may be used of every resource,
-to the index of a candidate per layer; None where the rule finds nothing that fits."""
+"""A rule: from the candidates of each layer, the last one dense, and the limit of every resource to
+the index of one candidate per layer; None where the rule finds nothing that fits."""
 
 
 def exact(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | None:
     """Choose the least sum of squared errors, by the integer program."""
-    found = allocate(layers, capacities)
-    return None if found is None else found.choice
+    allocation = allocate(layers, capacities)
+    return None if allocation is None else allocation.choice
 
 
 def uniform(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | None:
@@ -34,18 +34,18 @@ def uniform(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | 
         for row, cost in enumerate(layer.costs)
     )
     # A layer that the method does not know is dense at any share.
-    chosen = {index: 0 for index, layer in enumerate(layers) if len(layer.costs) == 1}
-    best, least = None, np.inf
+    rows = {index: 0 for index, layer in enumerate(layers) if len(layer.costs) == 1}
+    best, best_loss = None, np.inf
     for place, (share, index, row) in enumerate(events):
         losses = layers[index].losses
-        if index not in chosen or losses[row] < losses[chosen[index]]:
-            chosen[index] = row
+        if index not in rows or losses[row] < losses[rows[index]]:
+            rows[index] = row
         is_last = place + 1 == len(events) or events[place + 1][0] > share
-        if is_last and len(chosen) == len(layers):
-            choice = tuple(chosen[k] for k in range(len(layers)))
+        if is_last and len(rows) == len(layers):
+            choice = tuple(rows[k] for k in range(len(layers)))
             loss = sum(float(layer.losses[c]) for layer, c in zip(layers, choice, strict=True))
-            if loss < least and _fits(layers, choice, capacities):
-                best, least = choice, loss
+            if loss < best_loss and _fits(layers, choice, capacities):
+                best, best_loss = choice, loss
     return best
 
 
@@ -67,22 +67,22 @@ def minimax(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | 
 
 
 def greedy(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | None:
-    """From the dense network, take what adds the least error per cost saved, until it fits."""
-    chosen = [len(layer.losses) - 1 for layer in layers]
-    while not _fits(layers, chosen, capacities):
+    """Start from the dense network, and take the least error per cost saved until it fits."""
+    choice = [len(layer.losses) - 1 for layer in layers]
+    while not _fits(layers, choice, capacities):
         best, move = np.inf, None
         for index, layer in enumerate(layers):
-            now = chosen[index]
-            saved = _share(layer.costs[now] - layer.costs, capacities)
-            cheaper = np.flatnonzero(saved > 0)
-            if len(cheaper):
-                prices = (layer.losses[cheaper] - layer.losses[now]) / saved[cheaper]
+            row = choice[index]
+            savings = _share(layer.costs[row] - layer.costs, capacities)
+            rows = np.flatnonzero(savings > 0)
+            if len(rows):
+                prices = (layer.losses[rows] - layer.losses[row]) / savings[rows]
                 if prices.min() < best:
-                    best, move = float(prices.min()), (index, int(cheaper[np.argmin(prices)]))
+                    best, move = float(prices.min()), (index, int(rows[np.argmin(prices)]))
         if move is None:
             return None
-        chosen[move[0]] = move[1]
-    return tuple(chosen)
+        choice[move[0]] = move[1]
+    return tuple(choice)
 
 
 def _largest(
@@ -94,17 +94,17 @@ def _largest(
     best, low, high = choose(0.0), 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        found = choose(middle)
-        if _fits(layers, found, capacities):
-            best, low = found, middle
+        choice = choose(middle)
+        if _fits(layers, choice, capacities):
+            best, low = choice, middle
         else:
             high = middle
     return best if _fits(layers, best, capacities) else None
 
 
 def _cheapest(layer: Options, capacities: Sequence[float], bound: float) -> int:
-    fine = np.flatnonzero(layer.losses <= bound)
-    return int(fine[np.argmin(_share(layer.costs[fine], capacities))])
+    rows = np.flatnonzero(layer.losses <= bound)
+    return int(rows[np.argmin(_share(layer.costs[rows], capacities))])
 
 
 def _share(costs: NDArray[np.float64], capacities: Sequence[float]) -> NDArray[np.float64]:
@@ -114,9 +114,9 @@ def _share(costs: NDArray[np.float64], capacities: Sequence[float]) -> NDArray[n
 
 
 def _fits(
-    layers: Sequence[Options], chosen: Sequence[int], capacities: Sequence[float]
+    layers: Sequence[Options], choice: Sequence[int], capacities: Sequence[float]
 ) -> np.bool_:
-    used = sum(layer.costs[choice] for layer, choice in zip(layers, chosen, strict=True))
+    used = sum(layer.costs[row] for layer, row in zip(layers, choice, strict=True))
     return (np.asarray(used) <= np.asarray(capacities)).all()
 
 

@@ -63,19 +63,19 @@ def compare(
     Args:
         model: A trained network; not modified.
         example_input: What its forward takes; a tensor `(batch, …)` or a tuple of arguments.
-        budget: One or several, of FLOPs and parameters.
+        budget: One budget of FLOPs and parameters, or several.
         methods: Names from `METHODS`, and `pruning`; default all, pruning where Torch-Pruning
             is installed.
         allocations: Names from `ALLOCATIONS`.
         tables: Name -> candidates of every layer, such as `{"sekron": result.tables}`, which
             take part like those of the methods.
         plans: Name -> what makes a plan for a budget, such as `{"sekron": result.plan}`.
-        score: Of a network, higher is better.
+        score: Rates a network, higher is better.
         calibration: Unlabelled batches for `recalibrate`; the score is then taken again.
         clock: From the dense and another network to the other's milliseconds and its speed-up.
         include: Patterns of the layers to compress, as in a search.
         exclude: Patterns of the layers to leave dense.
-        max_seconds: For the candidates of one method.
+        max_seconds: Time for the candidates of one method.
         output: CSV file to which every row is added once it is finished. Rows that it has of the
             same network, measured in the same way, are not computed again.
         progress: Whether to show a progress bar on stderr.
@@ -106,26 +106,26 @@ def compare(
     makers: dict[str, Callable[[], Contender]] = {}
     for name, plan in (plans or {}).items():
         makers[name] = partial(Planned, model, measured, plan)
-    for name, given in (tables or {}).items():
-        if list(given) != layers or any(table.power != 2 for table in given.values()):
+    for name, layer_tables in (tables or {}).items():
+        if list(layer_tables) != layers or any(table.power != 2 for table in layer_tables.values()):
             raise ValueError(
                 f"the tables of {name!r} must be of the layers that are compared, "
-                f"{', '.join(layers)}, and without a calibration, got {', '.join(given)}; give the "
-                "`include` and `exclude` of their search, or its `plans`."
+                f"{', '.join(layers)}, and without a calibration, got {', '.join(layer_tables)}; "
+                "give the `include` and `exclude` of their search, or its `plans`."
             )
-        makers[name] = partial(Decomposed, model, measured, given, truncate)
+        makers[name] = partial(Decomposed, model, measured, layer_tables, truncate)
     for name in methods:
         if name == PRUNING:
             makers[name] = partial(Pruned, model, example_input, measured)
         else:
             makers[name] = partial(_fitted, model, measured, METHODS[name], max_seconds)
-    wanted = {
+    jobs = {
         name: [(b, rule) for b in budgets for rule in _rules(name, plans or {}, allocations)]
         for name in makers
     }
     rows.forget([*(plans or {}), *(tables or {})])  # another search may have made them
     try:
-        _run(makers, wanted, rows, judge, progress)
+        _run(makers, jobs, rows, judge, progress)
     except KeyboardInterrupt:
         warnings.warn(
             f"the comparison was interrupted; {len(rows.frame())} rows are finished.", stacklevel=2
@@ -135,26 +135,26 @@ def compare(
 
 def _run(
     makers: Mapping[str, Callable[[], Contender]],
-    wanted: Mapping[str, list[tuple[Budget, str]]],
+    jobs: Mapping[str, list[tuple[Budget, str]]],
     rows: Rows,
     judge: _Judge,
     progress: bool,
 ) -> None:
     """Add the rows that are not there yet."""
     with bar(progress) as shown:
-        task = shown.add_task("", total=sum(map(len, wanted.values())))
-        for name, pairs in wanted.items():
-            todo = [pair for pair in pairs if (str(pair[0]), name, pair[1]) not in rows]
-            shown.update(task, description=name, advance=len(pairs) - len(todo))
-            if not todo:
+        task = shown.add_task("", total=sum(map(len, jobs.values())))
+        for name, pairs in jobs.items():
+            missing = [pair for pair in pairs if (str(pair[0]), name, pair[1]) not in rows]
+            shown.update(task, description=name, advance=len(pairs) - len(missing))
+            if not missing:
                 continue
             start = time.perf_counter()
             contender = makers[name]()
-            prepared = time.perf_counter() - start
-            for budget, rule in todo:
+            preparation = time.perf_counter() - start
+            for budget, rule in missing:
                 start = time.perf_counter()
                 entry = contender.enter(budget, rule)
-                seconds = prepared + time.perf_counter() - start
+                seconds = preparation + time.perf_counter() - start
                 head = {"budget": str(budget), "method": name, "ranks_by": rule}
                 rows.add({**head, **judge.row(entry), "seconds": seconds})
                 shown.advance(task)
@@ -163,13 +163,13 @@ def _run(
 def _fitted(
     model: nn.Module, measured: NetworkProfile, method: Method, max_seconds: float
 ) -> Contender:
-    found = candidates(model, measured, method, max_seconds=max_seconds)
-    return Decomposed(model, measured, found, method.factorize)
+    tables = candidates(model, measured, method, max_seconds=max_seconds)
+    return Decomposed(model, measured, tables, method.factorize)
 
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """Fills a row with all that is measured of a network."""
+    """The measurements that fill a row of the table."""
 
     model: nn.Module
     profile: NetworkProfile
@@ -206,8 +206,8 @@ def _fingerprint(
 ) -> str:
     """Return a digest of what rows depend on: the network, the input's shape, what is measured."""
     shapes = [tuple(a.shape) for a in first_image(example_input) if isinstance(a, Tensor)]
-    given = [value is not None for value in (score, calibration, clock)]
-    digest = hashlib.sha256(f"{shapes} {given} {max_seconds}".encode())
+    flags = [value is not None for value in (score, calibration, clock)]
+    digest = hashlib.sha256(f"{shapes} {flags} {max_seconds}".encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -223,9 +223,9 @@ def _rules(method: str, plans: Container[str], allocations: Sequence[str]) -> tu
 
 
 def _check_names(names: list[str], output: str | Path | None) -> None:
-    double = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if double:
-        raise ValueError(f"what is compared must have different names, got {double[0]!r} twice.")
+    doubles = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if doubles:
+        raise ValueError(f"what is compared must have different names, got {doubles[0]!r} twice.")
     if output is not None and not Path(output).parent.is_dir():
         raise ValueError(f"`output` must be in a folder that exists, got {output}.")
     if PRUNING in names and not importlib.util.find_spec("torch_pruning"):
@@ -238,8 +238,11 @@ def _check(budgets: list[Budget], methods: Sequence[str], allocations: Sequence[
             raise ValueError(
                 f"a comparison needs budgets of {' or '.join(RESOURCES)} alone, got {budget}."
             )
-    known = {"methods": (methods, (*METHODS, PRUNING)), "allocations": (allocations, ALLOCATIONS)}
-    for argument, (names, choices) in known.items():
+    arguments = {
+        "methods": (methods, (*METHODS, PRUNING)),
+        "allocations": (allocations, ALLOCATIONS),
+    }
+    for argument, (names, choices) in arguments.items():
         unknown = [name for name in names if name not in choices]
         if unknown:
             raise ValueError(

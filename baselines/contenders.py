@@ -1,4 +1,4 @@
-"""What takes part in a comparison: from a budget to a compressed network."""
+"""The contenders of a comparison: each makes a compressed network for a budget."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Contender(Protocol):
     """One way to compress a network."""
 
     def enter(self, budget: Budget, rule: str) -> Entry | None:
-        """Compress within a budget, ranks by a rule; None where it is out of reach."""
+        """Compress the network within a budget, ranks by a rule; None where it is out of reach."""
         ...
 
 
@@ -66,10 +66,10 @@ class Decomposed:
 
     Attributes:
         model: The dense network.
-        profile: Of the network.
+        profile: Costs of the dense network.
         tables: Layer name -> candidates, for the searched layers in their order.
-        factorize: From a weight and a candidate to factors and the structure they belong to.
-        fits: What was factorized so far.
+        factorize: From a weight and a candidate to a structure and its factors.
+        fits: Layer name and candidate -> its factors, for those computed so far.
     """
 
     model: nn.Module
@@ -79,7 +79,7 @@ class Decomposed:
     fits: dict[tuple[str, Structure], _Fit] = field(default_factory=dict)
 
     def enter(self, budget: Budget, rule: str) -> Entry | None:
-        """Compress within a budget, ranks by a rule; None where it is out of reach."""
+        """Compress the network within a budget, ranks by a rule; None where it is out of reach."""
         if rule == VBMF:
             plan = vbmf_plan(self.model, self.profile, budget)
         else:
@@ -120,7 +120,7 @@ class Planned:
 
     Attributes:
         model: The dense network.
-        profile: Of the network.
+        profile: Costs of the dense network.
         plan: From a budget to a plan.
     """
 
@@ -129,7 +129,7 @@ class Planned:
     plan: Callable[[Budget], Plan]
 
     def enter(self, budget: Budget, rule: str) -> Entry | None:  # noqa: ARG002  it has one rule
-        """Compress within a budget; None where it is out of reach."""
+        """Compress the network within a budget; None where it is out of reach."""
         try:
             plan = self.plan(budget)
         except InfeasibleBudget:
@@ -152,7 +152,7 @@ class Pruned:
     Attributes:
         model: The dense network.
         example_input: What its forward takes.
-        profile: Of the network.
+        profile: Costs of the dense network.
     """
 
     model: nn.Module
@@ -160,7 +160,7 @@ class Pruned:
     profile: NetworkProfile
 
     def enter(self, budget: Budget, rule: str) -> Entry | None:  # noqa: ARG002  it has one rule
-        """Compress within a budget; None where it is out of reach."""
+        """Compress the network within a budget; None where it is out of reach."""
         try:
             network = pruned(self.model, self.example_input, self.profile, budget)
         except InfeasibleBudget:

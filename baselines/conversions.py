@@ -37,12 +37,12 @@ def from_tensor_train(cores: Sequence[Tensor], modes: Sequence[int] | None = Non
     last = len(cores) - 1
     factors = []
     for k, core in enumerate(cores):
-        kept = core.movedim(1, -1)  # (before, after, size)
+        factor = core.movedim(1, -1)  # (before, after, size)
         if k == 0:
-            kept = kept[0]
+            factor = factor[0]
         elif k == last:
-            kept = kept[:, 0]
-        factors.append(kept)
+            factor = factor[:, 0]
+        factors.append(factor)
     ranks = tuple(core.shape[2] for core in cores[:-1])
     return _converted("chain", factors, ranks, modes)
 
@@ -115,21 +115,23 @@ def from_tucker(
     Reference:
         Tucker, Some mathematical notes on three-mode factor analysis, 1966.
     """
-    n_modes, chosen = core.dim(), list(range(len(factors)) if modes is None else modes)
-    for mode, factor in zip(chosen, factors, strict=True):
+    n_modes, factor_modes = core.dim(), list(range(len(factors)) if modes is None else modes)
+    for mode, factor in zip(factor_modes, factors, strict=True):
         if factor.shape[1] != core.shape[mode]:
             raise ValueError(
                 f"the factor of mode {mode} must have the core's rank {core.shape[mode]}, "
                 f"got {factor.shape[1]}."
             )
-    others = [mode for mode in range(n_modes) if mode not in chosen]
-    shapes = [_shape({mode: f.shape[0]}, n_modes) for mode, f in zip(chosen, factors, strict=True)]
-    shapes.append(_shape({mode: core.shape[mode] for mode in others}, n_modes))
+    core_modes = [mode for mode in range(n_modes) if mode not in factor_modes]
+    shapes = [
+        _shape({mode: f.shape[0]}, n_modes) for mode, f in zip(factor_modes, factors, strict=True)
+    ]
+    shapes.append(_shape({mode: core.shape[mode] for mode in core_modes}, n_modes))
     ranks = tuple(factor.shape[1] for factor in factors)
     structure = Structure("tucker", tuple(shapes), ranks)
-    moved = core.permute(*chosen, *others).reshape(*ranks, *shapes[-1])
+    inner = core.permute(*factor_modes, *core_modes).reshape(*ranks, *shapes[-1])
     outer = (f.T.reshape(f.shape[1], *s) for f, s in zip(factors, shapes, strict=False))
-    return structure, (*outer, moved)
+    return structure, (*outer, inner)
 
 
 def lifted(converted: Converted, weight_shape: Shape) -> Converted:
@@ -137,12 +139,13 @@ def lifted(converted: Converted, weight_shape: Shape) -> Converted:
 
     Args:
         converted: Structure and factors of the squeezed weight.
-        weight_shape: Of the weight before.
+        weight_shape: Shape of the weight before it was squeezed.
     """
     structure, factors = converted
-    kept = [mode for mode, size in enumerate(weight_shape) if size > 1]
+    modes = [mode for mode, size in enumerate(weight_shape) if size > 1]
     shapes = tuple(
-        _shape(dict(zip(kept, shape, strict=True)), len(weight_shape)) for shape in structure.shapes
+        _shape(dict(zip(modes, shape, strict=True)), len(weight_shape))
+        for shape in structure.shapes
     )
     full = Structure(structure.family, shapes, structure.ranks)
     pairs = zip(factors, full.factor_shapes, strict=True)
@@ -164,10 +167,10 @@ def _converted(
     family: str, factors: list[Tensor], ranks: tuple[int, ...], modes: Sequence[int] | None
 ) -> Converted:
     """Give factors `(ranks…, size)` the shapes of factors in which one mode stands whole."""
-    chosen = list(range(len(factors)) if modes is None else modes)
+    factor_modes = list(range(len(factors)) if modes is None else modes)
     shapes = tuple(
         _shape({mode: factor.shape[-1]}, len(factors))
-        for mode, factor in zip(chosen, factors, strict=True)
+        for mode, factor in zip(factor_modes, factors, strict=True)
     )
     structure = Structure(family, shapes, ranks)
     pairs = zip(factors, shapes, strict=True)

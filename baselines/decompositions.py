@@ -71,9 +71,9 @@ def tensor_ring(weight: Tensor, ranks: Sequence[int]) -> Converted:
     """
     _check_ranks(ranks, weight.dim())
     first, *middle, last = ranks
-    most = min(weight.shape[0], weight.numel() // weight.shape[0])
-    last = min(last, most)
-    first = min(first, most // last)  # TensorLy splits one singular value decomposition by both
+    limit = min(weight.shape[0], weight.numel() // weight.shape[0])
+    last = min(last, limit)
+    first = min(first, limit // last)  # TensorLy splits one singular value decomposition by both
     with _pytorch():
         cores = tl_tensor_ring(_single(weight), rank=[last, first, *middle, last])
     return _cast(from_tensor_ring(list(cores)), weight)
@@ -94,9 +94,9 @@ def cp(
     Args:
         weight: `(out, in, kernel…)`.
         rank: Number of rank-one terms, at most what an exact decomposition needs.
-        n_iter_max: Sweeps.
-        max_seconds: After which no other sweep is begun.
-        seed: Of what the singular vectors do not initialise.
+        n_iter_max: Most sweeps.
+        max_seconds: Time after which no other sweep begins.
+        seed: Seed of what the singular vectors do not initialise.
 
     Returns:
         A `cp` and its factors.
@@ -104,10 +104,10 @@ def cp(
     Raises:
         ValueError: If the rank is out of range, or the terms still cancel at the second try.
     """
-    most = weight.numel() // max(weight.shape)
-    if not 1 <= rank <= most:
+    max_rank = weight.numel() // max(weight.shape)
+    if not 1 <= rank <= max_rank:
         raise ValueError(
-            f"the rank must be between 1 and {most} for {tuple(weight.shape)}, got {rank}."
+            f"the rank must be between 1 and {max_rank} for {tuple(weight.shape)}, got {rank}."
         )
     single, norm = _single(weight), float(weight.detach().float().norm())
     largest = float("inf")
@@ -115,7 +115,7 @@ def cp(
         end = time.perf_counter() + max_seconds
         try:
             with _pytorch(), frugal():
-                found = parafac(
+                tensor = parafac(
                     single,
                     rank,
                     n_iter_max=n_iter_max,
@@ -126,7 +126,7 @@ def cp(
                 )
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # not in its `__all__`
             continue  # the terms have become parallel
-        converted = from_cp(found.weights, found.factors)
+        converted = from_cp(tensor.weights, tensor.factors)
         terms = torch.stack([f.flatten(1).norm(dim=1) for f in converted[1]]).prod(dim=0)
         largest = float(terms.max()) / norm
         if largest <= MAX_TERM_NORM:
@@ -151,8 +151,8 @@ def tucker(
         weight: `(out, in, kernel…)`.
         ranks: One per mode that gets a factor; clipped to the sizes of the modes.
         modes: The modes that get a factor: all by default, `(0, 1)` for Tucker-2.
-        n_iter_max: Sweeps.
-        seed: Of what the singular vectors do not initialise.
+        n_iter_max: Most sweeps.
+        seed: Seed of what the singular vectors do not initialise.
 
     Returns:
         A `tucker` and its factors.
@@ -160,17 +160,17 @@ def tucker(
     Raises:
         ValueError: If there are too few or too many ranks, or one is below 1.
     """
-    chosen = list(range(weight.dim()) if modes is None else modes)
-    _check_ranks(ranks, len(chosen))
-    sizes = [weight.shape[mode] for mode in chosen]
+    factor_modes = list(range(weight.dim()) if modes is None else modes)
+    _check_ranks(ranks, len(factor_modes))
+    sizes = [weight.shape[mode] for mode in factor_modes]
     clipped = [
         min(rank, size, weight.numel() // size) for rank, size in zip(ranks, sizes, strict=True)
     ]
     with _pytorch():
         (core, factors), _ = partial_tucker(
-            _single(weight), clipped, modes=chosen, n_iter_max=n_iter_max, random_state=seed
+            _single(weight), clipped, modes=factor_modes, n_iter_max=n_iter_max, random_state=seed
         )
-    return _cast(from_tucker(core, factors, chosen), weight)
+    return _cast(from_tucker(core, factors, factor_modes), weight)
 
 
 @contextmanager

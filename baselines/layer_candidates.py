@@ -25,29 +25,29 @@ def candidates(
 
     Args:
         model: A trained network.
-        profile: Of the network; its searched layers are factorized, but for grouped ones, which
-            the methods do not know.
-        method: Such as one of `METHODS`.
-        max_seconds: For all layers; what one does not need is left to the next. A warning names
-            the layers that needed more, and so have fewer candidates.
+        profile: Costs of the network; its searched layers are factorized, but for grouped ones,
+            which the methods do not know.
+        method: A method, such as one of `METHODS`.
+        max_seconds: Time for all layers; what one does not need is left to the next. A warning
+            names the layers that needed more, and so have fewer candidates.
     """
     end = time.perf_counter() + max_seconds
-    tables, short = {}, []
-    for done, layer in enumerate(profile.searched):
+    tables, late = {}, []
+    for i, layer in enumerate(profile.searched):
         spectra = Spectra(weight_of(model, layer.name), layer.calls)
         table = CandidateTable(spectra.dense_flops, spectra.dense_params)
         tables[layer.name] = table
         if layer.groups > 1:
             continue
         now = time.perf_counter()
-        own_end = now + (end - now) / (len(profile.searched) - done)
-        for curve in method.curves(spectra, own_end):
+        layer_end = now + (end - now) / (len(profile.searched) - i)
+        for curve in method.curves(spectra, layer_end):
             table.add(curve)
-        if time.perf_counter() > own_end:
-            short.append(layer.name)
-    if short:
+        if time.perf_counter() > layer_end:
+            late.append(layer.name)
+    if late:
         warnings.warn(
-            f"time was up before all candidates of {', '.join(short)}; raise `max_seconds`, "
+            f"time was up before all candidates of {', '.join(late)}; raise `max_seconds`, "
             f"got {max_seconds}.",
             stacklevel=2,
         )

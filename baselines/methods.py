@@ -27,7 +27,7 @@ N_RANKS = 12
 """Ranks at which a decomposition is fitted, from 1 to what still saves something."""
 
 MAX_FIT_SECONDS = 10.0
-"""Of one CP decomposition."""
+"""Most seconds of one CP decomposition."""
 
 
 class Method(Protocol):
@@ -51,7 +51,7 @@ class Truncated:
 
     Attributes:
         points: From the shape of a weight to families and factor shapes.
-        fit: Computes the factors.
+        fit: From a weight and a structure to the factors.
     """
 
     points: Callable[[Shape], Iterable[Point]]
@@ -78,7 +78,7 @@ class Fitted:
 
     Attributes:
         ranks: From the shape of a weight without modes of extent 1 to ranks worth a try.
-        fit: Computes structure and factors at such ranks.
+        fit: From a weight and such ranks to a structure and its factors.
     """
 
     ranks: Callable[[Shape], Iterable[tuple[int, ...]]]
@@ -150,14 +150,14 @@ def truncate(weight: Tensor, structure: Structure) -> Converted:
 
 
 def _tucker2(weight: Tensor, structure: Structure) -> Converted:
-    """Tucker-2 by orthogonal iteration, which starts from the truncation and only gains."""
+    """Fit Tucker-2 by orthogonal iteration, which starts from the truncation and only gains."""
     if structure.length < 3:
         return truncate(weight, structure)
     return tucker(weight, structure.ranks, modes=(0, 1))
 
 
 def _trains(weight_shape: Shape) -> Iterator[Point]:
-    """Tensor trains through the modes as stored, and as a convolution meets them: input first."""
+    """Yield tensor trains through the modes as stored, and as a convolution does, input first."""
     modes = [mode for mode, size in enumerate(weight_shape) if size > 1]
     for order in (modes, [*modes[1:], *modes[:1]]):
         shapes = (
@@ -177,7 +177,7 @@ def _tensor_train(weight: Tensor, structure: Structure) -> Converted:
 
 
 def _pairs(weight_shape: Shape) -> Iterator[Point]:
-    """All Kronecker products of two factors, those nearest to a balance first."""
+    """Yield all Kronecker products of two factors, those nearest to a balance first."""
     total = prod(weight_shape)
     firsts = [f for f in product(*map(divisors, weight_shape)) if 1 < prod(f) < total]
     for first in sorted(firsts, key=lambda f: abs(np.log(prod(f) ** 2 / total))):
@@ -189,7 +189,10 @@ def _scaled(caps: tuple[int, ...]) -> set[tuple[int, ...]]:
 
 
 def _ring_ranks(shape: Shape) -> list[tuple[int, ...]]:
-    """Rings of equal ranks, and rings closed by few; a TR-SVD splits its first SVD between two."""
+    """Return rings of equal ranks, and rings closed by few.
+
+    A TR-SVD splits the rank of its first SVD between two bonds, of which one closes the ring.
+    """
     rings = {(rank,) * len(shape) for rank in range(1, 1 + int(shape[0] ** 0.5))}
     for closing in (1, 2, 4):
         if closing <= shape[0]:
@@ -206,7 +209,7 @@ def _cp_ranks(shape: Shape) -> list[tuple[int, ...]]:
 
 
 def _tucker_ranks(shape: Shape) -> list[tuple[int, ...]]:
-    """Channels scaled together, with every rank of the kernel's modes."""
+    """Return channel ranks scaled together, with every rank of the kernel's modes."""
     kernels = list(product(*(range(1, size + 1) for size in shape[2:])))
     return [(*c, *k) for c in _scaled(shape[:2]) for k in kernels]
 

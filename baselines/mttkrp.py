@@ -1,7 +1,7 @@
 """The product that alternating least squares of CP repeats, in little memory.
 
 TensorLy forms the Khatri-Rao product of all factors but one: for the modes of a kernel, that is the
-number of channel pairs times the rank, 14 GB for 512 channels. Another factor at a time is enough.
+number of channel pairs times the rank, 14 GB for 512 channels. One factor at a time needs far less.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def mttkrp(tensor: Tensor, cp: tuple[Tensor | None, Sequence[Tensor]], mode: int
     Args:
         tensor: `(n_0, n_1, …)`.
         cp: Weights `(rank,)`, or None for ones, and a factor `(n_k, rank)` of every mode.
-        mode: Whose factor is left out.
+        mode: Mode whose factor is left out.
 
     Returns:
         Shape `(n_mode, rank)`.
@@ -31,14 +31,14 @@ def mttkrp(tensor: Tensor, cp: tuple[Tensor | None, Sequence[Tensor]], mode: int
     """
     weights, factors = cp
     modes = [m for m in range(tensor.dim()) if m != mode]
-    first = max(modes, key=lambda m: tensor.shape[m])  # what is left is then smallest
+    first = max(modes, key=lambda m: tensor.shape[m])  # the product is then smallest
     product: Tensor = torch.tensordot(tensor, factors[first].conj(), ([first], [0]))
-    left = [m for m in range(tensor.dim()) if m != first]
-    for other in reversed([m for m in modes if m != first]):
+    axes = [m for m in range(tensor.dim()) if m != first]
+    for k in reversed([m for m in modes if m != first]):
         product = torch.einsum(
-            "...jr,jr->...r", product.movedim(left.index(other), -2), factors[other].conj()
+            "...jr,jr->...r", product.movedim(axes.index(k), -2), factors[k].conj()
         )
-        left.remove(other)
+        axes.remove(k)
     return product if weights is None else product * weights
 
 

@@ -29,8 +29,8 @@ def pruned(
     Args:
         model: Not modified.
         example_input: What its forward takes.
-        profile: Of the network.
-        budget: Of FLOPs and parameters.
+        profile: Costs of the network.
+        budget: Budget of FLOPs and parameters.
 
     Raises:
         ModuleNotFoundError: If Torch-Pruning is not installed.
@@ -92,17 +92,17 @@ def _last_layers(nodes: Iterable[Any]) -> list[nn.Module]:
     """Return the layers whose channels are those of the network's outputs.
 
     Args:
-        nodes: Of Torch-Pruning's graph, each with `module`, `inputs` and `outputs`.
+        nodes: Nodes of Torch-Pruning's graph, each with `module`, `inputs` and `outputs`.
     """
     pending = [node for node in nodes if not node.outputs]
-    found: list[nn.Module] = []
+    layers: list[nn.Module] = []
     seen: set[int] = set()
     while pending:
         node = pending.pop()
         if id(node) not in seen:
             seen.add(id(node))
             if isinstance(node.module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-                found.append(node.module)
+                layers.append(node.module)
             else:
                 pending += node.inputs
-    return found
+    return layers

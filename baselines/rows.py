@@ -25,8 +25,8 @@ class Rows:
     """The rows of a comparison, each on disk as soon as it is finished.
 
     Args:
-        path: Of a CSV file, perhaps of earlier comparisons; None keeps them in memory.
-        fingerprint: What the rows depend on besides their keys; others are left alone.
+        path: Path of a CSV file, perhaps of earlier comparisons; None keeps the rows in memory.
+        fingerprint: What the rows depend on besides their keys; rows of another one are left alone.
     """
 
     def __init__(self, path: Path | None, fingerprint: str) -> None:
@@ -46,7 +46,7 @@ class Rows:
             del self._rows[key]
 
     def add(self, row: Row) -> None:
-        """Keep a row."""
+        """Add a row, and write it where there is a file."""
         self._rows[_key(row)] = {name: row[name] for name in COLUMNS}
         if self._path is not None:
             line = pd.DataFrame([{**row, "fingerprint": self._fingerprint}], columns=list(STORED))
@@ -63,10 +63,10 @@ def _key(row: Mapping[Any, object]) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Read the rows of a file, after what a kill left of its last line was cut off.
+    """Read the rows of a file, and cut off what a kill has left of its last line.
 
     Raises:
-        ValueError: If it is no comparison; it is then left as it is.
+        ValueError: If the file is no comparison; it is then left as it is.
     """
     text = path.read_text(encoding="utf-8")
     header = ",".join(STORED) + "\n"
@@ -75,11 +75,11 @@ def _read(path: Path) -> pd.DataFrame:
             f"{path} must be a comparison, a CSV with the columns {', '.join(STORED)}, got "
             f"{text.splitlines()[0][:80]!r} first; name another file."
         )
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
+    lines = text[: text.rfind("\n") + 1]
+    if lines != text:
+        path.write_text(lines, encoding="utf-8")
     return (
         pd.read_csv(path, dtype={"fingerprint": str})
-        if whole
+        if lines
         else pd.DataFrame(columns=list(STORED))
     )

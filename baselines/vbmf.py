@@ -17,7 +17,7 @@ from sekron.structures.templates import tucker2
 Floats = NDArray[np.float64]
 
 TAU = 2.5129
-"""Over √α, where the trivial solution and the other have the same free energy."""
+"""`τ / √α` at which the trivial solution and the other one have the same free energy."""
 
 BISECTIONS = 40
 MOST = 8.0
@@ -25,7 +25,7 @@ MOST = 8.0
 
 
 def vbmf_rank(matrix: Tensor) -> int:
-    """Return the rank of a matrix under noise of unknown variance, in closed form but for one.
+    """Return the rank of a matrix under noise of unknown variance, in closed form but for that.
 
     The free energy of variational Bayesian matrix factorization with priors from the data has a
     global minimum known per singular value; only the noise variance is searched.
@@ -49,17 +49,17 @@ def vbmf_rank(matrix: Tensor) -> int:
     ratio = rows / columns
     tau = TAU * np.sqrt(ratio)
     edge = (1.0 + tau) * (1.0 + ratio / tau)  # least signal, squared, over the variance
-    most = int(np.ceil(rows / (1.0 + ratio))) - 1  # values that can be signal
+    n_signal = int(np.ceil(rows / (1.0 + ratio))) - 1  # values that can be signal
     upper = 1.0  # the mean
-    lower = max(float(squares[most]) / edge, float(squares[most:].mean()), 1e-12 * upper)
+    lower = max(float(squares[n_signal]) / edge, float(squares[n_signal:].mean()), 1e-12 * upper)
     variance = upper
     if lower < upper:
-        found = minimize_scalar(
+        result = minimize_scalar(
             lambda variance: _free_energy(squares / variance, ratio, edge),
             bounds=(lower, upper),
             method="bounded",
         )
-        variance = float(found.x)
+        variance = float(result.x)
     return int((squares > edge * variance).sum())
 
 
@@ -71,8 +71,8 @@ def vbmf_plan(model: nn.Module, profile: NetworkProfile, budget: Budget) -> Plan
 
     Args:
         model: A trained network.
-        profile: Of the network.
-        budget: Of FLOPs and parameters.
+        profile: Costs of the network.
+        budget: Budget of FLOPs and parameters.
 
     Returns:
         The plan with the largest ranks that fit; None if rank 1 does not.
@@ -99,15 +99,15 @@ def vbmf_plan(model: nn.Module, profile: NetworkProfile, budget: Budget) -> Plan
     best, low, high = scaled(0.0), 0.0, MOST
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        found = scaled(middle)
-        best, low, high = (best, low, middle) if found is None else (found, middle, high)
+        plan = scaled(middle)
+        best, low, high = (best, low, middle) if plan is None else (plan, middle, high)
     return best
 
 
 def _ranks(layer: LayerProfile, model: nn.Module) -> tuple[int, ...]:
     weight = weight_of(model, layer.name)
-    own = vbmf_rank(weight.flatten(1)), vbmf_rank(weight.transpose(0, 1).flatten(1))
-    return own if max(layer.weight_shape[2:], default=1) > 1 else own[:1]
+    ranks = vbmf_rank(weight.flatten(1)), vbmf_rank(weight.transpose(0, 1).flatten(1))
+    return ranks if max(layer.weight_shape[2:], default=1) > 1 else ranks[:1]
 
 
 def _structure(layer: LayerProfile, ranks: tuple[int, ...], scale: float) -> Structure | None:
@@ -115,12 +115,12 @@ def _structure(layer: LayerProfile, ranks: tuple[int, ...], scale: float) -> Str
     if layer.groups > 1:  # the method does not know them
         return None
     family, shapes = tucker2(layer.weight_shape)
-    real = tuple(shape for shape in shapes if max(shape) > 1)
+    factor_shapes = tuple(shape for shape in shapes if max(shape) > 1)
     sizes = layer.weight_shape[:2] if len(ranks) > 1 else (min(layer.weight_shape[:2]),)
-    if len(real) != len(ranks) + 1:
+    if len(factor_shapes) != len(ranks) + 1:
         return None
-    wanted = [min(max(1, round(scale * r)), n) for r, n in zip(ranks, sizes, strict=True)]
-    structure = Structure(family, real, tuple(_clipped(wanted, layer.weight_shape)))
+    scaled = [min(max(1, round(scale * r)), n) for r, n in zip(ranks, sizes, strict=True)]
+    structure = Structure(family, factor_shapes, tuple(_clipped(scaled, layer.weight_shape)))
     saves = layer.flops_of(structure) < layer.flops or structure.n_params < layer.params
     return structure if saves else None
 

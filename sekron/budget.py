@@ -8,14 +8,14 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 RESOURCES = ("flops", "params")
-"""What a budget can limit without a clock: fields of `Budget`, columns of costs, in this order."""
+"""Resources that need no clock: fields of `Budget` and, in this order, columns of costs."""
 
 CLOCKED = ("latency", "latency_ms", "speedup")
 """Fields of `Budget` that limit the measured latency."""
 
 
 class InfeasibleBudget(ValueError):
-    """No plan fits the budget; the message says what the least is and what holds it up."""
+    """No plan fits the budget; the message names the least possible cost and the reason for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,13 @@ class Budget:
 
     @property
     def digest(self) -> str:
-        """What tells it from all others: its limits, however they are worded."""
+        """Digest of the limits, which tells the budget from all others, however it is worded."""
         limits = {name: value for name, value in asdict(self).items() if value is not None}
         return hashlib.sha256(json.dumps(limits, sort_keys=True).encode()).hexdigest()
 
     @property
     def limits(self) -> Budget:
-        """The same limits without the goal of a least score."""
+        """The same budget without its `min_score`."""
         return replace(self, min_score=None)
 
     @property
@@ -127,9 +127,9 @@ class Budget:
 
 
 def _percent(share: float) -> str:
-    """Return a share to one decimal, or to as many as tell it from another."""
-    short = f"{share:.1%}"
-    return short if abs(float(short[:-1]) - 100 * share) < 1e-9 else f"{100 * share:.12g}%"
+    """Return a share in percent with one decimal, or with as many as it needs."""
+    text = f"{share:.1%}"
+    return text if abs(float(text[:-1]) - 100 * share) < 1e-9 else f"{100 * share:.12g}%"
 
 
 def _check_static(name: str, value: float | int) -> None:

@@ -1,4 +1,4 @@
-"""A network on batches: in evaluation, on inputs that it takes, and afterwards as it was."""
+"""A network on batches: it runs in evaluation mode, and is afterwards as it was."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Batches = Iterable[Tensor | Sequence[Tensor]]
 """Unlabelled inputs in batches, as loaders and lists hold them."""
 
 Score = Callable[[nn.Module], float]
-"""Of a network; more is better."""
+"""A function that rates a network; higher is better."""
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation without gradients, and back module by module."""
+    """Switch a network to evaluation without gradients, and back module by module."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -32,12 +32,12 @@ def output_of(network: nn.Module, x: Tensor, what: str) -> object:
     """Run a network on one input.
 
     Args:
-        network: Called with it.
+        network: The network, in the mode that it is in.
         x: One batch.
-        what: Where the batch comes from, for the error.
+        what: Name of the batches, for the error.
 
     Raises:
-        ValueError: If it does not run; the message says on which shape, and why.
+        ValueError: If the network does not run; the message says on which shape, and why.
     """
     try:
         return network(x)
@@ -57,14 +57,14 @@ def inputs_of(batches: Batches, what: str) -> Iterator[Tensor]:
 
     Args:
         batches: Inputs of a network, or `(input, …)` tuples or lists whose first entry is taken.
-        what: Their name, for the errors.
+        what: Name of the batches, for the errors.
 
     Raises:
-        ValueError: If there are none, or one is no tensor, has no images or is not finite.
+        ValueError: If there is no batch, or one is no tensor, has no images or is not finite.
     """
     if isinstance(batches, Tensor):
         raise ValueError(f"{what} must be a list or a loader of batches, got one tensor.")
-    seen = 0
+    n_batches = 0
     for batch in batches:
         x = batch[0] if isinstance(batch, Sequence) and len(batch) else batch
         if not isinstance(x, Tensor):
@@ -76,7 +76,7 @@ def inputs_of(batches: Batches, what: str) -> Iterator[Tensor]:
             raise ValueError(f"{what} must hold images, got a batch of shape {tuple(x.shape)}.")
         if not torch.isfinite(x).all():
             raise ValueError(f"{what} must be finite, got NaN or Inf in a batch.")
-        seen += 1
+        n_batches += 1
         yield x
-    if seen == 0:
+    if n_batches == 0:
         raise ValueError(f"{what} must hold at least one batch, got none.")

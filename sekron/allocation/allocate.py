@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from sekron.allocation.knapsack import Found, choose
+from sekron.allocation.knapsack import Incumbent, choose
 from sekron.allocation.relaxation import Options, Program, Relaxed
 from sekron.allocation.start import begun
 
 TIME_LIMIT_S = 10.0
-"""For the proof under several budgets that all bind; the gap then left is reported."""
+"""Time for the proof where several budgets all bind; the gap that is then left is reported."""
 
 INFEASIBLE = 2
-"""What `milp` says of a program without a solution."""
+"""Status of `milp` for a program without a solution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Allocation:
     Attributes:
         choice: Index of the chosen candidate of each layer.
         loss: Sum of the chosen losses.
-        gap: `(loss − bound) / loss` that could not be closed; 0 is proven optimal.
+        gap: `(loss − bound) / loss` that the proof leaves open; 0 where the choice is optimal.
     """
 
     choice: tuple[int, ...]
@@ -39,13 +39,15 @@ class Allocation:
 def allocate(layers: Sequence[Options], capacities: Sequence[float]) -> Allocation | None:
     """Choose one candidate per layer with the least total loss within the capacities.
 
-    The relaxation prices every candidate; one whose reduced cost exceeds the distance between
-    the relaxation and a known solution cannot be in a better one. So the exact search sees few
-    candidates and still proves optimality over all of them.
+    The choice `i` minimises `Σₗ losses[l, iₗ]` where `Σₗ costs[l, iₗ] ≤ capacities`.
+
+    The relaxation prices every candidate. A candidate whose reduced cost exceeds the distance
+    between the relaxation and a known solution cannot be in a better one. So the exact search sees
+    few candidates and still proves optimality over all of them.
 
     Args:
-        layers: The candidates.
-        capacities: What may be used of every resource, in the units of the costs.
+        layers: The candidates of each layer.
+        capacities: Limit of every resource, in the units of the costs.
 
     Returns:
         The best choice, or None when nothing fits.
@@ -54,46 +56,51 @@ def allocate(layers: Sequence[Options], capacities: Sequence[float]) -> Allocati
         return Allocation((), 0.0, 0.0) if min(capacities, default=0.0) >= 0 else None
     program = Program.of(layers, np.asarray(capacities, dtype=float))
     if not capacities:
-        return _allocation(program, Found(program.cheapest(np.zeros(0)), 0.0))
+        return _allocation(program, Incumbent(program.cheapest(np.zeros(0)), 0.0))
     if min(capacities) < 0 or not program.fits_alone():
         return None
     for resource in range(program.n_resources):
-        single = begun(replace(program, costs=program.costs[:, [resource]]))
-        assert single is not None  # each budget alone can be met
-        alone = choose(*single)
-        if alone.columns is not None and program.fits(alone.columns):
+        start = begun(replace(program, costs=program.costs[:, [resource]]))
+        assert start is not None  # each budget can be met without the others
+        incumbent = choose(*start)
+        if incumbent.columns is not None and program.fits(incumbent.columns):
             # The other budgets do not bind.
-            return _allocation(single[0], alone)
+            return _allocation(start[0], incumbent)
     start = begun(program)
     if start is None:
         return None
     program, relaxed, _ = start
-    found = choose(*start)
-    if found.columns is None or program.loss(found.columns) > found.bound + program.tolerance:
-        found = _proven(program, relaxed, found)
-    return None if found.columns is None else _allocation(program, found)
+    incumbent = choose(*start)
+    if (
+        incumbent.columns is None
+        or program.loss(incumbent.columns) > incumbent.bound + program.tolerance
+    ):
+        incumbent = _proven(program, relaxed, incumbent)
+    return None if incumbent.columns is None else _allocation(program, incumbent)
 
 
-def _allocation(program: Program, found: Found) -> Allocation:
-    assert found.columns is not None
-    loss = program.loss(found.columns)
-    gap = (loss - found.bound) / loss if loss > found.bound + program.tolerance else 0.0
-    columns = zip(found.columns, program.starts, strict=True)
+def _allocation(program: Program, incumbent: Incumbent) -> Allocation:
+    assert incumbent.columns is not None
+    loss = program.loss(incumbent.columns)
+    gap = (loss - incumbent.bound) / loss if loss > incumbent.bound + program.tolerance else 0.0
+    columns = zip(incumbent.columns, program.starts, strict=True)
     return Allocation(tuple(int(column - start) for column, start in columns), loss, gap)
 
 
-def _proven(program: Program, relaxed: Relaxed, known: Found) -> Found:
-    """Let HiGHS look for what is better than the choice that is known."""
-    loss = np.inf if known.columns is None else program.loss(known.columns)
-    found = _integer_program(program, relaxed.reduced <= loss - relaxed.optimum + program.tolerance)
-    bound = max(known.bound, found.bound)
-    if found.columns is None or program.loss(found.columns) >= loss:
-        return Found(known.columns, min(bound, loss))
-    return Found(found.columns, bound)
+def _proven(program: Program, relaxed: Relaxed, incumbent: Incumbent) -> Incumbent:
+    """Let HiGHS look for a choice that is better than the incumbent."""
+    loss = np.inf if incumbent.columns is None else program.loss(incumbent.columns)
+    solution = _integer_program(
+        program, relaxed.reduced <= loss - relaxed.optimum + program.tolerance
+    )
+    bound = max(incumbent.bound, solution.bound)
+    if solution.columns is None or program.loss(solution.columns) >= loss:
+        return Incumbent(incumbent.columns, min(bound, loss))
+    return Incumbent(solution.columns, bound)
 
 
-def _integer_program(program: Program, keep: NDArray[np.bool_]) -> Found:
-    """Solve with HiGHS over some columns."""
+def _integer_program(program: Program, keep: NDArray[np.bool_]) -> Incumbent:
+    """Solve the program over some of its columns with HiGHS."""
     columns = np.flatnonzero(keep)
     n = len(columns)
     picks = csr_array(
@@ -113,11 +120,11 @@ def _integer_program(program: Program, keep: NDArray[np.bool_]) -> Found:
             options={"mip_rel_gap": 0.0, "time_limit": TIME_LIMIT_S},
         )
         if result.x is None:
-            return Found(None, np.inf if result.status == INFEASIBLE else -np.inf)
-        chosen = columns[result.x > 0.5]
-        used = program.used(chosen)
-        if program.fits(chosen):
+            return Incumbent(None, np.inf if result.status == INFEASIBLE else -np.inf)
+        choice = columns[result.x > 0.5]
+        used = program.used(choice)
+        if program.fits(choice):
             if result.status == 0 or result.mip_dual_bound is None:
-                return Found(chosen, program.loss(chosen))
-            return Found(chosen, float(result.mip_dual_bound) * unit)
-        room = room - np.maximum(used - 1.0, 0.0)  # over by less than the solver's tolerance
+                return Incumbent(choice, program.loss(choice))
+            return Incumbent(choice, float(result.mip_dual_bound) * unit)
+        room = room - np.maximum(used - 1.0, 0.0)  # the excess is below the solver's tolerance

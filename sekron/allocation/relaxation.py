@@ -13,10 +13,10 @@ from scipy.sparse import csr_array
 Floats = NDArray[np.float64]
 
 TOLERANCE = 1e-9
-"""Relative; below it two losses are the same number to the solver."""
+"""Relative difference below which two losses are the same number to the solver."""
 
 ROUNDING = 1e-12
-"""Of a sum of shares of a capacity."""
+"""Rounding error that a sum of shares of a capacity may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Options:
     """The candidates of one layer.
 
     Args:
-        losses: What choosing each one adds to the plan's error, shape `(candidates,)`.
+        losses: What each one adds to the plan's error, shape `(candidates,)`.
         costs: What each one uses of every resource, shape `(candidates, resources)`.
     """
 
@@ -34,7 +34,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Relaxed:
-    """The optimum when fractions of candidates may be chosen.
+    """The optimum of a program where fractions of candidates may be chosen.
 
     Attributes:
         optimum: A lower bound of the loss of every choice.
@@ -67,10 +67,12 @@ class Program:
     scale: float
 
     def below(self, loss: float) -> Program:
-        """Rule out columns of more loss, which no better choice holds: tolerances fit the others.
+        """Return the program in which columns of more loss cannot be chosen.
+
+        No better choice holds one of them, and the tolerances fit the scale of the others.
 
         Args:
-            loss: Of a choice that fits.
+            loss: Loss of a choice that fits.
         """
         losses = np.minimum(self.losses, loss)
         costs = np.where((self.losses > loss)[:, None], 2.0, self.costs)
@@ -78,7 +80,7 @@ class Program:
 
     @classmethod
     def of(cls, layers: Sequence[Options], capacities: Floats) -> Program:
-        """Line up the candidates; a capacity of nothing admits only candidates that use nothing."""
+        """Line up the candidates; a capacity of 0 admits only candidates that use nothing."""
         sizes = [len(layer.losses) for layer in layers]
         starts = np.cumsum([0, *sizes[:-1]])
         losses = np.concatenate([layer.losses for layer in layers])
@@ -94,7 +96,7 @@ class Program:
 
     @property
     def n_resources(self) -> int:
-        """Number of budgets."""
+        """Number of limited resources."""
         return int(self.costs.shape[1])
 
     def used(self, columns: NDArray[np.intp]) -> Floats:
@@ -110,9 +112,9 @@ class Program:
         return float(self.losses[columns].sum())
 
     def fits_alone(self) -> bool:
-        """Whether every single budget can be met."""
-        least = np.minimum.reduceat(self.costs, self.starts, axis=0).sum(axis=0)
-        return bool((least <= 1.0 + TOLERANCE).all())
+        """Whether each budget can be met without the others."""
+        least_costs = np.minimum.reduceat(self.costs, self.starts, axis=0).sum(axis=0)
+        return bool((least_costs <= 1.0 + TOLERANCE).all())
 
     def cheapest(self, prices: Floats) -> NDArray[np.intp]:
         """Return the column of least `losses + costs · prices` of each layer."""
@@ -121,7 +123,7 @@ class Program:
 
     @property
     def tolerance(self) -> float:
-        """Losses that differ by less are equal to the solver."""
+        """Difference below which two losses are the same number to the solver."""
         return TOLERANCE * self.scale
 
     def relax(self) -> Relaxed | None:
@@ -130,14 +132,15 @@ class Program:
         while True:
             excess, prices, bases = self._solve(active)
             reduced = self.losses + self.costs @ prices - bases[self.owner]
-            best = self.cheapest(prices)
-            entering = best[reduced[best] < -self.tolerance]
+            columns = self.cheapest(prices)
+            entering = columns[reduced[columns] < -self.tolerance]
             if len(np.setdiff1d(entering, active)) == 0:
                 break
             active = np.union1d(active, entering)
         if excess > TOLERANCE:
             return None
-        # The solver's own values hold to its tolerances only; those of any prices bound exactly.
+        # The solver's bound holds only to its tolerances; at any prices p, this one is exact:
+        # Σₗ min (loss + cost · p) − Σ p.
         priced = self.losses + self.costs @ prices
         bases = np.minimum.reduceat(priced, self.starts)
         return Relaxed(float(bases.sum() - prices.sum()), prices, priced - bases[self.owner])
@@ -148,10 +151,10 @@ class Program:
         return [np.zeros(self.n_resources), units.sum(axis=0), *spread]
 
     def _solve(self, active: NDArray[np.intp]) -> tuple[float, Floats, Floats]:
-        """Solve over some columns: capacity exceeded, prices, value of each layer."""
+        """Solve over some columns; return the excess over capacities, prices and layer values."""
         n, k = len(active), self.n_resources
         # Capacities may be exceeded at a penalty, so that there always is a solution to price.
-        # Relative to the scale, as the solver's tolerances are absolute.
+        # Losses are relative to the scale, as the solver's tolerances are absolute.
         losses = np.concatenate((self.losses[active] / self.scale, np.full(k, 1e4)))
         picks = csr_array(
             (np.ones(n), (self.owner[active], np.arange(n))), shape=(len(self.starts), n + k)

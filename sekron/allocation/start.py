@@ -1,4 +1,4 @@
-"""A first choice that fits: the relaxation's, made whole, then bettered two layers at a time."""
+"""A first choice that fits: the relaxation, rounded, then improved two layers at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Choice = NDArray[np.intp]
 
 
 def rounded(program: Program, relaxed: Relaxed) -> Choice | None:
-    """Take the cheapest of the relaxation's columns in every layer: None when they do not fit."""
+    """Return the cheapest of the relaxation's columns per layer, or None if they do not fit."""
     basic = relaxed.reduced <= program.tolerance
     order = np.lexsort((program.costs.sum(axis=1), ~basic, program.owner))
     choice = order[program.starts]
@@ -22,7 +22,10 @@ def rounded(program: Program, relaxed: Relaxed) -> Choice | None:
 
 
 def begun(program: Program) -> tuple[Program, Relaxed, Choice | None] | None:
-    """Relax, and where that leads to a choice that fits, once more without what is worse alone.
+    """Relax a program, and round the relaxation to a choice.
+
+    Where the choice fits, the program is relaxed once more, without the columns that alone have
+    more loss than the choice.
 
     Returns:
         The program, its relaxation and the choice; None when not even fractions fit.
@@ -33,20 +36,20 @@ def begun(program: Program) -> tuple[Program, Relaxed, Choice | None] | None:
     choice = rounded(program, relaxed)
     if choice is None:
         return program, relaxed, None
-    below = program.below(program.loss(choice))
-    closer = below.relax()
-    return (program, relaxed, choice) if closer is None else (below, closer, choice)
+    subprogram = program.below(program.loss(choice))
+    tighter = subprogram.relax()
+    return (program, relaxed, choice) if tighter is None else (subprogram, tighter, choice)
 
 
 def exchanged(program: Program, relaxed: Relaxed, choice: Choice) -> Choice:
-    """Better a choice that fits until no change of two layers lowers its loss."""
+    """Improve a choice that fits until no change of two layers lowers its loss."""
     while True:
-        # A column that is farther from the relaxation than the choice is in no better choice.
+        # No better choice holds a column that is farther from the relaxation than the choice.
         distance = program.loss(choice) - relaxed.optimum + program.tolerance
         keep = relaxed.reduced <= distance
-        keep[choice] = True  # whatever was rounded
-        worth = np.flatnonzero(keep)
-        layers = np.split(worth, np.searchsorted(program.owner[worth], range(1, len(choice))))
+        keep[choice] = True  # despite rounding
+        columns = np.flatnonzero(keep)
+        layers = np.split(columns, np.searchsorted(program.owner[columns], range(1, len(choice))))
         better = choice.copy()
         for i, j in combinations(range(len(choice)), 2):
             better[[i, j]] = _pair(program, better, (i, j), (layers[i], layers[j]))

@@ -1,4 +1,4 @@
-"""What a compressed network's output should learn from the dense one's."""
+"""How far a compressed network's output is from that of the dense one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ def divergence(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
     """Return how far an output is from another.
 
     Args:
-        output: Logits of shape `(N, classes)`, or any output.
-        wanted: The dense network's, of the same shape.
-        temperature: At which class probabilities are compared; the gradient's size does not
+        output: Output `y` of a network: logits of shape `(N, classes)`, or anything else.
+        wanted: Output `t` of the dense network, of the same shape.
+        temperature: Temperature `T` of the class probabilities; the size of the gradient does not
             depend on it.
 
     Returns:
-        The Kullback-Leibler divergence of logits, mean over the images; the relative squared
-        error of anything else.
+        The Kullback-Leibler divergence of logits, `T² · KL(softmax(t / T) ‖ softmax(y / T))`, mean
+        over the images; the relative squared error of anything else, `‖y − t‖² / ‖t‖²`.
 
     Raises:
         ValueError: If their shapes differ.
@@ -31,6 +31,6 @@ def divergence(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
             f"{tuple(output.shape)}, got {tuple(wanted.shape)}."
         )
     if output.dim() == 2 and output.shape[1] > 1:
-        own, theirs = ((t / temperature).log_softmax(dim=1) for t in (output, wanted))
-        return temperature**2 * F.kl_div(own, theirs, log_target=True, reduction="batchmean")
+        log_probs, targets = ((t / temperature).log_softmax(dim=1) for t in (output, wanted))
+        return temperature**2 * F.kl_div(log_probs, targets, log_target=True, reduction="batchmean")
     return (output - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)

@@ -13,19 +13,21 @@ from sekron.decomposition.metric import Metric
 
 POWER = 0.5
 DAMPING = 0.05
-"""How much of the curvature is used, and what is added to it, relative to its mean eigenvalue."""
+"""A metric is `(C + DAMPING · mean eigenvalue of C) ** (POWER / 2)` of a curvature `C`."""
 
 SENSITIVITY_POWER = 2.0
-"""How much a layer counts for the norm of its weight in its metric, against its relative error."""
+"""A layer's sensitivity is `‖weight in its metric‖ ** SENSITIVITY_POWER`, over the layers' mean."""
 
 
 def metric_of(moments: Moments, power: float = POWER, damping: float = DAMPING) -> Metric:
     """Make the metric of a layer from its second moments.
 
+    Each matrix is the root `(C + damping · mean eigenvalue of C) ** (power / 2)` of a moment `C`.
+
     Args:
-        moments: Of the layer; the absolute size of both does not matter to its own error.
+        moments: Moments of the layer; their absolute sizes do not matter to its own error.
         power: 1 for the curvature itself, 0 for the plain norm.
-        damping: Relative to the mean eigenvalue.
+        damping: What is added to the eigenvalues, relative to their mean.
 
     Reference:
         Martens, Grosse, Optimizing neural networks with Kronecker-factored approximate
@@ -49,15 +51,15 @@ def metrics_of(
         power: As in `metric_of`.
         damping: As in `metric_of`.
     """
-    by_name = {name: metric_of(collected[name], power, damping) for name in weights}
+    metrics = {name: metric_of(collected[name], power, damping) for name in weights}
     sizes = {
-        name: float(by_name[name].whiten(weight.detach()).norm()) ** SENSITIVITY_POWER
+        name: float(metrics[name].whiten(weight.detach()).norm()) ** SENSITIVITY_POWER
         for name, weight in weights.items()
     }
     mean = sum(sizes.values()) / max(len(sizes), 1)
     return {
         name: replace(metric, sensitivity=sizes[name] / mean if mean else 1.0)
-        for name, metric in by_name.items()
+        for name, metric in metrics.items()
     }
 
 
@@ -67,8 +69,8 @@ def _root(moments: Tensor, power: float, damping: float) -> Tensor:
     values, vectors = (exact, None) if exact.dim() == 1 else torch.linalg.eigh(exact)
     values = values.clamp_min(0.0)
     means = values.mean(dim=-1, keepdim=True)
-    # Of a dead layer or group nothing matters more than anything else.
+    # In a dead layer or group nothing matters more than anything else.
     root = torch.where(means > 0.0, (values + damping * means) ** (power / 2), 1.0)
     if vectors is not None:
         root = (vectors * root.unsqueeze(-2)) @ vectors.mT
-    return root.float().double()  # as it is kept, so that nothing differs later
+    return root.float().double()  # as it is written, so that it is the same when it is read

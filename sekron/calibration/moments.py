@@ -1,4 +1,4 @@
-"""Second moments of what goes into every layer, and of the gradients at what comes out."""
+"""Second moments of the inputs of every layer, and of the gradients at its outputs."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from sekron.network.eligibility import TRANSPOSED
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 CHUNK = 16
-"""Images whose patches are spread out at once."""
+"""Number of images whose patches are unfolded at once."""
 
 WIDEST = 4096
-"""Channels of which all pairs are collected; of more, as in the classifier of a VGG, only each
-with itself: a matrix of 25,088 channels would take five gigabytes, and its root hours."""
+"""Most channels of which the products of all pairs are collected; of more, only the squares are.
+
+The matrix of the 25,088 channels of a VGG's classifier would take 5 GB, and its root hours."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Moments:
-    """Of one layer, over all images and positions.
+    """Second moments of one layer, over all images and positions.
 
-    Those of a grouped convolution have a leading axis: one matrix per group. Of more than `WIDEST`
-    channels only the diagonal is there, `(out,)` or `(in,)`.
+    A grouped convolution has one matrix per group, along a leading axis. For more than `WIDEST`
+    channels there is only the diagonal, `(out,)` or `(in,)`.
 
     Attributes:
         gradients: Mean of `g gᵀ` over positions and images, `(out, out)`, fp64.
         inputs: Mean of `x xᵀ` over positions and images, `(in, in)`, fp64; of whole patches where
-            these were asked for, `(in · kernel, in · kernel)`. Of a transposed convolution the two
-            change places, as the channels do in its weight.
-        n_positions: Output positions per image, all calls of the layer.
+            these were asked for, `(in · kernel, in · kernel)`. For a transposed convolution the
+            two change places, as the channels do in its weight.
+        n_positions: Output positions per image, over all calls of the layer.
     """
 
     gradients: Tensor
@@ -59,12 +60,12 @@ def moments(
     outputs. Averaged over the draws, `g gᵀ` is then the curvature of the network's output.
 
     Args:
-        model: In evaluation mode while it runs; a copy does, it is not touched.
+        model: Not modified; a copy of it runs in evaluation mode.
         names: Layers to collect for.
         batches: Inputs of the network, or `(input, …)` tuples whose first entry is taken.
-        seed: Of the draws.
-        largest_patch: Of a layer whose kernel takes at most that many numbers in, whole patches
-            are collected instead of channels.
+        seed: Seed of the draws.
+        largest_patch: Whole patches are collected instead of channels where a kernel takes in at
+            most that many numbers.
 
     Returns:
         Layer name -> moments.
@@ -79,8 +80,8 @@ def moments(
         for name in names
     }
     handles = [
-        network.get_submodule(name).register_forward_hook(own.hook, with_kwargs=True)
-        for name, own in sums.items()
+        network.get_submodule(name).register_forward_hook(layer_sums.hook, with_kwargs=True)
+        for name, layer_sums in sums.items()
     ]
     generator = torch.Generator().manual_seed(seed)
     n_images = 0
@@ -93,7 +94,7 @@ def moments(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: own.moments(name, n_images) for name, own in sums.items()}
+    return {name: layer_sums.moments(name, n_images) for name, layer_sums in sums.items()}
 
 
 class _Sums:
@@ -110,14 +111,14 @@ class _Sums:
         self,
         module: nn.Module,
         inputs: tuple[Tensor, ...],
-        named: dict[str, Tensor],
+        kwargs: dict[str, Tensor],
         output: Tensor,
     ) -> Tensor:
-        """Take the input in, and wait for the gradient at the output."""
-        x = (inputs[0] if inputs else named["input"]).detach()
+        """Add the input, and the gradient at the output once it is known."""
+        x = (inputs[0] if inputs else kwargs["input"]).detach()
         parts: Iterable[Tensor] = (x,)
         if isinstance(module, Convolution) and module.weight[0].numel() <= self._largest_patch:
-            parts = (patches_of(module, some) for some in torch.split(x, CHUNK))
+            parts = (patches_of(module, images) for images in torch.split(x, CHUNK))
         for part in parts:
             rows = rows_of(module, part)
             self._inputs = self._inputs + _products(rows)
@@ -131,7 +132,7 @@ class _Sums:
             self._n_outputs += g.shape[-2]
 
         output.register_hook(collect)  # type: ignore[no-untyped-call]  # torch's has no types
-        return output.clone()  # what comes next may work in place
+        return output.clone()  # the next operation may work in place
 
     def moments(self, name: str, n_images: int) -> Moments:
         if not isinstance(self._inputs, Tensor) or not isinstance(self._gradients, Tensor):
@@ -149,18 +150,18 @@ class _Sums:
 
 
 def rows_of(module: nn.Module, x: Tensor) -> Tensor:
-    """Return one row per position; of a grouped convolution `(groups, positions, channels)`.
+    """Return one row per position, `(positions, channels)`, with groups `(groups, positions, …)`.
 
-    Channels are the last axis of a linear layer, else axis 1.
+    The channels of a linear layer are the last axis, those of a convolution axis 1.
     """
     groups = int(getattr(module, "groups", 1))
     rows = x if isinstance(module, nn.Linear) else x.movedim(1, -1)
-    flat = rows.reshape(-1, rows.shape[-1]).float()
-    return flat if groups == 1 else flat.reshape(len(flat), groups, -1).movedim(1, 0)
+    matrix = rows.reshape(-1, rows.shape[-1]).float()
+    return matrix if groups == 1 else matrix.reshape(len(matrix), groups, -1).movedim(1, 0)
 
 
 def _products(rows: Tensor) -> Tensor:
-    """Return the sum over the rows of the products of all pairs, or of each with itself."""
+    """Return `Σ x xᵀ` over the rows `x`, only its diagonal where there are too many channels."""
     if rows.dim() == 2 and rows.shape[1] > WIDEST:
         return rows.double().square().sum(dim=0)
     return (rows.mT @ rows).double()
@@ -189,8 +190,8 @@ def _objective(output: object, generator: torch.Generator) -> Tensor:
         raise ValueError("the network's output must be finite, got NaN or Inf on a batch.")
     if len(leaves) == 1 and leaves[0].dim() == 2 and leaves[0].shape[1] > 1:
         (logits,) = leaves
-        odds = logits.detach().float().softmax(dim=1).cpu()
-        labels = torch.multinomial(odds, 1, generator=generator).squeeze(1)
+        probs = logits.detach().float().softmax(dim=1).cpu()
+        labels = torch.multinomial(probs, 1, generator=generator).squeeze(1)
         return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
     signs = (torch.randint(0, 2, t.shape, generator=generator) * 2.0 - 1.0 for t in leaves)
     return torch.stack([(t * s.to(t)).sum() for t, s in zip(leaves, signs, strict=True)]).sum()

@@ -18,10 +18,10 @@ from sekron.decomposition.metric import ERROR_POWER, Metric
 from sekron.network.surgery import weight_of
 
 LEVELS = (0.3, 0.5, 0.7)
-"""Relative errors, about, at which a layer is tried."""
+"""Approximate relative errors at which a layer is tried."""
 
 LEAST = 1e-9
-"""What a divergence counts at least; below is rounding."""
+"""Least divergence, and least relative error, that are more than rounding."""
 
 
 def divergences(
@@ -48,83 +48,83 @@ def divergences(
     if min(map(len, batches)) > 1:
         for module in network.modules():
             module.training = isinstance(module, _BatchNorm)
-    found: dict[str, list[tuple[float, float]]] = {}
+    by_layer: dict[str, list[tuple[float, float]]] = {}
     with torch.no_grad():
-        wanted = [network(x) for x in batches]
+        targets = [network(x) for x in batches]
         for name, metric in metrics.items():
             weight = weight_of(network, name)
-            kept, found[name] = weight.clone(), []
-            for error, approximation in _approximations(kept, metric):
+            original, by_layer[name] = weight.clone(), []
+            for error, approximation in _approximations(original, metric):
                 weight.copy_(approximation)
-                found[name].append((error, _divergence(name, network, batches, wanted)))
-            weight.copy_(kept)
-    return found
+                by_layer[name].append((error, _divergence(name, network, batches, targets)))
+            weight.copy_(original)
+    return by_layer
 
 
 def sensitivities(found: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, float]:
     """Fit `divergence = sensitivity · error ** ERROR_POWER` to every layer; their mean is 1.
 
-    Fitted in the logarithm, so that all levels count alike.
+    Logarithms are fitted, so that all levels count alike.
 
     Args:
         found: What `divergences` returns; a layer without entries counts as an average one.
     """
-    fitted = {
+    fits = {
         name: math.exp(
             fmean(math.log(max(d, LEAST)) - ERROR_POWER * math.log(error) for error, d in pairs)
         )
         for name, pairs in found.items()
         if pairs
     }
-    mean = fmean(fitted.values()) if fitted else 1.0
-    return {name: fitted.get(name, mean) / mean for name in found}
+    mean = fmean(fits.values()) if fits else 1.0
+    return {name: fits.get(name, mean) / mean for name in found}
 
 
 def weighted_by(
     metrics: Mapping[str, Metric], found: Mapping[str, Sequence[tuple[float, float]]]
 ) -> dict[str, Metric]:
-    """Return layer name -> metric, weighed by divergences in the place of its own size.
+    """Return layer name -> metric, with sensitivities from divergences instead of from its size.
 
-    That keeps more accuracy than the size or both (`python -m studies.metric`).
+    That keeps more accuracy than the size, or both (`python -m studies.metric`).
 
     Args:
         metrics: Layer name -> metric.
         found: What `divergences` returns, for the same layers.
     """
-    fitted = sensitivities(found)
-    return {name: replace(metric, sensitivity=fitted[name]) for name, metric in metrics.items()}
+    fits = sensitivities(found)
+    return {name: replace(metric, sensitivity=fits[name]) for name, metric in metrics.items()}
 
 
 def _approximations(weight: Tensor, metric: Metric) -> Iterator[tuple[float, Tensor]]:
-    """Yield relative errors about those of the levels, and the approximations that have them."""
+    """Yield relative errors near `LEVELS`, and low-rank approximations that have them."""
     u, s, vh = torch.linalg.svd(metric.whiten(weight).flatten(1), full_matrices=False)
     energy = s.square()
     lost = (energy.sum() - energy.cumsum(0)).clamp_min(0.0) / energy.sum().clamp_min(1e-300)
-    errors = lost.sqrt()[:-1]  # the last is none
+    errors = lost.sqrt()[:-1]  # without the last, which is zero
     if len(errors) == 0 or not energy.any():
         return
     for rank in sorted({1 + int((errors - level).abs().argmin()) for level in LEVELS}):
         if errors[rank - 1] > LEAST:
             low = (u[:, :rank] * s[:rank]) @ vh[:rank]
-            restored = metric.unwhiten(low.reshape(weight.shape))
-            yield float(errors[rank - 1]), restored.to(weight.dtype)
+            approximation = metric.unwhiten(low.reshape(weight.shape))
+            yield float(errors[rank - 1]), approximation.to(weight.dtype)
 
 
 def _divergence(
-    name: str, network: nn.Module, batches: Sequence[Tensor], wanted: Sequence[object]
+    name: str, network: nn.Module, batches: Sequence[Tensor], targets: Sequence[object]
 ) -> float:
     total, n_images = 0.0, 0
-    for x, targets in zip(batches, wanted, strict=True):
-        own, theirs = (
+    for x, target in zip(batches, targets, strict=True):
+        outputs, references = (
             [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-            for tree in (network(x), targets)
+            for tree in (network(x), target)
         )
-        if [leaf.shape for leaf in own] != [leaf.shape for leaf in theirs]:
+        if [leaf.shape for leaf in outputs] != [leaf.shape for leaf in references]:
             raise ValueError(
                 f"the network's outputs must keep their shapes when layer {name!r} is compressed."
             )
         total += sum(
-            float(divergence(a, b, 1.0)) * len(x) for a, b in zip(own, theirs, strict=True)
+            float(divergence(a, b, 1.0)) * len(x) for a, b in zip(outputs, references, strict=True)
         )
         n_images += len(x)
     if not math.isfinite(total):

@@ -14,31 +14,31 @@ It keeps terms from growing and cancelling each other, and lets the fit come fur
 number of sweeps."""
 
 POLISH, POLISH_RIDGE = 3, 1e-6
-"""Last sweeps, nearly without the penalty: what can be exact becomes exact."""
+"""Number of last sweeps, and their penalty, nearly none: a fit that can be exact becomes exact."""
 
 SWEEPS = 100
 FEWEST_SWEEPS = 15
 WORK = 1e9
-"""Multiply-adds of one fit between the most and the fewest sweeps."""
+"""Multiply-adds of one fit, which set its number of sweeps between the fewest and the most."""
 
 STEP, STEP_UP, STEP_DOWN = 0.5, 1.05, 1.5
 """First length of the extrapolation, its growth while the error falls, its cut when it rises."""
 
 STANDSTILL = 1e-6
-"""A fit ends when a sweep lowers the squared relative error by less."""
+"""A fit ends when a sweep lowers the squared relative error by less than this."""
 
 
 def fit_cp(digits: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
-    """Fit a sum of rank-one terms to a tensor.
+    """Fit a sum of rank-one terms to a tensor: `T ≈ Σᵣ a₁ᵣ ∘ a₂ᵣ ∘ … ∘ a_Sᵣ`.
 
-    Every sweep solves for one factor at a time, the first from the tensor, the others from what
-    the first leaves of it. The next sweep starts a little beyond where this one ended, unless
-    that made things worse.
+    Every sweep solves for one factor at a time, the first from the tensor, the others from the
+    tensor contracted with the first. The next sweep starts a little beyond where this one ended,
+    unless that made things worse.
 
     Args:
         digits: Shape `(n_1, …, n_S)`, `S ≥ 2`.
         rank: Number of terms.
-        generator: Of the directions beyond the leading singular vectors of a mode.
+        generator: Draws the directions beyond the leading singular vectors of a mode.
 
     Returns:
         Factor k of shape `(rank, n_k)`, the terms' norms shared evenly.
@@ -48,7 +48,7 @@ def fit_cp(digits: Tensor, rank: int, generator: torch.Generator) -> list[Tensor
         sweeps; Ang et al., Accelerating the computation of nonnegative CP by extrapolation,
         2020, for the extrapolation and its restarts.
     """
-    # The largest mode first: the others then work on what is smallest.
+    # The largest mode comes first: what the others work on is then smallest.
     order = sorted(range(digits.dim()), key=lambda mode: -digits.shape[mode])
     norm = float(digits.double().norm())
     if norm == 0.0:
@@ -64,7 +64,7 @@ def fit_work(size: int, rank: int) -> float:
     """Return about how many multiply-adds a fit takes.
 
     Args:
-        size: Of the tensor.
+        size: Number of entries of the tensor.
         rank: Number of terms.
     """
     return 2.0 * size * rank * _n_sweeps(size, rank)
@@ -77,47 +77,47 @@ def _n_sweeps(size: int, rank: int) -> int:
 def _descend(tensor: Tensor, start: list[Tensor]) -> list[Tensor]:
     rank = len(start[0])
     n_sweeps = _n_sweeps(tensor.numel(), rank)
-    best, error, step, longest = start, float("inf"), STEP, 1.0
-    begin = start
+    best, error, step, max_step = start, float("inf"), STEP, 1.0
+    guess = start
     for _ in range(n_sweeps):
-        found, new_error = _sweep(tensor, begin, RIDGE)
+        factors, new_error = _sweep(tensor, guess, RIDGE)
         if new_error > error:
-            if begin is best:
-                break  # it would be done again
-            begin, longest, step = best, step, step / STEP_DOWN
+            if guess is best:
+                break  # the next sweep would repeat this one
+            guess, max_step, step = best, step, step / STEP_DOWN
             continue
         gain, previous = error - new_error, best
-        best, error = found, new_error
+        best, error = factors, new_error
         if gain < STANDSTILL:
             break
-        step, longest = min(step * STEP_UP, longest), min(1.0, longest * 1.01)
-        begin = [b + step * (b - p) for b, p in zip(best, previous, strict=True)]
+        step, max_step = min(step * STEP_UP, max_step), min(1.0, max_step * 1.01)
+        guess = [b + step * (b - p) for b, p in zip(best, previous, strict=True)]
     for _ in range(POLISH):
         try:
             best, _ = _sweep(tensor, best, POLISH_RIDGE)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # not in its `__all__`
-            break  # more terms than directions: what there is cannot be told apart any better
+            break  # more terms than directions: they cannot be told apart any better
     return best
 
 
 def _sweep(tensor: Tensor, factors: list[Tensor], ridge: float) -> tuple[list[Tensor], float]:
     """Solve for every factor of a tensor of norm 1; return them and their squared error."""
-    new = list(factors)
-    grams = [a @ a.T for a in new]
-    rank, n_modes = len(new[0]), tensor.dim()
+    factors = list(factors)
+    grams = [a @ a.T for a in factors]
+    rank, n_modes = len(factors[0]), tensor.dim()
     matrix = tensor.flatten(1)
-    right = _products(new[1:]) @ matrix.T  # (rank, n_1)
+    right = _products(factors[1:]) @ matrix.T  # (rank, n_1)
     left = tensor  # overwritten below
     for k in range(n_modes):
         if k == 1:
-            left = (new[0] @ matrix).reshape(rank, *tensor.shape[1:])
+            left = (factors[0] @ matrix).reshape(rank, *tensor.shape[1:])
         if k >= 1:
-            right = _others(left, new[1:], k - 1)
+            right = _contract_others(left, factors[1:], k - 1)
         gram = _hadamard([g for i, g in enumerate(grams) if i != k])
-        new[k] = _solve(gram, right, ridge)
-        grams[k] = new[k] @ new[k].T
-    error = _hadamard(grams).sum() - 2.0 * (right * new[-1]).sum()
-    return _balanced(new), 1.0 + float(error)
+        factors[k] = _solve(gram, right, ridge)
+        grams[k] = factors[k] @ factors[k].T
+    error = _hadamard(grams).sum() - 2.0 * (right * factors[-1]).sum()
+    return _balanced(factors), 1.0 + float(error)
 
 
 def _products(factors: list[Tensor]) -> Tensor:
@@ -128,11 +128,11 @@ def _products(factors: list[Tensor]) -> Tensor:
     return result
 
 
-def _others(left: Tensor, factors: list[Tensor], kept: int) -> Tensor:
-    """Contract `(rank, n_2, …, n_S)` with all factors but one, term by term."""
+def _contract_others(left: Tensor, factors: list[Tensor], k: int) -> Tensor:
+    """Contract `(rank, n_2, …, n_S)` with all factors but number k, term by term."""
     result = left
     for mode in reversed(range(len(factors))):
-        if mode != kept:
+        if mode != k:
             shape = [-1] + [1] * (result.dim() - 1)
             shape[mode + 1] = factors[mode].shape[1]
             result = (result * factors[mode].reshape(shape)).sum(dim=mode + 1)
@@ -140,9 +140,9 @@ def _others(left: Tensor, factors: list[Tensor], kept: int) -> Tensor:
 
 
 def _solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
-    # Relative to each term's own size: a penalty of the mean would kill the ones that start weak.
-    own = gram.diagonal()
-    damped = gram + ridge * torch.diag(own.clamp_min(1e-12 * float(own.max())))
+    # The penalty is relative to each term's size: relative to their mean, it would kill weak terms.
+    sizes = gram.diagonal()
+    damped = gram + ridge * torch.diag(sizes.clamp_min(1e-12 * float(sizes.max())))
     return torch.cholesky_solve(right, torch.linalg.cholesky(damped))
 
 
@@ -158,7 +158,7 @@ def _balanced(factors: list[Tensor]) -> list[Tensor]:
 
 
 def _start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
-    """Leading singular vectors of every mode, and random ones beyond."""
+    """Return the leading singular vectors of every mode, and random ones beyond."""
     factors = []
     for mode, size in enumerate(tensor.shape):
         unfolding = tensor.movedim(mode, 0).flatten(1).double()

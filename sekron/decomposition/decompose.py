@@ -15,7 +15,7 @@ from sekron.decomposition.metric import Metric, whole_channels
 from sekron.structures.structure import Structure
 
 SWEEPS = 30
-"""Most least-squares sweeps for the families that have no exact sequence."""
+"""Most least-squares sweeps for a family of `REFINED`."""
 
 MAX_TERM_NORM = 100.0
 """A CP is refused when its rank-one terms are, together, this much larger than the weight."""
@@ -28,15 +28,15 @@ def decompose(
 
     `sekron` and `chain` are truncated one factor at a time by SVD, which is optimal for two
     factors. `ring` and `tucker` start from leading singular vectors and are fitted by block least
-    squares, `cp` by alternating least squares of its own, in fp32. All other arithmetic is fp64;
-    the factors have the weight's dtype.
+    squares. `cp` is fitted by alternating least squares of its own, in fp32. All other arithmetic
+    is fp64; the factors have the weight's dtype.
 
     Args:
         weight: Shape `structure.weight_shape`, any floating dtype.
         structure: The factorization.
-        metric: In which the error is made small; along a channel mode that the structure splits
-            it does not count.
-        seed: For the random directions that `ring` and `cp` may start from.
+        metric: Metric in which the error is made small; it does not count along a channel mode
+            that the structure splits.
+        seed: Seed of the random directions that `ring` and `cp` may start from.
 
     Returns:
         Factor `k` has shape `structure.factor_shapes[k]`: the ranks of its bonds, then its own
@@ -58,8 +58,8 @@ def decompose(
     if structure.groups > 1:
         metrics = [None] * structure.groups if metric is None else metric.by_group()
         parts = zip(weight.chunk(structure.groups), metrics, strict=True)
-        own = [decompose(w, structure.one_group, metric=m, seed=seed) for w, m in parts]
-        return tuple(torch.stack(factors) for factors in zip(*own, strict=True))
+        by_group = [decompose(w, structure.one_group, metric=m, seed=seed) for w, m in parts]
+        return tuple(torch.stack(factors) for factors in zip(*by_group, strict=True))
     exact = weight.detach().double()
     whitened = exact if metric is None else metric.whiten(exact, whole_channels(structure))
     digits = to_digits(whitened, structure.shapes)
@@ -92,8 +92,8 @@ def refine(
     check_weight(weight, structure)
     if structure.groups > 1:
         parts = zip(weight.chunk(structure.groups), zip(*factors, strict=True), strict=True)
-        own = [refine(w, of, structure.one_group, sweeps) for w, of in parts]
-        return tuple(torch.stack(refined) for refined in zip(*own, strict=True))
+        by_group = [refine(w, group, structure.one_group, sweeps) for w, group in parts]
+        return tuple(torch.stack(refined) for refined in zip(*by_group, strict=True))
     digits = to_digits(weight.detach().double(), structure.shapes)
     flat = [
         a.detach().double().reshape(*(structure.ranks[b] for b in bonds), -1)
@@ -105,8 +105,8 @@ def refine(
 def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:
     """Multiply the factors out to the dense weight, of shape `structure.weight_shape`."""
     if structure.groups > 1:
-        rebuilt: Tensor = torch.vmap(lambda *own: reconstruct(own, structure.one_group))(*factors)
-        return rebuilt.flatten(0, 1)
+        weights: Tensor = torch.vmap(lambda *a: reconstruct(a, structure.one_group))(*factors)
+        return weights.flatten(0, 1)
     flat = [
         a.reshape(*(structure.ranks[b] for b in bonds), -1)
         for a, bonds in zip(factors, structure.bonds, strict=True)
@@ -183,7 +183,7 @@ def _tucker(digits: Tensor, ranks: tuple[int, ...], _: torch.Generator) -> list[
 
 def _cp(digits: Tensor, ranks: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
     if digits.dim() == 2:
-        return _sekron(digits, ranks, generator)  # of two factors the same, and exact
+        return _sekron(digits, ranks, generator)  # for two factors this is the same, and exact
     return fit_cp(digits, ranks[0], generator)
 
 
@@ -194,15 +194,15 @@ def _ring(digits: Tensor, ranks: tuple[int, ...], generator: torch.Generator) ->
         first, second = sorted({(k - 1) % len(ranks), k})
         noise = torch.randn(ranks[first] * ranks[second], size, generator=generator).double()
         unfolding = digits.movedim(k, 0).reshape(1, size, -1)
-        known = _directions(unfolding, min(len(noise), *unfolding.shape[1:]))
-        start = noise.to(known.device) / size**0.5
-        start[: len(known)] += known
+        vectors = _directions(unfolding, min(len(noise), *unfolding.shape[1:]))
+        start = noise.to(vectors.device) / size**0.5
+        start[: len(vectors)] += vectors
         factors.append(start.reshape(ranks[first], ranks[second], size))
     return factors
 
 
 def _directions(unfolding: Tensor, rank: int) -> Tensor:
-    """Leading left singular vectors of a `(1, m, n)` unfolding as rows, `(rank, m)`."""
+    """Return the leading left singular vectors of a `(1, m, n)` unfolding as rows, `(rank, m)`."""
     return leading(unfolding, min(rank, *unfolding.shape[1:]))[0][0].mT
 
 

@@ -17,12 +17,12 @@ def relative_error(weight: Tensor, structure: Structure, metric: Metric | None =
     """Return `‖W − Ŵ‖ / ‖W‖` for the factors that `decompose` gives, in the Frobenius norm.
 
     For `sekron` and `chain` nothing is rebuilt: all factors but the last are orthonormal, so the
-    last one holds exactly the energy that was kept.
+    last one holds exactly the energy that is kept, `error² = 1 − ‖A_S‖² / ‖W‖²`.
 
     Args:
         weight: Shape `structure.weight_shape`.
         structure: The factorization.
-        metric: In which both norms are taken.
+        metric: Metric in which both norms are taken.
 
     Raises:
         ValueError: If the shape does not fit or the weight is not finite.
@@ -40,7 +40,7 @@ def relative_errors(
     Args:
         weight: As in `relative_error`.
         structures: At least one.
-        metric: In which both norms are taken.
+        metric: Metric in which both norms are taken.
     """
     if metric is None:
         return [_plain_error(weight, structure) for structure in structures]
@@ -49,11 +49,11 @@ def relative_errors(
     whitened = metric.whiten(weight.detach(), modes)
     if all(modes):
         return relative_errors(whitened, structures)
-    # Channels that are divided between factors can be magnified in the error only.
-    rest = not modes[0], not modes[1]
-    size = max(float(metric.whiten(whitened, rest).norm()), 1e-300)
+    # Channels that are divided between factors can be magnified only in the error.
+    splits = not modes[0], not modes[1]
+    size = max(float(metric.whiten(whitened, splits).norm()), 1e-300)
     return [
-        float(metric.whiten(whitened - reconstruct(factors, structure), rest).norm()) / size
+        float(metric.whiten(whitened - reconstruct(factors, structure), splits).norm()) / size
         for structure, factors in _decomposed(whitened, structures)
     ]
 
@@ -67,8 +67,8 @@ def fitted_error(weight: Tensor, factors: Sequence[Tensor], structure: Structure
         structure: The factorization.
     """
     exact = weight.detach().double()
-    rebuilt = reconstruct([factor.detach().double() for factor in factors], structure)
-    return float((exact - rebuilt).norm()) / max(float(exact.norm()), 1e-300)
+    approximation = reconstruct([factor.detach().double() for factor in factors], structure)
+    return float((exact - approximation).norm()) / max(float(exact.norm()), 1e-300)
 
 
 def _plain_error(weight: Tensor, structure: Structure) -> float:
@@ -89,9 +89,9 @@ def _decomposed(
         yield from ((structure, decompose(weight, structure)) for structure in structures)
         return
     # At lower ranks the factors are parts of those at the highest: no branch depends on another.
-    most = map(max, zip(*(structure.ranks for structure in structures), strict=True))
-    factors = decompose(weight, replace(first, ranks=tuple(most)))
+    ranks = map(max, zip(*(structure.ranks for structure in structures), strict=True))
+    factors = decompose(weight, replace(first, ranks=tuple(ranks)))
     groups = (slice(None),) * int(first.groups > 1)
     for structure in structures:
-        own = (tuple(slice(structure.ranks[b]) for b in bonds) for bonds in structure.bonds)
-        yield structure, [a[groups + part] for a, part in zip(factors, own, strict=True)]
+        slices = (tuple(slice(structure.ranks[b]) for b in bonds) for bonds in structure.bonds)
+        yield structure, [a[groups + part] for a, part in zip(factors, slices, strict=True)]

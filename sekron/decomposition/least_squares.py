@@ -18,9 +18,9 @@ CUTOFF = 1e-12
 
 def contract(factors: Sequence[Tensor], bonds: Bonds) -> Tensor:
     """Multiply factors `(ranks of its bonds…, n_k)` out to the tensor of digits `(n_1, …, n_S)`."""
-    digits = _digit_axes(bonds)
+    axes = _digit_axes(bonds)
     return _einsum(
-        [(a, [*own, d]) for a, own, d in zip(factors, bonds, digits, strict=True)], digits
+        [(a, [*labels, d]) for a, labels, d in zip(factors, bonds, axes, strict=True)], axes
     )
 
 
@@ -29,8 +29,9 @@ def refine_digits(
 ) -> list[Tensor]:
     """Return factors whose error is at most that of the given ones.
 
-    A factor's digits are disjoint from all others', so its best value solves `A G = B` with the
-    Gram matrix `G` of the environment, only as large as the ranks that the factor carries.
+    A factor's digits are disjoint from all others', so its best value solves `A G = B`. `G` is the
+    Gram matrix of its environment, the other factors, and only as large as the ranks that the
+    factor carries; `B` is the tensor contracted with the environment.
 
     Args:
         digits: Shape `(n_1, …, n_S)`, fp64.
@@ -63,16 +64,16 @@ def _solve(digits: Tensor, factors: Sequence[Tensor], bonds: Bonds, k: int) -> T
     axes = _digit_axes(bonds)
     n_bonds = axes[0]
     primed = [b + axes[-1] + 1 for b in range(n_bonds)]
-    others = [
-        (a, [*own, d])
-        for i, (a, own, d) in enumerate(zip(factors, bonds, axes, strict=True))
+    environment = [
+        (a, [*labels, d])
+        for i, (a, labels, d) in enumerate(zip(factors, bonds, axes, strict=True))
         if i != k
     ]
-    mirrored = [(a, [*(primed[b] for b in own[:-1]), own[-1]]) for a, own in others]
-    own = list(bonds[k])
+    mirror = [(a, [*(primed[b] for b in labels[:-1]), labels[-1]]) for a, labels in environment]
+    row = list(bonds[k])
     size = factors[k][..., 0].numel()
-    right = _einsum([(digits, axes), *others], [*own, axes[k]]).reshape(size, -1)
-    gram = _einsum([*others, *mirrored], [*own, *(primed[b] for b in own)]).reshape(size, size)
+    right = _einsum([(digits, axes), *environment], [*row, axes[k]]).reshape(size, -1)
+    gram = _einsum([*environment, *mirror], [*row, *(primed[b] for b in row)]).reshape(size, size)
     values, vectors = torch.linalg.eigh(gram)
     inverse = torch.where(values > CUTOFF * values[-1], 1.0 / values, 0.0)
     solution: Tensor = vectors @ (inverse[:, None] * (vectors.mT @ right))
@@ -84,10 +85,10 @@ def _squared_error(digits: Tensor, factors: Sequence[Tensor], bonds: Bonds) -> f
 
 
 def _digit_axes(bonds: Bonds) -> list[int]:
-    n_bonds = 1 + max((b for own in bonds for b in own), default=-1)
+    n_bonds = 1 + max((b for labels in bonds for b in labels), default=-1)
     return list(range(n_bonds, n_bonds + len(bonds)))
 
 
 def _einsum(operands: Sequence[tuple[Tensor, Sequence[int]]], result: Sequence[int]) -> Tensor:
-    flat = [part for tensor, axes in operands for part in (tensor, list(axes))]
-    return torch.einsum(*flat, list(result))
+    arguments = [part for tensor, axes in operands for part in (tensor, list(axes))]
+    return torch.einsum(*arguments, list(result))

@@ -11,25 +11,26 @@ from torch import Tensor
 from sekron.structures.structure import Structure
 
 ERROR_POWER = 4
-"""With which the relative error of a layer in its metric counts in that of a plan.
+"""Power of the layers' errors in that of a calibrated plan, `error = Σ sensitivityₗ · errorₗ⁴`.
 
-The divergence of a network's output grows about so, rather than with the square: small errors of
-a layer are made up for by what comes after it, large ones are not."""
+The divergence of a network's output grows about like this, rather than with the square: the layers
+that come after it make up for a small error, but not for a large one."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Metric:
     """Two symmetric matrices around a weight, such that what they magnify matters more.
 
-    The error of a factorization is measured on `output · W · input`, along the two channel modes.
+    The error of a factorization is `‖output · (W − Ŵ) · input‖ / ‖output · W · input‖`, where the
+    matrices act along the two channel modes.
 
-    Those of a grouped convolution hold one matrix per group, `(groups, …)`; of very many channels
-    there is the diagonal alone, `(out,)` or `(in,)`.
+    A grouped convolution has one matrix per group, `(groups, …)`. For very many channels there is
+    only the diagonal, `(out,)` or `(in,)`.
 
     Attributes:
         output: Shape `(out, out)`, fp64, positive definite.
         input: Shape `(in, in)`, fp64, positive definite.
-        sensitivity: What the layer's error, to the power of `ERROR_POWER`, counts in a plan's.
+        sensitivity: Factor of the layer's `error ** ERROR_POWER` in the error of a plan.
     """
 
     output: Tensor
@@ -41,11 +42,11 @@ class Metric:
 
         Args:
             weight: `(out, in, kernel…)`.
-            modes: Whether the output and the input channels are.
+            modes: Whether the output channels, and the input channels, are magnified.
         """
         if self.output.dim() > 2:
             parts = zip(weight.chunk(len(self.output)), self.by_group(), strict=True)
-            return torch.cat([metric.whiten(own, modes) for own, metric in parts])
+            return torch.cat([metric.whiten(part, modes) for part, metric in parts])
         result = weight.double()
         if modes[0]:
             result = _along(self.output, result, 0)
@@ -59,13 +60,13 @@ class Metric:
     def by_group(self) -> list[Metric]:
         """Return the metric of the weight of each group."""
         pairs = zip(self.output, self.input, strict=True)
-        return [replace(self, output=output, input=own) for output, own in pairs]
+        return [replace(self, output=left, input=right) for left, right in pairs]
 
     def undo(self, factors: Sequence[Tensor], structure: Structure) -> tuple[Tensor, ...]:
         """Take the magnification out of the factors that hold whole channel modes.
 
         Args:
-            factors: Of the whitened weight, as `decompose` returns them.
+            factors: Factors of the whitened weight, as `decompose` returns them.
             structure: The factorization.
         """
         results = list(factors)

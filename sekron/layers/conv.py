@@ -32,16 +32,16 @@ class SeKronConv(Factorized):
     plain sequence of convolutions; else the channels are reshaped between them.
 
     Args:
-        structure: Factorization of a kernel `(out, in, extents…)` with one to three extents, and
-            of as many of them as the convolution has groups.
+        structure: Factorization of a kernel `(out, in, extents…)` with one to three extents, one
+            for each group of the convolution.
         stride: As in `torch.nn.Conv1d` and its siblings.
         padding: As there: numbers, `"same"` or `"valid"`.
         dilation: As there.
         padding_mode: As there.
-        bias: Whether there is one, of shape `(out,)`.
+        bias: Whether the layer has a bias, of shape `(out,)`.
         form: How to run it; default the order with the fewest FLOPs.
-        device: Of the parameters.
-        dtype: Of the parameters.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
 
     Raises:
         ValueError: If the structure is not one of a convolution.
@@ -104,8 +104,8 @@ class SeKronConv(Factorized):
             ValueError: If the structure has another number of groups.
         """
         if conv.groups != structure.groups:
-            wanted = f"the groups of the convolution, {conv.groups}"
-            raise ValueError(f"the structure must have {wanted}, got {structure}.")
+            rule = f"the groups of the convolution, {conv.groups}"
+            raise ValueError(f"the structure must have {rule}, got {structure}.")
         layer = cls(
             structure,
             **{name: getattr(conv, name) for name in cls.options},
@@ -142,7 +142,7 @@ class SeKronConv(Factorized):
         if self.sequence is None:
             return self._folded(input)
         x, convolve = input, NATIVE[self.n_axes]
-        # What a hand-written sequence does and no more: microseconds count in small layers.
+        # Only what a hand-written sequence does: microseconds count in small layers.
         weights: Any = self.weights._parameters.values()
         *first, last = zip(self.sequence, weights, strict=True)
         for (o, padding), weight in first:
@@ -184,11 +184,11 @@ class SeKronConv(Factorized):
             x = self.after(x)
         if not (fused or bias is None):
             x = x + along_channels(bias, x)
-        # What comes next shall not run in a layout that nobody asked for.
+        # The next layer shall not run in a layout that nobody asked for.
         return x if layout is torch.contiguous_format else x.contiguous(memory_format=layout)
 
     def _margins(self) -> tuple[tuple[int, int], ...]:
-        """Zeros (or what the mode says) before and after each spatial axis."""
+        """Return how far each spatial axis is padded before and after."""
         kernel = self.structure.weight_shape[2:]
         if self.padding == "valid":
             return ((0, 0),) * len(kernel)
@@ -206,33 +206,33 @@ class SeKronConv(Factorized):
 
     def _sequence(self) -> tuple[tuple[Operation, tuple[int, ...]], ...] | None:
         """Return the convolutions with their paddings, where there is nothing between them."""
-        found = []
+        sequence = []
         for operation, padding in zip(self.operations, self.paddings, strict=True):
             if padding is None or not operation.is_plain:
                 return None
             if self.form.matmul and operation.is_pointwise and not any(padding):
                 return None
-            found.append((operation, padding))
-        return None if self.after is not None else tuple(found)
+            sequence.append((operation, padding))
+        return None if self.after is not None else tuple(sequence)
 
     def _native_padding(self, operation: Operation) -> tuple[int, ...] | None:
         """Return the padding that the operation can do itself, None where it cannot."""
-        here = self._margins_of(operation)
-        even = self.padding_mode == "zeros" and all(low == high for low, high in here)
-        cropped = any(p and self._crops(axis) for axis, p in enumerate(operation.pads))
-        if cropped or (any(map(any, here)) and not even):
+        margins = self._margins_of(operation)
+        is_symmetric = self.padding_mode == "zeros" and all(low == high for low, high in margins)
+        is_cropped = any(p and self._crops(axis) for axis, p in enumerate(operation.pads))
+        if is_cropped or (any(map(any, margins)) and not is_symmetric):
             return None
-        return tuple(low for low, _ in here)
+        return tuple(low for low, _ in margins)
 
     def _margins_of(self, operation: Operation) -> list[tuple[int, int]]:
         return [m if p else (0, 0) for m, p in zip(self.margins, operation.pads, strict=True)]
 
     def _padded(self, x: Tensor, operation: Operation) -> Tensor:
         """Pad explicitly what the operation's own symmetric zero padding cannot express."""
-        here = self._margins_of(operation)
-        if any(map(any, here)):
+        margins = self._margins_of(operation)
+        if any(map(any, margins)):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x = F.pad(x, [side for margin in reversed(here) for side in margin], mode)
+            x = F.pad(x, [side for margin in reversed(margins) for side in margin], mode)
         for axis in (a for a, p in enumerate(operation.pads) if p and self._crops(a)):
             extent = self.dilation[axis] * (self.structure.weight_shape[2 + axis] - 1) + 1
             surplus = (x.shape[2 + axis] - extent) % self.stride[axis]
@@ -240,9 +240,9 @@ class SeKronConv(Factorized):
         return x
 
     def _crops(self, axis: int) -> bool:
-        """Whether rows that no output reads would pass through several steps: drop them first."""
-        extending = sum(shape[2 + axis] > 1 for shape in self.structure.shapes)
-        return extending > 1 and self.stride[axis] > 1
+        """Whether to drop rows that no output reads, as they would pass through several steps."""
+        n_extended = sum(shape[2 + axis] > 1 for shape in self.structure.shapes)
+        return n_extended > 1 and self.stride[axis] > 1
 
 
 class SeKronConv2d(SeKronConv):

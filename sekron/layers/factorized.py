@@ -1,4 +1,4 @@
-"""What every layer with a factorized weight shares."""
+"""The base of every layer with a factorized weight."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
-"""What torch keeps the hooks of a module in."""
+"""Attributes in which torch keeps the hooks of a module."""
 
 
 class Factorized(nn.Module):
-    """What the layers share: weights in the layout that runs, and their way back to factors."""
+    """The base of the layers: weights in the layout that runs, and their way back to factors."""
 
     output_mode = 0
     """Mode of the weight that holds the output channels."""
@@ -75,8 +75,8 @@ class Factorized(nn.Module):
     def factors(self) -> tuple[Tensor, ...]:
         """Return the factors as `decompose` gives them: `(ranks of the bonds…, f, c, *kernel)`."""
         pairs = zip(self.operations, self.weights, strict=True)
-        unpacked = {operation.factor: operation.unpack(weight) for operation, weight in pairs}
-        return tuple(unpacked[k] for k in range(self.structure.length))
+        factors = {operation.factor: operation.unpack(weight) for operation, weight in pairs}
+        return tuple(factors[k] for k in range(self.structure.length))
 
     def set_factors(self, factors: Sequence[Tensor]) -> None:
         """Copy factors, as `decompose` gives them, into the layer.
@@ -107,19 +107,19 @@ class Factorized(nn.Module):
 def in_place_of(source: nn.Module, target: Layer) -> Layer:
     """Take over all that does not depend on how the weight is stored, and return the target.
 
-    That is the bias, the train flag, whether gradients are wanted, the hooks of the forward and
+    That is the bias, the train flag, which parameters need gradients, the hooks of the forward and
     the backward pass, and buffers that somebody has given to the layer.
     """
     if isinstance(source.bias, Tensor) and isinstance(target.bias, Tensor):
         target.bias.data.copy_(source.bias)
-    wanted = {
+    needs_grad = {
         is_bias: all(
             p.requires_grad for n, p in source.named_parameters() if (n == "bias") is is_bias
         )
         for is_bias in (False, True)
     }
     for name, parameter in target.named_parameters():
-        parameter.requires_grad_(wanted[name == "bias"])
+        parameter.requires_grad_(needs_grad[name == "bias"])
     for hooks in HOOKS:
         getattr(target, hooks).update(getattr(source, hooks))
     target._is_full_backward_hook = source._is_full_backward_hook

@@ -19,10 +19,10 @@ class SeKronLinear(Factorized):
 
     Args:
         structure: Factorization of a weight `(out, in)`.
-        bias: Whether there is one, of shape `(out,)`.
+        bias: Whether the layer has a bias, of shape `(out,)`.
         form: How to run it; default the order with the fewest FLOPs.
-        device: Of the parameters.
-        dtype: Of the parameters.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
 
     Raises:
         ValueError: If the structure is not one of a linear layer.

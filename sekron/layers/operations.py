@@ -29,7 +29,12 @@ DEFAULT_FORM = Form()
 
 @dataclass(frozen=True, slots=True)
 class Rearrangement:
-    """A permutation of the axes that make up the channels."""
+    """A permutation of the axes that make up the channels.
+
+    Attributes:
+        sizes: Sizes of the axes before the permutation, slowest first.
+        permutation: Old position of the axis at each new position.
+    """
 
     sizes: tuple[int, ...]
     permutation: tuple[int, ...]
@@ -58,16 +63,16 @@ class Operation:
 
     Attributes:
         factor: Index of the factor.
-        before: Permutation of the channels that the step needs, or None.
+        before: Permutation of the channels before the step, or None where it needs none.
         fold: How many channels are folded into the batch; 1 for none.
         groups: Groups of the convolution.
         factor_axes: Order in which the stored weight holds the axes of the factor.
         factor_sizes: Sizes of these axes, in that order.
         weight_shape: Shape of the stored weight, `(groups·out, in, *kernel)`.
         repeats: None, or `(shape, expanded)`: where the stored weight serves several groups.
-        stride: Of this operation, per spatial axis.
-        dilation: Of this operation, per spatial axis.
-        pads: Per spatial axis, whether the layer's padding belongs here.
+        stride: Stride of this operation, per spatial axis.
+        dilation: Dilation of this operation, per spatial axis.
+        pads: Whether the layer's padding belongs to this operation, per spatial axis.
     """
 
     factor: int
@@ -84,12 +89,12 @@ class Operation:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it takes the tensor and the stored weight as they are."""
+        """Whether the operation takes the tensor and the stored weight as they are."""
         return self.before is None and self.fold == 1 and self.repeats is None
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether it is one matrix product per place and group."""
+        """Whether the operation is one matrix product per place and group."""
         return prod(self.weight_shape[2:]) == 1 and prod(self.stride) == 1
 
     def pack(self, factor: Tensor) -> Tensor:
@@ -116,11 +121,11 @@ def emit(
     dilation: tuple[int, ...] = (),
 ) -> tuple[tuple[Operation, ...], Rearrangement | None]:
     """Return the operations of a layer and the permutation of its output channels, if any."""
-    done = steps(structure.shapes, structure.bonds, order)
+    sequence = steps(structure.shapes, structure.bonds, order)
     fold = structure.splits_channels or len(structure.shapes[0]) == 2
-    operations = tuple(_operation(structure, step, fold, stride, dilation) for step in done)
-    last = final_state(done)
-    return operations, _rearrangement(structure, last, tuple(sorted(last)))
+    operations = tuple(_operation(structure, step, fold, stride, dilation) for step in sequence)
+    state = final_state(sequence)
+    return operations, _rearrangement(structure, state, tuple(sorted(state)))
 
 
 def _operation(
@@ -133,32 +138,32 @@ def _operation(
     size = axis_size(structure.shapes, structure.ranks, structure.groups)
     kernel = structure.shapes[step.factor][2:]
     batch = [axis for axis in step.kept if axis not in step.groups]
-    canonical: list[Axis] = [GROUP] if structure.groups > 1 else []
-    canonical += [("r", b) for b in structure.bonds[step.factor]]
-    canonical += [("f", step.factor), ("c", step.factor)]
-    stored = [axis for axis in (*step.groups, *step.new, *step.summed) if axis in canonical]
+    axes: list[Axis] = [GROUP] if structure.groups > 1 else []
+    axes += [("r", b) for b in structure.bonds[step.factor]]
+    axes += [("f", step.factor), ("c", step.factor)]
+    stored_axes = [axis for axis in (*step.groups, *step.new, *step.summed) if axis in axes]
     n_batch = prod(map(size, batch))
     n_out = prod(map(size, step.new))
     n_in = prod(map(size, step.summed))
     repeats = None
     if n_batch > 1 and not fold:
-        kept = [size(axis) for axis in step.kept]
-        once = [1 if axis in batch else size(axis) for axis in step.kept]
+        expanded = [size(axis) for axis in step.kept]
+        shape = [1 if axis in batch else size(axis) for axis in step.kept]
         block = (n_out, n_in, *kernel)
-        repeats = ((*once, *block), (*kept, *block))
+        repeats = ((*shape, *block), (*expanded, *block))
     return Operation(
         factor=step.factor,
         before=_rearrangement(structure, step.state, step.kept + step.summed),
         fold=n_batch if fold else 1,
         groups=prod(map(size, step.groups)) * (1 if fold else n_batch),
         factor_axes=(
-            *(canonical.index(axis) for axis in stored),
-            *range(len(canonical), len(canonical) + len(kernel)),
+            *(axes.index(axis) for axis in stored_axes),
+            *range(len(axes), len(axes) + len(kernel)),
         ),
-        factor_sizes=(*map(size, stored), *kernel),
+        factor_sizes=(*map(size, stored_axes), *kernel),
         weight_shape=(prod(map(size, step.groups)) * n_out, n_in, *kernel),
         repeats=repeats,
-        stride=tuple(s if here else 1 for s, here in zip(stride, step.strides, strict=True)),
+        stride=tuple(s if applies else 1 for s, applies in zip(stride, step.strides, strict=True)),
         # Along an axis of extent 1 a dilation means nothing, yet sends torch to slow kernels.
         dilation=tuple(
             step_dilation(structure.shapes, step.factor, axis, d) if kernel[axis] > 1 else 1
@@ -169,11 +174,11 @@ def _operation(
 
 
 def _rearrangement(
-    structure: Structure, found: tuple[Axis, ...], wanted: tuple[Axis, ...]
+    structure: Structure, source: tuple[Axis, ...], target: tuple[Axis, ...]
 ) -> Rearrangement | None:
     size = axis_size(structure.shapes, structure.ranks, structure.groups)
-    real = [axis for axis in found if size(axis) > 1]
-    permutation = tuple(real.index(axis) for axis in wanted if size(axis) > 1)
-    if permutation == tuple(range(len(real))):
+    axes = [axis for axis in source if size(axis) > 1]
+    permutation = tuple(axes.index(axis) for axis in target if size(axis) > 1)
+    if permutation == tuple(range(len(axes))):
         return None
-    return Rearrangement(tuple(map(size, real)), permutation)
+    return Rearrangement(tuple(map(size, axes)), permutation)

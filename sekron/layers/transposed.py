@@ -1,4 +1,4 @@
-"""The factorized transposed convolution: the adjoint of the factorized one, step by step back."""
+"""The factorized transposed convolution: the adjoint of the factorized one, step by step."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Margins = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Sizes of the spatial axes around one operation of the convolution that is gone back.
+    """Sizes of the spatial axes around one operation of the convolution.
 
     Attributes:
-        before: Without its padding.
-        padded: With it.
-        read: Without what no output reads.
-        after: Of its output.
-        margins: Of its padding, before and after each axis.
+        before: Sizes of its input, without padding.
+        padded: Sizes of its input, with padding.
+        read: Sizes of its padded input without the rows that no output reads.
+        after: Sizes of its output.
+        margins: Padding before and after each axis.
     """
 
     before: tuple[int, ...]
@@ -43,8 +43,8 @@ class _Span:
 class SeKronConvTranspose(SeKronConv):
     """A transposed convolution with a factorized kernel, equal to the dense one up to the error.
 
-    Its weight is that of a convolution from its outputs to its inputs, whose steps are gone back,
-    each by one native transposed convolution.
+    Its weight is that of a convolution from its outputs to its inputs. The layer goes through the
+    steps of that convolution backwards, each as one native transposed convolution.
 
     Args:
         structure: Factorization of a kernel `(in, out, extents…)` with one to three extents.
@@ -84,7 +84,7 @@ class SeKronConvTranspose(SeKronConv):
 
         Args:
             input: As for the dense layer.
-            output_size: Sizes that are wanted, of the spatial axes or of all; default what
+            output_size: Sizes of the output, of the spatial axes or of all; default what
                 `output_padding` says.
         """
         x = input
@@ -93,62 +93,64 @@ class SeKronConvTranspose(SeKronConv):
         batch, layout = x.shape[0], layout_of(x)
         if self.after is not None:
             x = self.after.inverse(x)
-        least = self._least(tuple(x.shape[2:]))
-        whole = self._whole(least, output_size)
-        margins, beyond = self._ends(least, whole)
-        spans = self._spans(tuple(n - b for n, b in zip(whole, beyond, strict=True)), margins)
+        smallest = self._smallest_sizes(tuple(x.shape[2:]))
+        sizes = self._sizes(smallest, output_size)
+        margins, n_zeros = self._ends(smallest, sizes)
+        spans = self._spans(tuple(n - b for n, b in zip(sizes, n_zeros, strict=True)), margins)
         steps = zip(self.operations, self.weights, spans, strict=True)
         for operation, weight, span in reversed(list(steps)):
             if operation.fold > 1:
                 channels = x.shape[1] // operation.fold
                 x = x.reshape(batch * operation.fold, channels, *x.shape[2:])
-            x = self._undone(x, operation, operation.repeated(weight), span)
+            x = self._adjoint(x, operation, operation.repeated(weight), span)
             if operation.fold > 1:
                 x = x.reshape(batch, operation.fold * x.shape[1], *x.shape[2:])
             if operation.before is not None:
                 x = operation.before.inverse(x)
-        if any(beyond):
-            x = F.pad(x, [side for n in reversed(beyond) for side in (0, n)])
+        if any(n_zeros):
+            x = F.pad(x, [side for n in reversed(n_zeros) for side in (0, n)])
         if self.bias is not None:
             x = x + along_channels(self.bias, x)
-        # What comes next shall not run in a layout that nobody asked for.
+        # The next layer shall not run in a layout that nobody asked for.
         return x if layout is torch.contiguous_format else x.contiguous(memory_format=layout)
 
-    def _least(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the sizes that the output has at least."""
+    def _smallest_sizes(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the least sizes of the output."""
         kernel, margins = self.structure.weight_shape[2:], self.margins
         axes = zip(sizes, self.stride, self.dilation, kernel, margins, strict=True)
         return tuple((n - 1) * s + d * (k - 1) + 1 - sum(m) for n, s, d, k, m in axes)
 
-    def _whole(self, least: tuple[int, ...], output_size: Sequence[int] | None) -> tuple[int, ...]:
+    def _sizes(
+        self, smallest: tuple[int, ...], output_size: Sequence[int] | None
+    ) -> tuple[int, ...]:
         """Return the sizes of the output."""
         if output_size is None:
-            return tuple(n + more for n, more in zip(least, self.output_padding, strict=True))
-        wanted = tuple(output_size)[-self.n_axes :]
-        most = zip(least, self.stride, self.dilation, strict=True)
-        if any(not 0 <= w - n < max(s, d) for w, (n, s, d) in zip(wanted, most, strict=True)):
+            return tuple(n + p for n, p in zip(smallest, self.output_padding, strict=True))
+        sizes = tuple(output_size)[-self.n_axes :]
+        axes = zip(smallest, self.stride, self.dilation, strict=True)
+        if any(not 0 <= w - n < max(s, d) for w, (n, s, d) in zip(sizes, axes, strict=True)):
             raise ValueError(
-                f"`output_size` must be {least} or larger by less than the stride, got {wanted}."
+                f"`output_size` must be {smallest} or larger by less than the stride, got {sizes}."
             )
-        return wanted
+        return sizes
 
-    def _ends(self, least: tuple[int, ...], whole: tuple[int, ...]) -> tuple[Margins, list[int]]:
-        """Return the margins of an output of these sizes, and how many rows lie beyond all input.
+    def _ends(self, smallest: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[Margins, list[int]]:
+        """Return the margins of an output of these sizes, and how many rows are zeros at its end.
 
-        More rows than the stride steps over, which a large dilation allows, are rows that the
-        padding would have cropped, and then zeros.
+        A large dilation allows more rows than the stride steps over. They are first those that the
+        padding would have cropped, then zeros.
         """
-        margins, beyond = [], []
-        axes = zip(least, whole, self.stride, self.margins, strict=True)
-        for n, wanted, stride, (low, high) in axes:
-            excess = max(wanted - (n + stride - 1), 0)
+        margins, n_zeros = [], []
+        axes = zip(smallest, sizes, self.stride, self.margins, strict=True)
+        for n, size, stride, (low, high) in axes:
+            excess = max(size - (n + stride - 1), 0)
             margins.append((low, high - min(excess, high)))
-            beyond.append(excess - min(excess, high))
-        return tuple(margins), beyond
+            n_zeros.append(excess - min(excess, high))
+        return tuple(margins), n_zeros
 
-    def _spans(self, whole: tuple[int, ...], ends: Margins) -> list[_Span]:
-        """Follow the sizes through the convolution from the output to the input."""
-        spans, before = [], whole
+    def _spans(self, sizes: tuple[int, ...], ends: Margins) -> list[_Span]:
+        """Follow the sizes through the convolution, from the output of this layer to its input."""
+        spans, before = [], sizes
         for operation in self.operations:
             margins = tuple(m if p else (0, 0) for m, p in zip(ends, operation.pads, strict=True))
             padded = tuple(n + sum(m) for n, m in zip(before, margins, strict=True))
@@ -162,19 +164,19 @@ class SeKronConvTranspose(SeKronConv):
         return spans
 
     def _surplus(self, operation: Operation, axis: int, padded: int) -> int:
-        """Rows at the end that the operation drops because no output reads them."""
+        """Return how many rows at the end the operation drops because no output reads them."""
         if not (operation.pads[axis] and self._crops(axis)):
             return 0
         extent = self.dilation[axis] * (self.structure.weight_shape[2 + axis] - 1) + 1
         return (padded - extent) % self.stride[axis]
 
-    def _undone(self, x: Tensor, operation: Operation, weight: Tensor, span: _Span) -> Tensor:
+    def _adjoint(self, x: Tensor, operation: Operation, weight: Tensor, span: _Span) -> Tensor:
         """Apply the adjoint of an operation, its padding and its cropping."""
         extents = self._extents(operation)
-        least = [
+        sizes = [
             (n - 1) * s + e for n, s, e in zip(span.after, operation.stride, extents, strict=True)
         ]
-        more = tuple(n - m for n, m in zip(span.read, least, strict=True))
+        output_padding = tuple(n - m for n, m in zip(span.read, sizes, strict=True))
         low = [margin[0] for margin in span.margins]
         is_native = span.read == span.padded and all(low == high for low, high in span.margins)
         x = NATIVE[self.n_axes](
@@ -183,7 +185,7 @@ class SeKronConvTranspose(SeKronConv):
             None,
             operation.stride,
             tuple(low) if is_native else 0,
-            more,
+            output_padding,
             operation.groups,
             operation.dilation,
         )
@@ -197,6 +199,6 @@ class SeKronConvTranspose(SeKronConv):
 
     @staticmethod
     def _extents(operation: Operation) -> tuple[int, ...]:
-        """Rows that one output of the operation reads, per axis."""
+        """Return how many rows one output of the operation reads, per axis."""
         kernel = operation.weight_shape[2:]
         return tuple(d * (k - 1) + 1 for d, k in zip(operation.dilation, kernel, strict=True))

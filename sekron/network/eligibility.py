@@ -11,7 +11,7 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Their weight is `(in, out, kernel…)`, that of all others `(out, in, kernel…)`."""
 
 KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear)
-"""What is listed; subclasses too, each with the reason why it is left dense."""
+"""Classes whose layers are listed; those of subclasses are too, with the reason to skip them."""
 
 Kind = TypeVar("Kind", bound=type[nn.Module])
 
@@ -19,16 +19,17 @@ _registered: set[type[nn.Module]] = set()
 
 
 def register(kind: Kind) -> Kind:
-    """Say of a subclass that it computes what its base does, so that it may be replaced.
+    """Declare that a subclass computes what its base does, so that its layers may be replaced.
 
-    Otherwise only the exact classes of torch are, since a subclass may do something else with its
-    weight.
+    Otherwise only layers of torch's exact classes are replaced, since a subclass may do something
+    else with its weight.
 
     Args:
-        kind: Of a convolution or a linear layer; returned, so that this serves as a decorator.
+        kind: Subclass of a convolution or a linear layer; it is returned, so that this serves as a
+            decorator.
 
     Raises:
-        ValueError: If it is no subclass of one.
+        ValueError: If it is no such subclass.
 
     Example:
         >>> @register
@@ -42,7 +43,7 @@ def register(kind: Kind) -> Kind:
 
 
 def is_known(module: nn.Module) -> bool:
-    """Whether a layer is of one of the exact classes, or of one that was registered."""
+    """Whether a layer is of one of torch's exact classes, or of one that was registered."""
     return type(module) in KINDS or type(module) in _registered
 
 
@@ -52,7 +53,7 @@ def replaceable_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def reason_to_skip(module: nn.Module) -> str:
-    """Return why a module cannot be replaced, or nothing if it can.
+    """Return why a module cannot be replaced; empty if it can.
 
     Only the exact classes are taken: a subclass may compute something else with its weight.
     """
@@ -63,12 +64,12 @@ def _odd_class(module: nn.Module) -> str:
     if not is_known(module) and not _is_lazy(module):
         base = next(kind for kind in KINDS if isinstance(module, kind))
         kind = type(module)
-        own = (
+        name = (
             kind.__name__
             if kind.__name__ != base.__name__
             else f"{kind.__module__}.{base.__name__}"
         )
-        return f"{own} may not compute what {base.__name__} does: see `sekron.register`"
+        return f"{name} may not compute what {base.__name__} does: see `sekron.register`"
     if "forward" in vars(module):
         return "its forward was replaced by another function"
     return "depthwise convolution, not worth it" if is_depthwise(module) else ""
@@ -92,7 +93,7 @@ def _is_lazy(module: nn.Module) -> bool:
 def is_depthwise(module: nn.Module) -> bool:
     """Whether every group of a convolution has a single channel on one side.
 
-    There is nothing then that a rank could be of.
+    A group then has no matrix of channels whose rank could be lowered.
     """
     groups = int(getattr(module, "groups", 1))
     return groups > 1 and groups in (module.in_channels, module.out_channels)
@@ -107,7 +108,7 @@ def shared_weights(model: nn.Module) -> dict[str, str]:
                 users.setdefault(id(parameter), []).append(name)
     shared = {}
     for name, module in replaceable_modules(model).items():
-        others = [user for user in users.get(id(module.weight), []) if user != name]
-        if others:
-            shared[name] = others[0] or "the network itself"
+        partners = [user for user in users.get(id(module.weight), []) if user != name]
+        if partners:
+            shared[name] = partners[0] or "the network itself"
     return shared

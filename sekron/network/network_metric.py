@@ -45,11 +45,11 @@ class NetworkMetric(Mapping[str, Metric]):
 
     @property
     def digest(self) -> str:
-        """What tells it from all others, in hexadecimal digits; nothing for the plain norm."""
+        """Hexadecimal digits that tell the metric from all others; empty for the plain norm."""
         return self._digest
 
     def save(self, folder: Path) -> None:
-        """Write it to the file of a folder that its digest names; one that is there is it."""
+        """Write the metric to a file of a folder, named by its digest, unless the file is there."""
         path = metric_path(folder, self._digest)
         if self._layers and not path.exists():
             with replacing(path) as partial:
@@ -76,7 +76,7 @@ class NetworkMetric(Mapping[str, Metric]):
         names = dict.fromkeys(key.rpartition("/")[0] for key in tensors)
         try:
             parts = {name: [tensors[f"{name}/{part}"] for part in PARTS] for name in names}
-            layers = {name: _metric(*of) for name, of in parts.items()}
+            layers = {name: _metric(*matrices) for name, matrices in parts.items()}
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}.") from error
         metric = cls(layers)
@@ -101,10 +101,10 @@ def _tensors(layers: Mapping[str, Metric]) -> dict[str, Tensor]:
 
 def _exact(matrix: Tensor) -> Tensor:
     """Return a matrix in single precision where that loses nothing."""
-    # Contiguous and of its own: what is symmetric may come as a view.
+    # The copy is contiguous, as a symmetric matrix may come as a view.
     single = matrix.detach().cpu().float()
-    kept = single if torch.equal(single.double(), matrix.detach().cpu().double()) else matrix
-    return kept.detach().cpu().clone(memory_format=torch.contiguous_format)
+    exact = single if torch.equal(single.double(), matrix.detach().cpu().double()) else matrix
+    return exact.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

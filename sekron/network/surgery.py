@@ -50,11 +50,11 @@ def compressed(
     def fit(name: str, module: nn.Module, structure: Structure, form: Form) -> nn.Module:
         layer, weight = blank_layer(module, structure, form), module.weight
         assert isinstance(weight, Tensor)
-        known = factors.get(name)
-        layer.set_factors(known or decompose(weight, structure, metric=metrics.get(name)))
+        layer_factors = factors.get(name)
+        layer.set_factors(layer_factors or decompose(weight, structure, metric=metrics.get(name)))
         return layer
 
-    return swap(network, _made(network, structures, forms, fit))
+    return swap(network, _new_layers(network, structures, forms, fit))
 
 
 def rebuild(
@@ -65,7 +65,9 @@ def rebuild(
     """Return a copy of a network with factorized layers, their factors not yet filled in."""
     network = copy.deepcopy(model)
     _check(network, structures)
-    return swap(network, _made(network, structures, forms, lambda _, *of: blank_layer(*of)))
+    return swap(
+        network, _new_layers(network, structures, forms, lambda _, *rest: blank_layer(*rest))
+    )
 
 
 def structures_of(model: nn.Module) -> dict[str, Structure]:
@@ -88,9 +90,9 @@ def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
     modules = dict(network.named_modules(remove_duplicate=False))
     for name, structure in structures.items():
         if name not in modules or not isinstance(modules[name], KINDS):
-            found = type(modules[name]).__name__ if name in modules else "no module"
+            kind = type(modules[name]).__name__ if name in modules else "no module"
             raise ValueError(
-                f"the plan must fit the network, but layer {name!r} is {found} there; "
+                f"the plan must fit the network, but layer {name!r} is {kind} there; "
                 "it was made for another network."
             )
         reason = reason_to_skip(modules[name])
@@ -121,13 +123,13 @@ def blank_layer(module: nn.Module, structure: Structure, form: Form) -> Factoriz
     return kind.like(module, structure, form)
 
 
-def _made(
+def _new_layers(
     network: nn.Module,
     structures: Mapping[str, Structure],
     forms: Mapping[str, Form],
     make: Callable[[str, nn.Module, Structure, Form], nn.Module],
 ) -> dict[str, nn.Module]:
-    """Make the layers to put in; an error says for which."""
+    """Make the layers to put in; an error names the layer."""
     layers = {}
     for name, structure in structures.items():
         module, form = network.get_submodule(name), forms.get(name, DEFAULT_FORM)
@@ -140,13 +142,13 @@ def _made(
 
 def swap(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
     """Put layers into a network by name, in all places where the old ones stand; return it."""
-    replaced = {id(network.get_submodule(name)): layer for name, layer in layers.items()}
-    if id(network) in replaced:
-        return replaced[id(network)]
+    replacements = {id(network.get_submodule(name)): layer for name, layer in layers.items()}
+    if id(network) in replacements:
+        return replacements[id(network)]
     for parent in list(network.modules()):
         for name, child in parent._modules.items():
-            if id(child) in replaced:
-                parent._modules[name] = replaced[id(child)]
+            if id(child) in replacements:
+                parent._modules[name] = replacements[id(child)]
     return network
 
 

@@ -1,4 +1,4 @@
-"""Multiply-adds of a whole network by fvcore, and what has to be added to its rules."""
+"""Multiply-adds of a whole network by fvcore, with the rules that it lacks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from sekron.profiling.einsum_flops import einsum_flops
 def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict[str, int]]:
     """Return fvcore's multiply-adds of a network, and the operators that it does not count.
 
-    What fvcore takes for free, or fails at, though it multiplies, is counted here: convolutions
-    with `padding="same"`, attention, products with vectors, `tensordot`, `baddbmm`, and recurrent
-    layers; `einsum` pair by pair as torch contracts it.
+    Operators that multiply, but that fvcore takes for free or fails at, are counted here:
+    convolutions with `padding="same"`, attention, products with vectors, `tensordot`, `baddbmm`,
+    and recurrent layers. `einsum` is counted pair by pair, as torch contracts it.
 
     Args:
-        model: In evaluation mode while it runs, then as it was.
-        arguments: Of its forward pass.
+        model: The network; it runs in evaluation mode, and is then as it was.
+        arguments: Arguments of its forward pass.
 
     Raises:
         ValueError: If the network cannot be traced.
@@ -41,9 +41,9 @@ class Counts(NamedTuple):
     """Multiply-adds of a network, split in two ways.
 
     Attributes:
-        by_module: Module name -> those in it and all its children; the network itself is `""`.
-        by_operator: Operator -> all of them.
-        unsupported: Operators that are not counted, with their numbers of calls.
+        by_module: Module name -> multiply-adds of it and its children; the network itself is `""`.
+        by_operator: Operator -> its multiply-adds in the whole network.
+        unsupported: Operator that is not counted -> number of its calls.
     """
 
     by_module: dict[str, int]
@@ -52,7 +52,7 @@ class Counts(NamedTuple):
 
 
 def count(model: nn.Module, arguments: tuple[Any, ...]) -> Counts:
-    """Count as `count_flops` does, and say where.
+    """Count as `count_flops` does, for every module and for every operator.
 
     Raises:
         ValueError: If the network cannot be traced.
@@ -81,12 +81,12 @@ def count(model: nn.Module, arguments: tuple[Any, ...]) -> Counts:
 @contextmanager
 def modules_alone() -> Iterator[None]:
     """Keep torch from running an attention block as one operator that nobody can count."""
-    before = torch.backends.mha.get_fastpath_enabled()
+    enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _same_convolution(inputs: list[Any], outputs: list[Any]) -> int:
@@ -95,7 +95,7 @@ def _same_convolution(inputs: list[Any], outputs: list[Any]) -> int:
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> int:
-    """Queries by keys, then weights by values."""
+    """Queries are multiplied by keys, then the weights by values."""
     query, key, out = _shape(inputs[0]), _shape(inputs[1]), _shape(outputs[0])
     return prod(query[:-1]) * key[-2] * (query[-1] + out[-1])
 

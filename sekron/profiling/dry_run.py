@@ -1,4 +1,4 @@
-"""What of a layer the rest of its network reads, besides calling it: found by a dry run."""
+"""A dry run, which shows what the rest of a network reads of a layer besides calling it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ KEPT = ("bias", "stride", "padding", "dilation", "padding_mode", "output_padding
 
 
 class _Witness(nn.Module):
-    """Stands for a layer, calls it, and notes which of its attributes are read from outside.
+    """A stand-in for a layer, which calls it and notes which of its attributes are read.
 
     Args:
-        layer: Becomes a part of this module, so that its parameters are found.
+        layer: The layer; it becomes a part of this module, so that its parameters are found.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -28,17 +28,17 @@ class _Witness(nn.Module):
         self.layer = layer
         self.read: list[str] = []
         self.is_called = False
-        for hooks in HOOKS:  # they would get what stands here
+        for hooks in HOOKS:  # they move to what stands in the layer's place
             getattr(self, hooks).update(getattr(layer, hooks))
             getattr(layer, hooks).clear()
 
-    def forward(self, *inputs: Any, **named: Any) -> Any:
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """Call the layer."""
         self.is_called = True
-        return self.layer(*inputs, **named)
+        return self.layer(*inputs, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the layer; only asked for what a module does not have."""
+        """Return an attribute of the layer; called only for one that this module does not have."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -58,33 +58,35 @@ def reasons_to_keep(
 
     Args:
         network: Not modified; copies of it run.
-        names: Of the layers, which run on the arguments.
-        arguments: Of its forward pass, on which it runs.
+        names: Names of layers that run on the arguments.
+        arguments: Arguments of the forward pass, on which the network runs.
     """
     try:
-        return _read(network, names, arguments)
-    except Exception:  # whatever the network raises; one layer after another tells which is why
-        found: dict[str, str] = {}
+        return _reads(network, names, arguments)
+    except Exception:  # whatever the network raises; a run per layer shows which one is the cause
+        reasons: dict[str, str] = {}
         for name in names:
             try:
-                found |= _read(network, [name], arguments)
+                reasons |= _reads(network, [name], arguments)
             except Exception as error:
-                found[name] = f"the network does not run without its class: {type(error).__name__}"
-        return found
+                reasons[name] = (
+                    f"the network does not run without its class: {type(error).__name__}"
+                )
+        return reasons
 
 
-def _read(network: nn.Module, names: Sequence[str], arguments: tuple[Any, ...]) -> dict[str, str]:
+def _reads(network: nn.Module, names: Sequence[str], arguments: tuple[Any, ...]) -> dict[str, str]:
     network = copy.deepcopy(network)
     witnesses = {name: _Witness(network.get_submodule(name)) for name in names if name}
     swap(network, witnesses)
     with torch.no_grad():
         network(*arguments)
-    read = {
+    reasons = {
         name: f"the network reads its {witness.read[0]!r} besides calling it"
         for name, witness in witnesses.items()
         if witness.read
     }
-    return read | {
+    return reasons | {
         name: "the network calls it by another way than as its submodule"
         for name, witness in witnesses.items()
         if not witness.is_called

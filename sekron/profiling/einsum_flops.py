@@ -9,12 +9,12 @@ from math import prod
 def einsum_flops(
     equation: str, shapes: Sequence[tuple[int, ...]], n_axes: int, path: Sequence[int] = ()
 ) -> int:
-    """Count the products that are summed; where nothing is, as in an outer product, nothing.
+    """Count the products that are summed; an outer product, which sums nothing, counts 0.
 
     Args:
         equation: As in `torch.einsum`.
-        shapes: Of the operands.
-        n_axes: Of the result.
+        shapes: Shapes of the operands.
+        n_axes: Number of axes of the result.
         path: Positions of the pairs that are contracted, two by two; each result is put behind
             the operands that are left. Default from left to right.
 
@@ -26,8 +26,8 @@ def einsum_flops(
     terms = left.split(",")
     if not arrow:
         letters = left.replace(",", "").replace(".", "")
-        once = sorted(letter for letter in set(letters) if letters.count(letter) == 1)
-        right = ("..." if "..." in left else "") + "".join(once)
+        free = sorted(letter for letter in set(letters) if letters.count(letter) == 1)
+        right = ("..." if "..." in left else "") + "".join(free)
     result = set(_labels(right, n_axes))
     sizes: dict[str, int] = {}
     operands = []
@@ -41,11 +41,11 @@ def einsum_flops(
         first, second = sorted((pairs.pop(0), pairs.pop(0)) if pairs else (0, 1))
         b, a = operands.pop(second), operands.pop(first)
         needed = result.union(*operands)
-        # What one of the two has alone, and nobody needs, is summed before they are multiplied.
-        both = (a | b) & (needed | (a & b))
-        if both - needed:
-            total += prod(sizes[label] for label in both)
-        operands.insert(len(operands) if path else 0, both & needed)
+        # An axis of one operand alone that nobody needs is summed before the two are multiplied.
+        pair = (a | b) & (needed | (a & b))
+        if pair - needed:
+            total += prod(sizes[label] for label in pair)
+        operands.insert(len(operands) if path else 0, pair & needed)
     return total
 
 

@@ -16,13 +16,13 @@ from sekron.structures.structure import Structure
 
 @dataclass(frozen=True, slots=True)
 class LayerProfile:
-    """One module with a weight.
+    """The costs of one module with a weight.
 
     Attributes:
-        name: Of the module; of the first of its names, where it has several.
+        name: Name of the module; the first one, where it has several.
         kind: Class of the module.
         weight_shape: `(out, in, kernel extents…)`; `in` of one group.
-        calls: The convolution of every call, in the example's forward pass.
+        calls: Geometry of every call in the example's forward pass.
         flops: Multiply-adds of all calls.
         params: Numbers in the weight.
         reason: Why it is left dense; empty where it is searched.
@@ -38,12 +38,12 @@ class LayerProfile:
 
     @property
     def groups(self) -> int:
-        """Of the convolution; 1 for a layer that never ran."""
+        """Number of groups of the convolution; 1 for a layer that never ran."""
         return self.calls[0].groups if self.calls else 1
 
     @property
     def block_shape(self) -> tuple[int, ...]:
-        """Shape of what a structure factorizes: of the weight, or of that of one group."""
+        """Shape of what a structure factorizes: the weight, or its part for one group."""
         return block_shape(self.weight_shape, self.groups)
 
     def dense(self, resource: str) -> int:
@@ -51,7 +51,7 @@ class LayerProfile:
         return self.flops if resource == "flops" else self.params
 
     def flops_of(self, structure: Structure, order: tuple[int, ...] | None = None) -> int:
-        """Return the multiply-adds of all calls with another structure, default cheapest order."""
+        """Return the multiply-adds of all calls with a structure, default in its cheapest order."""
         ranks = np.array([structure.ranks], dtype=np.int64)
         return sum(
             int(flops_of_ranks(structure.shapes, structure.bonds, ranks, call, order)[0])
@@ -66,7 +66,7 @@ class NetworkProfile:
     Attributes:
         flops: fvcore's count of the whole network.
         params: Parameters of the whole network.
-        unsupported: Operators that fvcore does not count, with their numbers of calls.
+        unsupported: Operator that fvcore does not count -> number of its calls.
         layers: Every convolution and linear layer, in the order of execution; then whatever else
             holds a weight.
     """

@@ -45,16 +45,16 @@ def profile(
 
     Args:
         model: Any network that torch.jit can trace.
-        example_input: What its forward takes: a tensor, or a tuple of arguments. Of a tensor the
-            first image counts, of a tuple everything.
+        example_input: What its forward takes: a tensor, or a tuple of arguments. Only the first
+            image of a tensor counts, but everything in a tuple.
         include: Shell-style patterns of layer names, classes of layers, or a function of name and
             module; only these are searched.
-        exclude: In the same way, layers that are left dense.
+        exclude: Layers that are left dense, in the same way.
         min_share: Share of the FLOPs, or of the parameters, that a layer must have to be worth a
             search.
 
     Returns:
-        The costs.
+        The costs of the network and of its layers.
 
     Raises:
         ValueError: If the network does not run on the example, a pattern, a class or a function
@@ -97,39 +97,39 @@ def _reasons(
     """Return layer name -> why it stays dense, empty if it does not; in the order of execution.
 
     Args:
-        model: As it was given.
+        model: The network as it was given.
         network: A copy that has run, in which nothing is lazy any more.
-        calls: Of the layers that ran, in that order.
-        arguments: Of the forward pass.
+        calls: Layer name -> geometry of its calls, in the order of execution.
+        arguments: Arguments of the forward pass.
         include: As in `profile`.
         exclude: As in `profile`.
     """
     modules, shared = replaceable_modules(model), shared_weights(network)
-    listed = {name: modules[name] for name in (*calls, *(m for m in modules if m not in calls))}
-    include = patterns_of("include", include, listed)
-    exclude = patterns_of("exclude", exclude, listed)
-    own = {name: reason_to_skip(module) for name, module in listed.items()}
-    kept = reasons_to_keep(network, [name for name in calls if not own[name]], arguments)
+    layers = {name: modules[name] for name in (*calls, *(m for m in modules if m not in calls))}
+    include = patterns_of("include", include, layers)
+    exclude = patterns_of("exclude", exclude, layers)
+    skips = {name: reason_to_skip(module) for name, module in layers.items()}
+    keeps = reasons_to_keep(network, [name for name in calls if not skips[name]], arguments)
     ends = {} if include is not None else sensitive_ends(list(calls), modules)
     return {
         name: reason
         or (f"shares its weight with {shared[name]}" if name in shared else "")
         or ("" if name in calls else "never ran on the example input")
-        or kept.get(name, "")
+        or keeps.get(name, "")
         or left_out(name, include, exclude)
         or ends.get(name, "")
-        for name, reason in own.items()
+        for name, reason in skips.items()
     }
 
 
 def _n_params(network: nn.Module) -> int:
-    """Return the numbers in all parameters, those aside whose shape is not known yet."""
-    known = (p for p in network.parameters() if not isinstance(p, UninitializedParameter))
-    return sum(p.numel() for p in known)
+    """Return the size of all parameters, without those whose shape is not known yet."""
+    parameters = (p for p in network.parameters() if not isinstance(p, UninitializedParameter))
+    return sum(p.numel() for p in parameters)
 
 
 def first_image(example_input: Inputs) -> tuple[Any, ...]:
-    """Return the arguments that FLOPs are counted on: of a tensor the first image."""
+    """Return the arguments that FLOPs are counted on: a tuple, or the first image of a tensor."""
     return example_input if isinstance(example_input, tuple) else (example_input[:1],)
 
 
@@ -138,9 +138,9 @@ def _record_calls(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, l
 
     def record(name: str) -> Any:
         def hook(
-            module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+            module: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor
         ) -> None:
-            x = inputs[0] if inputs else named["input"]
+            x = inputs[0] if inputs else kwargs["input"]
             calls.setdefault(name, []).append(_geometry(module, x, output))
 
         return hook
@@ -177,7 +177,7 @@ def _geometry(module: nn.Module, x: Tensor, output: Tensor) -> Geometry:
 
 
 def _most_reached(module: _ConvNd, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Return how far a transposed convolution computes; rows beyond, if asked for, are zeros."""
+    """Return how far a transposed convolution computes; rows beyond that are zeros."""
     axes = zip(sizes, module.kernel_size, module.stride, module.dilation, strict=True)
     full = [n * s + d * (k - 1) for n, k, s, d in axes]
     assert not isinstance(module.padding, str)
@@ -199,7 +199,7 @@ def _layer(name: str, module: nn.Module, calls: tuple[Geometry, ...], reason: st
 
 
 def _leftover(name: str, module: nn.Module, by_module: dict[str, int], reason: str) -> LayerProfile:
-    """Return the profile of what is no layer; its FLOPs are those that its children do not have."""
+    """Return the profile of a module that is no layer, without the FLOPs of its children."""
     kind = type(module).__name__
     if isinstance(module, Factorized):
         n_params, shape = sum(p.numel() for p in module.parameters()), module.structure.weight_shape

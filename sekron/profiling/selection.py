@@ -18,9 +18,9 @@ def patterns_of(
     """Return a selection as patterns of names, which can be written down; None stays None.
 
     Args:
-        argument: Its name, for an error.
-        selection: As the user gave it.
-        layers: Layer name -> module, all that can be chosen.
+        argument: Name of the selection, for an error.
+        selection: The selection as the user gave it.
+        layers: Layer name -> module, for all layers that can be chosen.
 
     Raises:
         ValueError: If a pattern, a class or the function matches no layer.
@@ -29,28 +29,28 @@ def patterns_of(
         return None
     if isinstance(selection, str):
         raise ValueError(f"`{argument}` must be a list of patterns, got the string {selection!r}.")
-    some = f"{', '.join(list(layers)[:4])}, …; `sekron layers` lists all"
+    examples = f"{', '.join(list(layers)[:4])}, …; `sekron layers` lists all"
     if callable(selection):
         names = [glob.escape(name) for name, module in layers.items() if selection(name, module)]
         if not names:
-            raise ValueError(f"`{argument}` must choose a layer, but chooses none of {some}.")
+            raise ValueError(f"`{argument}` must choose a layer, but chooses none of {examples}.")
         return tuple(names)
     patterns: list[str] = []
     for entry in selection:
         if isinstance(entry, str):
-            found = [entry] if any(fnmatchcase(name, entry) for name in layers) else []
+            matches = [entry] if any(fnmatchcase(name, entry) for name in layers) else []
             what = f"pattern {entry!r}"
         else:
-            found = [glob.escape(name) for name, m in layers.items() if isinstance(m, entry)]
+            matches = [glob.escape(name) for name, m in layers.items() if isinstance(m, entry)]
             what = f"class {entry.__name__}"
-        if not found:
-            raise ValueError(f"the {what} must match a layer, but matches none of {some}.")
-        patterns += found
+        if not matches:
+            raise ValueError(f"the {what} must match a layer, but matches none of {examples}.")
+        patterns += matches
     return tuple(patterns)
 
 
 def left_out(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> str:
-    """Return why a layer is left dense by choice, or nothing."""
+    """Return why a layer is left dense by choice; empty if it is not."""
     if include is not None and not any(fnmatchcase(name, pattern) for pattern in include):
         return "not in `include`"
     if any(fnmatchcase(name, pattern) for pattern in exclude or ()):
@@ -59,7 +59,7 @@ def left_out(name: str, include: Sequence[str] | None, exclude: Sequence[str] | 
 
 
 def sensitive_ends(order: Sequence[str], layers: Mapping[str, nn.Module]) -> dict[str, str]:
-    """Return the layers that stay dense unless they are named, and why.
+    """Return layer name -> why it stays dense unless it is named, for such layers.
 
     Args:
         order: Names of the layers that ran, in that order.

@@ -1,4 +1,4 @@
-"""Weights outside of the layers that can be factorized: listed, so that nothing is left unsaid."""
+"""Weights outside of the layers that can be factorized, listed so that none is left unsaid."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sekron.network.eligibility import KINDS
 def leftovers(network: nn.Module) -> dict[str, str]:
     """Return module name -> why its weights stay as they are.
 
-    Listed is what holds a parameter with two axes or more itself, and is no convolution and no
-    linear layer; what is factorized already; and what is quantized.
+    These are modules that hold a parameter with two axes or more themselves and are neither a
+    convolution nor a linear layer; modules that are factorized already; and quantized ones.
 
     Args:
-        network: Each of its modules is looked at once.
+        network: The network; each of its modules is looked at once.
     """
     inner = {
         part
@@ -25,22 +25,24 @@ def leftovers(network: nn.Module) -> dict[str, str]:
         for part in module.modules()
         if part is not module
     }
-    found = {}
+    reasons = {}
     for name, module in network.named_modules():
         if isinstance(module, KINDS) or module in inner:
             continue
         if isinstance(module, Factorized):
-            found[name] = f"is factorized already: {module.structure}"
+            reasons[name] = f"is factorized already: {module.structure}"
         elif callable(getattr(module, "weight", None)):
-            found[name] = "its weight is quantized"
+            reasons[name] = "its weight is quantized"
         elif matrices(module):
             kind = type(module).__name__
-            found[name] = f"{kind} is neither a convolution nor a linear layer"
-    return found
+            reasons[name] = f"{kind} is neither a convolution nor a linear layer"
+    return reasons
 
 
 def matrices(module: nn.Module) -> list[nn.Parameter]:
     """Return a module's own parameters that have more than one axis, the largest first."""
-    own = [p for p in module.parameters(recurse=False) if not isinstance(p, UninitializedParameter)]
-    real = [p for p in own if sum(size > 1 for size in p.shape) > 1]
-    return sorted(real, key=lambda p: -p.numel())
+    parameters = [
+        p for p in module.parameters(recurse=False) if not isinstance(p, UninitializedParameter)
+    ]
+    weights = [p for p in parameters if sum(size > 1 for size in p.shape) > 1]
+    return sorted(weights, key=lambda p: -p.numel())

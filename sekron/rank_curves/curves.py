@@ -32,13 +32,13 @@ class RankCurve:
     """One factorization at all ranks worth keeping; row i of each array is one candidate.
 
     Attributes:
-        family: Of the structure.
+        family: Family of the structure.
         shapes: Factor shapes.
         ranks: Shape `(candidates, ranks)`.
-        errors: Relative error, in the metric where there is one, of what `decompose` returns.
+        errors: Relative error of what `decompose` returns, in the metric where there is one.
         flops: Multiply-adds for one image.
         params: Numbers stored.
-        groups: Of the convolution, all at the same ranks.
+        groups: Number of groups of the convolution; all have the same ranks.
     """
 
     family: str
@@ -61,10 +61,10 @@ class Spectra:
     The groups of a grouped convolution have the same ranks; their energies are added.
 
     Args:
-        weight: Of a layer, `(out, in, kernel…)`, finite.
+        weight: Weight of a layer, `(out, in, kernel…)`, finite.
         geometries: The convolutions around the weight, one per call of the layer.
-        metric: In which errors are measured; one of a structure that divides channels between
-            factors is then known at a few ranks only, by rebuilding.
+        metric: Metric in which errors are measured. Structures that divide channels between
+            factors are then rebuilt to know their error, and only at a few ranks.
         rank_multiple: Only ranks that are multiples of it are kept.
     """
 
@@ -111,34 +111,34 @@ class Spectra:
     def curve(self, family: str, shapes: tuple[Shape, ...]) -> RankCurve:
         """Return the candidates of a factorization that save FLOPs or parameters.
 
-        `sekron` and two factors: every rank. Longer `chain`: every last rank, and as many of the
-        earlier ones as are cheap, spaced evenly in their logarithm. Other families: a few
-        ranks, each fitted.
+        `sekron` and two factors are tried at every rank; a longer `chain` at every last rank, and
+        at as many of the earlier ones as are cheap, spaced evenly in their logarithm; other
+        families at a few ranks, each of them fitted.
         """
         caps = self._caps(family, shapes)
         if min(caps, default=0) < self.rank_multiple:
             return self._worthwhile(family, shapes, np.ones((0, len(caps)), int), np.ones(0))
-        split = self.metric is not None and not all(
+        is_split = self.metric is not None and not all(
             whole_channels(Structure(family, shapes, (1,) * len(caps)))
         )
-        if split:
+        if is_split:
             ranks = fitted_ranks(caps, self.rank_multiple)
             return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
         if family == "sekron" or (len(shapes) == 2 and family == "chain"):
-            kept = self._sekron(shapes, caps)
-            ranks = 1 + np.indices(kept.shape).reshape(len(caps), -1).T
-            return self._worthwhile(family, shapes, ranks, self._errors(kept.reshape(-1)))
+            energies = self._sekron(shapes, caps)
+            ranks = 1 + np.indices(energies.shape).reshape(len(caps), -1).T
+            return self._worthwhile(family, shapes, ranks, self._errors(energies.reshape(-1)))
         if family == "chain":
             rest = to_digits(self._right(shapes[0], caps[0]), shapes[1:]).contiguous()
             rows = [
                 np.column_stack(
-                    (np.tile(prefix, (len(kept), 1)), np.arange(1, len(kept) + 1), kept)
+                    (np.tile(prefix, (len(energies), 1)), np.arange(1, len(energies) + 1), energies)
                 )
-                for prefix, kept in _chain(rest, caps, self.rank_multiple)
+                for prefix, energies in _chain(rest, caps, self.rank_multiple)
             ]
             table = np.concatenate(rows)
-            ranks, kept = table[:, :-1].astype(np.int64), table[:, -1]
-            return self._worthwhile(family, shapes, ranks, self._errors(kept))
+            ranks, energies = table[:, :-1].astype(np.int64), table[:, -1]
+            return self._worthwhile(family, shapes, ranks, self._errors(energies))
         if family == "cp":
             ranks = cp_ranks(caps[0], self.dense_params, self.rank_multiple)
         else:
@@ -154,18 +154,18 @@ class Spectra:
         return np.array(relative_errors(self.plain, structures, self.metric))
 
     def _caps(self, family: str, shapes: tuple[Shape, ...]) -> tuple[int, ...]:
-        """Largest rank of each bond that still saves something when all others are 1."""
+        """Return the largest rank of each bond that still saves something when all others are 1."""
         sizes = [prod(shape) for shape in shapes]
         bonds = FAMILIES[family](len(shapes))
         caps = []
         for bond in range(n_ranks(family, len(shapes))):
             if family in ("sekron", "chain"):
                 rows = prod(sizes[: bond + 1]) if family == "chain" else sizes[bond]
-                most = min(rows, prod(sizes[bond + 1 :]))
+                max_rank = min(rows, prod(sizes[bond + 1 :]))
             else:
-                most = max(prod(sizes) // max(sizes), *sizes) if family == "cp" else sizes[bond]
-            ranks = np.ones((most, n_ranks(family, len(shapes))), dtype=np.int64)
-            ranks[:, bond] = np.arange(1, most + 1)
+                max_rank = max(prod(sizes) // max(sizes), *sizes) if family == "cp" else sizes[bond]
+            ranks = np.ones((max_rank, n_ranks(family, len(shapes))), dtype=np.int64)
+            ranks[:, bond] = np.arange(1, max_rank + 1)
             caps.append(int(self._saves(bonds, shapes, ranks).sum()))
         return tuple(caps)
 
@@ -188,16 +188,19 @@ class Spectra:
             rest = tuple(n // f for n, f in zip(self.shape, shape, strict=True))
             blocks = self.weight.reshape(self.groups, *self.shape)
             matrices = to_digits(blocks, (shape, rest))
-            full = leading(matrices, min(matrices.shape[1:]))[1]
-            self._unfoldings[shape] = full = full.reshape(self.groups, -1, *rest)
+            right = leading(matrices, min(matrices.shape[1:]))[1]
+            self._unfoldings[shape] = right = right.reshape(self.groups, -1, *rest)
             while len(self._unfoldings) * 8 * self.dense_params > CACHE_BYTES:
                 self._unfoldings.popitem(last=False)
-            return full[:, :rank]
+            return right[:, :rank]
         self._unfoldings.move_to_end(shape)
         return self._unfoldings[shape][:, :rank]
 
     def _sekron(self, shapes: tuple[Shape, ...], caps: tuple[int, ...]) -> NDArray[np.float64]:
-        """Energy kept by every combination of ranks, shape `caps`: branches never interact."""
+        """Return the energy that every combination of ranks keeps, shape `caps`.
+
+        It is a running sum along every rank, as branches never interact.
+        """
         rest = self._right(shapes[0], caps[0])
         if len(shapes) == 2:
             energies = rest.flatten(2).square().sum(dim=(0, 2))
@@ -212,10 +215,11 @@ class Spectra:
             energies = energies.cumsum(dim=axis)
         return energies.cpu().numpy()
 
-    def _errors(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _errors(self, energies: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return `√(1 − energy / ‖W‖²)` for energies that are kept of the weight."""
         if self.energy == 0.0:
-            return np.zeros_like(kept)
-        return np.sqrt(np.clip(1.0 - kept / self.energy, 0.0, None))
+            return np.zeros_like(energies)
+        return np.sqrt(np.clip(1.0 - energies / self.energy, 0.0, None))
 
     def _worthwhile(
         self,
@@ -247,15 +251,15 @@ def _chain(
     Args:
         rest: What the first factor leaves, `(groups, R_1, n_2, …, n_S)`, strongest direction first.
         caps: Largest rank of each bond still open.
-        multiple: Of which the earlier ranks are multiples.
+        multiple: Number of which the earlier ranks are multiples.
         prefix: Ranks chosen before.
 
     Yields:
         All ranks but the last, and the energy kept by a last rank of 1, 2, 3, …
     """
-    groups, most, rows, *after = rest.shape
+    groups, max_rank, rows, *after = rest.shape
     size = min(prod(after), caps[0] * rows)
-    grid = earlier_ranks(min(caps[0], most), size, len(caps) - 1, multiple)
+    grid = earlier_ranks(min(caps[0], max_rank), size, len(caps) - 1, multiple)
     gram: Tensor | float = 0.0  # of the last factor's side, grown from rank to rank
     before = 0
     for rank in grid:
@@ -268,16 +272,16 @@ def _chain(
         if rank * rows <= after[0]:
             values = torch.linalg.eigvalsh(matrix @ matrix.mT)
         else:
-            added = rest[:, before:rank].reshape(groups, -1, after[0])
-            gram = added.mT @ added + gram
+            new_rows = rest[:, before:rank].reshape(groups, -1, after[0])
+            gram = new_rows.mT @ new_rows + gram
             before = rank
             values = torch.linalg.eigvalsh(gram)
-        kept = values.flip(1).clamp_min(0.0)[:, : caps[1]].sum(dim=0).cumsum(dim=0)
-        yield (*prefix, rank), kept.cpu().numpy()
+        energies = values.flip(1).clamp_min(0.0)[:, : caps[1]].sum(dim=0).cumsum(dim=0)
+        yield (*prefix, rank), energies.cpu().numpy()
 
 
 def _singular_values_squared(matrices: Tensor) -> Tensor:
-    """Squared singular values of `(batch, m, n)`, largest first, from the smaller Gram matrix."""
+    """Return the squared singular values of `(batch, m, n)`, largest first, by a Gram matrix."""
     rows, columns = matrices.shape[-2:]
     smaller = matrices if rows <= columns else matrices.mT
     values: Tensor = torch.linalg.eigvalsh(smaller @ smaller.mT)

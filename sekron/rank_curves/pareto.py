@@ -1,4 +1,4 @@
-"""Which points of a cloud of (error, FLOPs, parameters) are worth keeping."""
+"""Fronts: the points of a cloud of (error, FLOPs, parameters) that are worth keeping."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +24,13 @@ def mixed_front(
         params: Relative to the dense layer.
         errors: Relative errors.
     """
-    kept = [front(mix * flops + (1.0 - mix) * params, errors) for mix in MIXES]
-    return np.unique(np.concatenate(kept))
+    fronts = [front(mix * flops + (1.0 - mix) * params, errors) for mix in MIXES]
+    return np.unique(np.concatenate(fronts))
 
 
 def hypervolume(costs: NDArray[np.float64], errors: NDArray[np.float64]) -> float:
     """Return the share of the unit square that the points dominate (both axes: lower is better)."""
-    chosen = front(costs, errors)
-    x = np.clip(costs[chosen], 0.0, 1.0)
-    y = np.clip(errors[chosen], 0.0, 1.0)
+    rows = front(costs, errors)
+    x = np.clip(costs[rows], 0.0, 1.0)
+    y = np.clip(errors[rows], 0.0, 1.0)
     return float(np.sum(np.diff(np.append(x, 1.0)) * (1.0 - y)))

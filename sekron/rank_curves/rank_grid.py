@@ -1,4 +1,4 @@
-"""Which ranks are tried where trying all of them would take too long."""
+"""Grids of ranks for structures of which trying all ranks would take too long."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ WORK = 2e9
 """Multiply-adds for the eigenvalues of one `chain`: it sets how many earlier ranks are tried."""
 
 LEAST_EARLIER = 8
-"""Ranks of a bond of a `chain` that are tried in any case."""
+"""Number of ranks that are tried in any case at a bond of a `chain`."""
 
 FITTED_RANKS = 8
 """How many ranks of `ring` and `tucker` are fitted, one by one."""
 
 CP_RANKS = range(16, 5, -1)
 CP_WORK = 1.6e11
-"""How many ranks of a `cp` are fitted, and the multiply-adds for all of them."""
+"""How many ranks of a `cp` are fitted, and the multiply-adds that all of them may take."""
 
 CP_LEAST, CP_MOST = 0.03, (0.75, 0.5, 0.35)
 """Least and largest rank of a `cp`, relative to where it saves nothing any more."""
 
 
 def earlier_ranks(cap: int, size: int, n_levels: int, multiple: int = 1) -> list[int]:
-    """Return the ranks of a bond of a `chain` to try, other than its last; all where it is cheap.
+    """Return the ranks to try at a bond of a `chain` that is not its last; all where it is cheap.
 
     Args:
         cap: Largest rank.
-        size: Of the matrix whose eigenvalues each of them takes.
-        n_levels: Bonds for which that is done, this one among them.
-        multiple: Of which all are multiples.
+        size: Size of the matrix whose eigenvalues each rank takes.
+        n_levels: Number of bonds for which that is done, this one among them.
+        multiple: Number of which all ranks are multiples.
     """
     points = max(LEAST_EARLIER, int(WORK / size**3)) if n_levels == 1 else LEAST_EARLIER
-    most = cap // multiple
-    if points >= most:
+    n_ranks = cap // multiple
+    if points >= n_ranks:
         return list(range(multiple, cap + 1, multiple))
-    return sorted({multiple * round(most ** (i / (points - 1))) for i in range(points)})
+    return sorted({multiple * round(n_ranks ** (i / (points - 1))) for i in range(points)})
 
 
 def fitted_ranks(caps: tuple[int, ...], multiple: int = 1) -> NDArray[np.int64]:
@@ -47,16 +47,16 @@ def fitted_ranks(caps: tuple[int, ...], multiple: int = 1) -> NDArray[np.int64]:
 
     Args:
         caps: Largest ranks, at least `multiple`.
-        multiple: Of which all are multiples.
+        multiple: Number of which all ranks are multiples.
     """
     return scaled_ranks(caps, FITTED_RANKS, multiple)
 
 
 def scaled_ranks(caps: tuple[int, ...], number: int, multiple: int = 1) -> NDArray[np.int64]:
-    """Return that many ranks at most, from the least to their caps, all scaled together."""
+    """Return at most `number` rows of ranks, from the least to their caps, all scaled together."""
     shares = np.linspace(0.0, 1.0, number)
-    most = [cap // multiple for cap in caps]
-    rows = [[max(1, round(cap**share)) for cap in most] for share in shares]
+    n_ranks = [cap // multiple for cap in caps]
+    rows = [[max(1, round(n**share)) for n in n_ranks] for share in shares]
     return multiple * np.unique(np.array(rows, dtype=np.int64), axis=0)
 
 
@@ -66,12 +66,12 @@ def cp_ranks(cap: int, size: int, multiple: int = 1) -> NDArray[np.int64]:
     Args:
         cap: Largest rank that saves anything.
         size: Numbers in the weight.
-        multiple: Of which all are multiples.
+        multiple: Number of which all ranks are multiples.
     """
-    for most, number in product(CP_MOST, CP_RANKS):
-        least, last = (max(1, round(share * cap / multiple)) for share in (CP_LEAST, most))
-        spaced = np.geomspace(least, last, number).round().astype(np.int64)
-        ranks = multiple * np.unique(spaced)
+    for top, number in product(CP_MOST, CP_RANKS):
+        low, high = (max(1, round(share * cap / multiple)) for share in (CP_LEAST, top))
+        grid = np.geomspace(low, high, number).round().astype(np.int64)
+        ranks = multiple * np.unique(grid)
         if sum(fit_work(size, int(rank)) for rank in ranks) <= CP_WORK:
             break
     return ranks[:, None]

@@ -20,14 +20,15 @@ from sekron.structures.structure import Structure
 class CandidateTable:
     """Rows that no other row beats in error and cost, for any mix of FLOPs and parameters.
 
-    The dense layer is not a row; it is always there, with error 0 and cost 1.
+    The dense layer is not a row; it is always there, with error 0 and cost 1. A row adds
+    `sensitivity · error ** power` to the error of a plan.
 
     Attributes:
         dense_flops: Multiply-adds of the dense layer, all its calls.
         dense_params: Numbers in the dense weight.
-        sensitivity: What an error of this layer counts in that of a plan.
-        power: To which a relative error is taken before.
-        groups: Of the convolution.
+        sensitivity: Factor of `error ** power` in the error of a plan.
+        power: Power of the relative error in the error of a plan.
+        groups: Number of groups of the convolution.
         points: Structures without ranks, in the order in which they were scored.
         point: Per row, index into `points`.
         ranks: Per row, the ranks.
@@ -62,18 +63,18 @@ class CandidateTable:
 
     def add(self, curve: RankCurve) -> NDArray[np.intp]:
         """Merge a rank curve and return which of its rows are on the front now, ascending."""
-        before = len(self)
+        n_before = len(self)
         self.points.append((curve.family, curve.shapes))
         ranks = [*self.ranks, *(tuple(map(int, row)) for row in curve.ranks)]
         point = np.append(self.point, np.full(len(curve.errors), len(self.points) - 1))
         errors = np.append(self.errors, curve.errors)
         flops = np.append(self.flops, curve.flops)
         params = np.append(self.params, curve.params)
-        kept = mixed_front(flops / self.dense_flops, params / self.dense_params, errors)
-        self.ranks = [ranks[row] for row in kept]
-        self.point, self.errors = point[kept], errors[kept]
-        self.flops, self.params = flops[kept], params[kept]
-        return kept[kept >= before] - before
+        rows = mixed_front(flops / self.dense_flops, params / self.dense_params, errors)
+        self.ranks = [ranks[row] for row in rows]
+        self.point, self.errors = point[rows], errors[rows]
+        self.flops, self.params = flops[rows], params[rows]
+        return rows[rows >= n_before] - n_before
 
     def structure(self, row: int) -> Structure:
         """Return the structure of one row."""
@@ -95,7 +96,7 @@ class CandidateTable:
         return np.append(self.sensitivity * self.errors**self.power, 0.0)
 
     def costs(self, mix: float) -> NDArray[np.float64]:
-        """Return a mixed cost per row: that share of FLOPs, the rest parameters, dense = 1."""
+        """Return the cost `mix · flops + (1 − mix) · params` of every row, relative to dense."""
         flops, params = self.flops / self.dense_flops, self.params / self.dense_params
         return mix * flops + (1.0 - mix) * params
 

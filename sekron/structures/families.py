@@ -7,6 +7,8 @@ from itertools import chain
 from math import prod
 
 Bonds = tuple[tuple[int, ...], ...]
+"""For each factor, the indices of the ranks that it carries."""
+
 Shape = tuple[int, ...]
 Point = tuple[str, tuple[Shape, ...]]
 """Family and factor shapes: a structure without its ranks."""
@@ -59,18 +61,18 @@ def n_ranks(family: str, length: int) -> int:
 
 
 def clipped_ranks(family: str, shapes: Sequence[Shape], ranks: Sequence[int]) -> tuple[int, ...]:
-    """Return the ranks, none larger than an exact factorization needs, given those before it."""
+    """Return the ranks, each cut to what an exact factorization needs, given those before it."""
     sizes = [prod(shape) for shape in shapes]
     clipped: list[int] = []
     for k, rank in enumerate(ranks):
         if family == "cp":
-            most = prod(sizes) // max(sizes)
+            max_rank = prod(sizes) // max(sizes)
         elif family == "ring":
-            most = prod(sizes)
+            max_rank = prod(sizes)
         elif family == "tucker":
-            most = min(sizes[k], prod(sizes) // sizes[k])
+            max_rank = min(sizes[k], prod(sizes) // sizes[k])
         else:
             before = clipped[k - 1] if k and family == "chain" else 1
-            most = min(before * sizes[k], prod(sizes[k + 1 :]))
-        clipped.append(min(rank, most))
+            max_rank = min(before * sizes[k], prod(sizes[k + 1 :]))
+        clipped.append(min(rank, max_rank))
     return tuple(clipped)

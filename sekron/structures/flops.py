@@ -27,15 +27,15 @@ from sekron.structures.steps import (
 )
 
 LONGEST_ENUMERATED = 6
-"""Factors up to which all orders are considered; of more, the two sweeps: 7! orders help nobody."""
+"""Most factors of which all orders are considered; of more, only two: 7! orders help nobody."""
 
 
 @cache
 def orders(shapes: tuple[Shape, ...], bonds: Bonds) -> tuple[tuple[int, ...], ...]:
     """Return the orders to choose from, the ones with the fewest permutations first.
 
-    Where no factor divides the channels, only those that run as a plain sequence of convolutions,
-    if there are any.
+    Where no factor divides the channels, these are only the orders that run as a plain sequence of
+    convolutions, if there are any.
     """
     length = len(shapes)
     backwards = tuple(range(length - 1, -1, -1))
@@ -48,9 +48,9 @@ def orders(shapes: tuple[Shape, ...], bonds: Bonds) -> tuple[tuple[int, ...], ..
         return 2 if axis[0] == "r" else shapes[axis[1]][0 if axis[0] == "f" else 1]
 
     def n_moves(order: tuple[int, ...]) -> int:
-        done = steps(shapes, bonds, order)
-        last = extended_axes(final_state(done), size)
-        return sum(step.moves(size) for step in done) + (last != tuple(sorted(last)))
+        sequence = steps(shapes, bonds, order)
+        state = extended_axes(final_state(sequence), size)
+        return sum(step.moves(size) for step in sequence) + (state != tuple(sorted(state)))
 
     moves = {order: n_moves(order) for order in permutations(backwards)}
     if is_plain(shapes):  # a reshape costs more on the clock than the FLOPs that it saves
@@ -99,7 +99,7 @@ def flops_of_ranks(
         bonds: Bonds of the factors.
         ranks: One row per candidate, one column per bond.
         geometry: The convolution around the kernel.
-        order: Of the factors.
+        order: Order of the factors; None for the cheapest of each row.
 
     Returns:
         One number per row, equal to `flops` of that structure.
@@ -112,8 +112,8 @@ def flops_of_ranks(
         return np.asarray(np.sum(costs, axis=0, dtype=np.int64))
     choices = _choices(shapes, bonds, ranks, geometry.stride)
     total = np.zeros(len(ranks), dtype=np.int64)
-    for chosen in np.unique(choices):
-        rows, cheapest = choices == chosen, orders(shapes, bonds)[chosen]
+    for choice in np.unique(choices):
+        rows, cheapest = choices == choice, orders(shapes, bonds)[choice]
         total[rows] = flops_of_ranks(shapes, bonds, ranks[rows], geometry, cheapest)
     return total
 
@@ -123,8 +123,8 @@ def n_params_of_ranks(
 ) -> NDArray[np.int64]:
     """Return the numbers stored for many ranks at once, one per row."""
     total = np.zeros(len(ranks), dtype=np.int64)
-    for shape, own in zip(shapes, bonds, strict=True):
-        total += prod(shape) * ranks[:, list(own)].prod(axis=1)
+    for shape, factor_bonds in zip(shapes, bonds, strict=True):
+        total += prod(shape) * ranks[:, list(factor_bonds)].prod(axis=1)
     return total
 
 
@@ -159,7 +159,7 @@ def _coefficient(
     geometry: Geometry | None,
     stride: tuple[int, ...] = (),
 ) -> int:
-    """Multiply-adds of one step at rank 1; without a geometry, per output position."""
+    """Return the multiply-adds of one step at rank 1; without a geometry, per output position."""
     channels = prod(
         shapes[k][0 if kind == "f" else 1]
         for kind, k in step.kept + step.summed + step.new
@@ -186,7 +186,7 @@ def _strided(shapes: tuple[Shape, ...], order: tuple[int, ...], position: int, a
 def _places(
     shapes: tuple[Shape, ...], order: tuple[int, ...], position: int, axis: int, geometry: Geometry
 ) -> int:
-    """Size of an axis after a step."""
+    """Return the size of an axis after a step."""
     if _strided(shapes, order, position, axis):
         return geometry.output_size[axis]
     applied = [k for k in order[: position + 1] if shapes[k][2 + axis] > 1]

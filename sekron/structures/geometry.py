@@ -36,5 +36,5 @@ class Geometry:
             )
         strides = (stride,) * n_axes if isinstance(stride, int) else tuple(stride)
         dilations = (dilation,) * n_axes if isinstance(dilation, int) else tuple(dilation)
-        same = tuple(o * s for o, s in zip(output_size, strides, strict=False))
-        return cls(tuple(output_size), tuple(input_size or same), strides, dilations, groups)
+        default = tuple(o * s for o, s in zip(output_size, strides, strict=False))
+        return cls(tuple(output_size), tuple(input_size or default), strides, dilations, groups)

@@ -58,29 +58,29 @@ def steps(shapes: tuple[Shape, ...], bonds: Bonds, order: tuple[int, ...]) -> tu
     ends = {b: i for i, k in enumerate(order) for b in bonds[k]}
     extended = [[i for i, k in enumerate(order) if shapes[k][2 + a] > 1] for a in range(n_axes)]
     state: tuple[Axis, ...] = (GROUP, *(("c", k) for k in range(len(shapes))))
-    done = []
+    sequence = []
     for i, k in enumerate(order):
-        own = {GROUP, *(("r", b) for b in bonds[k])}
-        ending = {("r", b) for b in bonds[k] if ends[b] == i} | {("c", k)}
-        groups = tuple(axis for axis in state if axis in own - ending)
-        batch = tuple(axis for axis in state if axis not in own | ending)
-        both = tuple(axis for axis in state if axis not in ending)
+        bond_axes = {GROUP, *(("r", b) for b in bonds[k])}
+        summed = {("r", b) for b in bonds[k] if ends[b] == i} | {("c", k)}
+        groups = tuple(axis for axis in state if axis in bond_axes - summed)
+        batch = tuple(axis for axis in state if axis not in bond_axes | summed)
+        kept = tuple(axis for axis in state if axis not in summed)
         # The axis that is summed first stands last, so that few steps need a permutation.
-        born = sorted(own - set(state), key=lambda axis: -ends[axis[1]])
-        done.append(
+        new = sorted(bond_axes - set(state), key=lambda axis: -ends[axis[1]])
+        sequence.append(
             Step(
                 factor=k,
                 state=state,
-                kept=both if plain else batch + groups,
+                kept=kept if plain else batch + groups,
                 groups=groups,
-                summed=tuple(axis for axis in state if axis in ending),
-                new=(("f", k), *born),
+                summed=tuple(axis for axis in state if axis in summed),
+                new=(("f", k), *new),
                 pads=tuple(i == (e[0] if e else 0) for e in extended),
                 strides=tuple(i == (e[-1] if e else 0) for e in extended),
             )
         )
-        state = done[-1].kept + done[-1].new
-    return tuple(done)
+        state = sequence[-1].kept + sequence[-1].new
+    return tuple(sequence)
 
 
 def final_state(steps: tuple[Step, ...]) -> tuple[Axis, ...]:

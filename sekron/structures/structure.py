@@ -16,9 +16,10 @@ from sekron.structures.geometry import Geometry
 class Structure:
     """A factorization of a weight: `(family, factor shapes, ranks)`, without any numbers.
 
-    In every mode the product of the factor sizes is the size of the weight, so an index of the
-    weight is a mixed-radix number: factor 1 holds its most significant digit. A sequence of one
-    factor is the dense weight itself.
+    The weight is `Σ A₁ ⊗ A₂ ⊗ … ⊗ A_S`, summed over the ranks; each factor is indexed by the ranks
+    of its bonds. In every mode the product of the factor sizes is the size of the weight, so an
+    index of the weight is a mixed-radix number: factor 1 holds its most significant digit. A
+    sequence of one factor is the dense weight itself.
 
     The weight of a grouped convolution is one such sequence per group, all of the same shapes and
     ranks, each with factors of its own.
@@ -28,7 +29,7 @@ class Structure:
         shapes: One shape per factor, `(out, in, kernel extents…)`; all of equal length.
         ranks: The size of every bond: one for `cp`, one per factor for `ring`, else one less
             than there are factors.
-        groups: Of the convolution; shapes and ranks are those of a single one.
+        groups: Number of groups of the convolution; shapes and ranks are those of one group.
 
     Raises:
         ValueError: If the family is unknown, the shapes do not match, or a rank is larger than
@@ -71,8 +72,8 @@ class Structure:
                 f"family {self.family!r} with {len(self.shapes)} factors has "
                 f"{n_ranks(self.family, len(self.shapes))} ranks, got {len(self.ranks)}."
             )
-        most = clipped_ranks(self.family, self.shapes, self.ranks)
-        for position, (rank, limit) in enumerate(zip(self.ranks, most, strict=True)):
+        limits = clipped_ranks(self.family, self.shapes, self.ranks)
+        for position, (rank, limit) in enumerate(zip(self.ranks, limits, strict=True)):
             if rank > limit:
                 raise ValueError(
                     f"rank {position + 1} of {_text(self)!r} must be at most {limit}, where the "
@@ -88,7 +89,7 @@ class Structure:
     def parse(cls, text: str) -> Structure:
         """Read `family:shape,shape,…@rank,rank,…`; `str(structure)` gives it back.
 
-        Of a grouped convolution the number of groups and a `*` stand in front.
+        For a grouped convolution, the number of groups and a `*` stand in front.
 
         Raises:
             ValueError: If the text has another form; the message shows the form.
@@ -168,13 +169,13 @@ class Structure:
         dilation: int | tuple[int, ...] = 1,
         input_size: tuple[int, ...] | None = None,
     ) -> int:
-        """Multiply-adds for one image, in the order of factors that a layer runs.
+        """Return the multiply-adds for one image, in the order of factors that a layer runs.
 
         Args:
             output_size: Spatial size of the layer's output; for a linear layer the positions
                 that it is applied to, `()` for one.
-            stride: Of the layer.
-            dilation: Of the layer.
+            stride: Stride of the layer.
+            dilation: Dilation of the layer.
             input_size: Spatial size of the layer's input; default `output_size × stride`.
 
         Returns:

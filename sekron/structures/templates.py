@@ -52,8 +52,8 @@ def gkpd(weight_shape: Shape, first: Shape) -> Point:
         product decomposition, arXiv 2109.14710.
     """
     if len(first) != len(weight_shape) or any(
-        size % own for size, own in zip(weight_shape, first, strict=True)
+        size % factor for size, factor in zip(weight_shape, first, strict=True)
     ):
         raise ValueError(f"the first factor must divide {weight_shape}, got {first}.")
-    rest = tuple(size // own for size, own in zip(weight_shape, first, strict=True))
-    return "sekron", (tuple(first), rest)
+    second = tuple(size // factor for size, factor in zip(weight_shape, first, strict=True))
+    return "sekron", (tuple(first), second)

@@ -34,7 +34,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
         )
         return
     training = [module for module in model.modules() if module.training]
-    kept = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
+    backup = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
     finished = False
     try:
         model.eval()
@@ -52,7 +52,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
         model.eval()
         for module in training:
             module.training = True
-        for norm, (momentum, buffers) in zip(norms, kept, strict=True):
+        for norm, (momentum, buffers) in zip(norms, backup, strict=True):
             norm.momentum = momentum
             if not finished:
                 for name, buffer in buffers.items():

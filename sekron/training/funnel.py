@@ -38,17 +38,17 @@ GATE_RATE = 10.0
 DEFAULT_PENALTY = Funnel()
 
 CLOSED = 0.01
-"""Of its first value, below which a gate is closed in any case."""
+"""Size below which a gate is closed in any case, relative to the first values in its bond."""
 
 
 @dataclass(frozen=True)
 class FunnelResult:
-    """What a training with gates comes to.
+    """The result of a training with gates.
 
     Attributes:
-        network: Trained, with the ranks that are left.
-        plan: Its structures; `plan.apply` on a dense network begins at the spectrum again.
-        epochs: Of the training.
+        network: The trained network, with the ranks that are left.
+        plan: Its structures; `plan.apply` decomposes a dense network without what was trained.
+        epochs: The epochs of the training.
     """
 
     network: nn.Module
@@ -74,18 +74,18 @@ def funnel(
 ) -> FunnelResult:
     """Choose the ranks of a network by training it with gates that a penalty closes.
 
-    Training begins without loss, at full ranks. The penalty acts until what is closed meets the
-    budget, and rests while it does; the rest of the training repairs. Afterwards the gates that
-    closed most are dropped, as many as the budget asks for, across all layers; a layer that does
-    not save anything is dense again.
+    Training begins without loss, at full ranks. The penalty acts while the network without its
+    closed gates is beyond the budget, and rests otherwise; the rest of the training repairs.
+    Afterwards the gates that closed most are dropped, as many as the budget asks for, across all
+    layers; a layer that does not save anything is dense again.
 
     Args:
         model: The trained dense network; not modified.
         loader: Batches `(images, labels)`; with `distillation=1` images alone will do.
         example_input: What its forward takes, to count FLOPs.
-        budget: Of FLOPs, of parameters, or of both.
-        dense: Teaches, where given.
-        penalty: On the gates.
+        budget: Limits of FLOPs, of parameters, or of both.
+        dense: The network that teaches, or None.
+        penalty: Penalty on the gates.
         recipe: How to train.
         gate_rate: Learning rate of the gates over that of the weights.
         point: Returns family and factor shapes for a weight shape; default Tucker-2, and channel
@@ -106,8 +106,8 @@ def funnel(
     Reference:
         Chu, Lee, Funnel regularization; thresholds here are relative to the first values.
     """
-    limited = any(getattr(budget, name) is not None for name in RESOURCES)
-    if not (budget.is_static and limited):
+    is_limited = any(getattr(budget, name) is not None for name in RESOURCES)
+    if not (budget.is_static and is_limited):
         raise ValueError(f"a funnel's budget must limit FLOPs or parameters, got {budget}.")
     if not gate_rate > 0:
         raise ValueError(f"`gate_rate` must be positive, got {gate_rate}.")
@@ -149,10 +149,10 @@ def funnel(
             small.set_factors(trained.cut(threshold))
             final[name] = in_place_of(trained.layer, small)
         else:
-            again = in_place_of(trained.layer, copy.deepcopy(original))
+            dense_layer = in_place_of(trained.layer, copy.deepcopy(original))
             weight = reconstruct(trained.factors(), trained.layer.structure)
-            weight_of(again, "").data.copy_(weight.detach())
-            final[name] = again
+            weight_of(dense_layer, "").data.copy_(weight.detach())
+            final[name] = dense_layer
     return FunnelResult(swap(network, final), plan, epochs)
 
 
@@ -185,14 +185,14 @@ def _plan(
     budget: Budget, measured: NetworkProfile, layers: dict[str, Gated], threshold: float
 ) -> Plan:
     """Return the structures of the layers that are smaller than dense in what is limited."""
-    limited = list(measured.available(budget))
-    chosen = {}
+    resources = list(measured.available(budget))
+    structures = {}
     for layer in measured.searched:
         structure = layers[layer.name].structure(threshold)
         costs = {"flops": layer.flops_of(structure), "params": structure.n_params}
-        if any(costs[name] < layer.dense(name) for name in limited):
-            chosen[layer.name] = structure
-    return Plan(chosen)
+        if any(costs[name] < layer.dense(name) for name in resources):
+            structures[layer.name] = structure
+    return Plan(structures)
 
 
 def _holds(
@@ -206,7 +206,7 @@ def _holds(
 
 def _threshold(budget: Budget, measured: NetworkProfile, layers: dict[str, Gated]) -> float:
     """Return the least threshold at which the budget holds."""
-    gates = [sizes for own in layers.values() for sizes in own.sizes]
+    gates = [sizes for layer in layers.values() for sizes in layer.sizes]
     sizes: set[float] = set(torch.cat(gates).tolist())
     steps = [CLOSED, *sorted(size for size in sizes if size > CLOSED), math.inf]
     # The first step that holds; every gate that is dropped makes the network smaller.

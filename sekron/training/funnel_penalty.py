@@ -1,4 +1,4 @@
-"""The funnel penalty, which pulls gates to zero and lets those that stay open be.
+"""The funnel penalty, which pulls gates to zero and hardly at those that stay open.
 
 Reference:
     Chu, Lee, Funnel regularization for low-rank compression, arXiv 2112.03690.
@@ -17,8 +17,8 @@ class Funnel:
     """The penalty `λ Σ m |g| / (|g| + c)`, which tends to counting the gates that are open.
 
     Args:
-        schedule: `gate`, where `c` and `m` are a hundredth of and the whole of a gate's first
-            value, or `global`, where `c` falls from 10 to 0.001 on a logarithm and `m` is 1.
+        schedule: `gate`, where `m` is a gate's first value and `c` a hundredth of it, or `global`,
+            where `m` is 1 and `c` falls from 10 to 0.001, evenly in its logarithm.
         strength: λ; default that of the schedule, 0.01 or 0.002.
 
     Raises:
@@ -39,7 +39,7 @@ class Funnel:
         """Return the penalty.
 
         Args:
-            gates: Of all bonds of all layers.
+            gates: Gates of all bonds of all layers.
             first: Their first values.
             progress: Share of the training that is done, 0 to 1.
         """

@@ -25,11 +25,11 @@ class Gated(nn.Module):
     product of slice norms: in an SVD the singular value. So a penalty that pulls alike at all
     closes the weak ones first, and gates that were hardly trained say what the spectrum says.
 
-    A gate that shrinks could be made up for by the slices that it multiplies, so none of them
-    may grow beyond its first norm: `hold` sees to it after every step.
+    The slices that a gate multiplies could make up for it when it shrinks, so none of them may
+    grow beyond its first norm: `hold` sees to it after every step.
 
     Args:
-        layer: Of any family; becomes a part of this module.
+        layer: A layer of any family; it becomes a part of this module.
     """
 
     def __init__(self, layer: Factorized) -> None:
@@ -39,17 +39,17 @@ class Gated(nn.Module):
         for k, axis in self._slices():
             self.register_buffer(f"norms_{k}_{axis}", _norms(factors[k].detach(), axis))
         for bond in range(len(layer.structure.ranks)):
-            self.register_buffer(f"first_{bond}", self._carried(bond))
+            self.register_buffer(f"first_{bond}", self._first_values(bond))
         self.gates = nn.ParameterList(first.clone() for first in self.first)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch names it
         """Run the layer with its gated factors."""
         factors = self.factors()
-        packed = {
+        weights = {
             f"weights.{i}": operation.pack(factors[operation.factor])
             for i, operation in enumerate(self.layer.operations)
         }
-        result: Tensor = functional_call(self.layer, packed, (input,))
+        result: Tensor = functional_call(self.layer, weights, (input,))
         return result
 
     @property
@@ -59,7 +59,7 @@ class Gated(nn.Module):
 
     @property
     def sizes(self) -> list[Tensor]:
-        """What the gates of every bond are, relative to the mean square of their first values."""
+        """The sizes of the gates of every bond, whose first values have the root mean square 1."""
         return [gate.detach().abs() for gate in self.gates]
 
     def factors(self) -> list[Tensor]:
@@ -67,7 +67,7 @@ class Gated(nn.Module):
         factors = list(self.layer.factors())
         bonds = self.layer.structure.bonds
         for bond, (gate, first) in enumerate(zip(self.gates, self.first, strict=True)):
-            k = next(k for k, own in enumerate(bonds) if bond in own)
+            k = next(k for k, factor_bonds in enumerate(bonds) if bond in factor_bonds)
             factors[k] = _scaled(factors[k], self._axis(k, bond), gate / first)
         return factors
 
@@ -79,60 +79,61 @@ class Gated(nn.Module):
         factors = list(self.layer.factors())
         for k, axis in self._slices():
             first: Tensor = getattr(self, f"norms_{k}_{axis}")
-            grown = _norms(factors[k], axis).clamp_min(1e-30)
-            factors[k] = _scaled(factors[k], axis, (first / grown).clamp_max(1.0))
+            norms = _norms(factors[k], axis).clamp_min(1e-30)
+            factors[k] = _scaled(factors[k], axis, (first / norms).clamp_max(1.0))
         self.layer.set_factors(factors)
 
     def structure(self, threshold: float) -> Structure:
         """Return the structure that is left without the gates below a threshold.
 
-        The threshold is relative to the mean square of the first values in a bond, so the same for
-        layers of any scale. The widest gate of a bond is kept in any case.
+        The threshold is relative to the root mean square of the first values in a bond, so it is
+        the same for layers of any scale. The widest gate of a bond is kept in any case.
         """
-        old = self.layer.structure
-        ranks = [len(kept) for kept in self._kept(threshold)]
-        return replace(old, ranks=clipped_ranks(old.family, old.shapes, ranks))
+        full = self.layer.structure
+        ranks = [len(indices) for indices in self._open(threshold)]
+        return replace(full, ranks=clipped_ranks(full.family, full.shapes, ranks))
 
     def cut(self, threshold: float) -> tuple[Tensor, ...]:
-        """Return the factors of that structure, the gates multiplied in.
+        """Return the factors of the structure that is left, the gates multiplied in.
 
         Where the ranks that are left are more than an exact factorization needs, what they
         compute is factorized anew.
         """
-        kept, structure = self._kept(threshold), self.structure(threshold)
-        cut, zeroed = [], []
+        indices, structure = self._open(threshold), self.structure(threshold)
+        parts, wholes = [], []
         for bonds, factor in zip(self.layer.structure.bonds, self.factors(), strict=True):
-            small = whole = factor.detach()
+            part = whole = factor.detach()
             for axis, bond in enumerate(bonds, start=self._first_axis):
-                small = small.index_select(axis, kept[bond])
+                part = part.index_select(axis, indices[bond])
                 closed = torch.ones(whole.shape[axis], dtype=torch.bool, device=whole.device)
-                closed[kept[bond]] = False
+                closed[indices[bond]] = False
                 whole = whole.index_fill(axis, closed.nonzero().flatten(), 0.0)
-            cut.append(small)
-            zeroed.append(whole)
-        if structure.ranks == tuple(map(len, kept)):
-            return tuple(cut)
-        return decompose(reconstruct(zeroed, self.layer.structure), structure)
+            parts.append(part)
+            wholes.append(whole)
+        if structure.ranks == tuple(map(len, indices)):
+            return tuple(parts)
+        return decompose(reconstruct(wholes, self.layer.structure), structure)
 
-    def _kept(self, threshold: float) -> list[Tensor]:
+    def _open(self, threshold: float) -> list[Tensor]:
+        """Return the indices of the open gates of every bond, at least one each."""
         sizes = self.sizes
-        opened = [(size >= threshold).nonzero().flatten() for size in sizes]
+        indices = [(size >= threshold).nonzero().flatten() for size in sizes]
         return [
-            indices if len(indices) else size.argmax().reshape(1)
-            for indices, size in zip(opened, sizes, strict=True)
+            row if len(row) else size.argmax().reshape(1)
+            for row, size in zip(indices, sizes, strict=True)
         ]
 
-    def _carried(self, bond: int) -> Tensor:
-        """Return the product of the norms of the slices at every index, their mean square 1."""
+    def _first_values(self, bond: int) -> Tensor:
+        """Return the products of the norms of the slices at every index, their mean square 1."""
         bonds = self.layer.structure.bonds
         norms = [
             getattr(self, f"norms_{k}_{self._axis(k, bond)}")
-            for k, own in enumerate(bonds)
-            if bond in own
+            for k, factor_bonds in enumerate(bonds)
+            if bond in factor_bonds
         ]
         product: Tensor = torch.stack(norms).prod(dim=0)
-        size = product.square().mean().sqrt().clamp_min(1e-30)
-        return (product / size).clamp_min(LEAST)
+        scale = product.square().mean().sqrt().clamp_min(1e-30)
+        return (product / scale).clamp_min(LEAST)
 
     def _slices(self) -> Iterator[tuple[int, int]]:
         """Yield factor and axis of every bond of every factor."""
@@ -144,7 +145,7 @@ class Gated(nn.Module):
 
     @property
     def _first_axis(self) -> int:
-        """Of a factor's bonds; the groups of a convolution stand before, and share their gates."""
+        """First axis of a factor's bonds; the groups stand before it, and share their gates."""
         return int(self.layer.structure.groups > 1)
 
 

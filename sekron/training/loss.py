@@ -1,4 +1,4 @@
-"""What a training minimises on one batch: labels, the dense network's outputs, or both."""
+"""The loss of a training on one batch: by labels, by the dense network's outputs, or by both."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from sekron.training.recipe import Recipe
 
 
 def loss_of(network: nn.Module, teacher: nn.Module | None, batch: Any, recipe: Recipe) -> Tensor:
-    """Return the loss.
+    """Return the loss, `(1 − distillation) · cross-entropy + distillation · divergence`.
 
     Args:
-        network: In training mode.
-        teacher: The dense network, if there is one.
+        network: The network, in training mode.
+        teacher: The dense network, or None; without it `distillation` counts as 0.
         batch: `(images, labels)`, or images alone.
-        recipe: Says how much of the loss is the teacher's.
+        recipe: The recipe, which holds `distillation` and the temperature of the divergence.
 
     Raises:
         ValueError: If the batch is none, does not fit a network, or there is nothing to learn from.
     """
-    images, *rest = batch if isinstance(batch, Sequence) and len(batch) else (batch,)
+    images, *labels = batch if isinstance(batch, Sequence) and len(batch) else (batch,)
     if not isinstance(images, Tensor):
         raise ValueError(
             f"`loader` must hold tensors, or tuples (images, labels), got {type(batch).__name__}."
         )
-    taught = 0.0 if teacher is None else recipe.distillation
+    share = 0.0 if teacher is None else recipe.distillation
     output = _outputs(network, images)
     loss: Tensor = output.new_zeros(())
-    if taught < 1.0:
-        if not rest:
+    if share < 1.0:
+        if not labels:
             raise ValueError(
                 "the batches must hold labels beside the images, or a dense network must teach "
                 "with `distillation=1`; got images alone."
             )
-        loss = loss + (1.0 - taught) * F.cross_entropy(output, _classes(rest[0], output))
-    if teacher is not None and taught > 0.0:
+        loss = loss + (1.0 - share) * F.cross_entropy(output, _classes(labels[0], output))
+    if teacher is not None and share > 0.0:
         with evaluating(teacher):
-            wanted = _outputs(teacher, images)
-        loss = loss + taught * divergence(output, wanted, recipe.temperature)
+            target = _outputs(teacher, images)
+        loss = loss + share * divergence(output, target, recipe.temperature)
     return loss
 
 

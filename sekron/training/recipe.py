@@ -9,12 +9,12 @@ class Recipe:
 
     Args:
         epochs: Passes over the data.
-        learning_rate: The first; it falls to zero along a cosine.
-        decay: Weight decay: of a factorized layer the squared norm of the product of its factors
-            counts, of any other weight its own; biases and batch norm are left alone.
+        learning_rate: First learning rate; it falls to zero along a cosine.
+        decay: Weight decay `decay / 2 · ‖W‖²`, where `W` is the product of the factors of a
+            factorized layer, or any other weight; biases and batch norm are left alone.
         distillation: Share of the loss that is the divergence from the dense network, if there
             is one; the rest is cross-entropy with the labels.
-        temperature: Of that divergence.
+        temperature: Temperature of that divergence.
         clip: Norm to which a gradient is cut.
         mixed_precision: `no`, `fp16` or `bf16`; None for what `accelerate launch` was told, or this
             process trained in before.

@@ -1,4 +1,4 @@
-"""Fit the factors of every layer, each for itself, to what its input and its output's use weigh."""
+"""Fit the factors of every layer, each for itself, in the metric of its inputs and gradients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sekron.progress import bar
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 
 LARGEST_PATCH = 2304
-"""Numbers that a kernel may take in for its input to be known by patches, not by channels.
+"""Most numbers that a kernel may take in for its input to be known by patches, not by channels.
 
 Their second moments are a matrix of that size; the root of one twice as large takes a minute."""
 
@@ -37,10 +37,10 @@ def refit(
 
     Args:
         model: From `Plan.apply` on `dense`; its factors and batch-norm buffers are changed.
-        dense: Not modified; what is factorized in it too stays as it is.
-        batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; gone
-            through twice.
-        steps: Of L-BFGS, at most, for each layer.
+        dense: Not modified; a layer that is factorized in it too stays as it is.
+        batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; they are
+            gone through twice.
+        steps: Most steps of L-BFGS for each layer.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
@@ -66,7 +66,7 @@ def refit(
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
     inputs = list(inputs_of(batches, "`batches`"))
     collected = moments(dense, list(layers), inputs, largest_patch=LARGEST_PATCH)
-    kept = copy.deepcopy(model.state_dict())
+    backup = copy.deepcopy(model.state_dict())
     before = after = 0.0
     try:
         with bar(progress) as shown:
@@ -77,34 +77,37 @@ def refit(
         if after < before and norms_with_statistics(model):
             recalibrate(model, inputs)
     except BaseException:
-        model.load_state_dict(kept)
+        model.load_state_dict(backup)
         raise
     return after / before if before > 0.0 else 1.0
 
 
 def _fit(layer: Factorized, weight: Tensor, metric: Metric, steps: int) -> tuple[float, float]:
-    """Fit one layer; return the squared relative error before and after."""
+    """Fit one layer; return its squared relative error before and after.
+
+    That is `‖output · (Ŵ − W) · input‖² / ‖output · W · input‖²`, for the matrices of the metric.
+    """
     output, inputs = (_squared(m, weight) for m in (metric.output, metric.input))
     n_inputs = inputs.shape[-1]  # of a patch, or channels
     blocks = (*inputs.shape[:-2], output.shape[-1], n_inputs, -1)  # (groups), out, in, kernel
 
     def half_gradient(kernel: Tensor) -> Tensor:
-        """Return half the gradient of the squared norm, with which that is an inner product."""
+        """Return half the gradient `h(K)` of the squared norm, which is then `⟨K, h(K)⟩`."""
         rows = kernel.reshape(blocks).movedim(-1, -3)
         rows = rows * inputs if inputs.dim() == 1 else rows @ inputs.unsqueeze(-3)
-        both = output[:, None] * rows if output.dim() == 1 else output.unsqueeze(-3) @ rows
-        return both.movedim(-3, -1).reshape(kernel.shape)
+        product = output[:, None] * rows if output.dim() == 1 else output.unsqueeze(-3) @ rows
+        return product.movedim(-3, -1).reshape(kernel.shape)
 
-    wanted = weight.detach()
-    size = (wanted * half_gradient(wanted)).sum().clamp_min(1e-30)
+    target = weight.detach()
+    size = (target * half_gradient(target)).sum().clamp_min(1e-30)
     factors = [f.detach().clone().requires_grad_() for f in layer.factors()]
     optimizer = torch.optim.LBFGS(factors, max_iter=steps, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        lost = reconstruct(factors, layer.structure) - wanted
-        half = half_gradient(lost.detach())
-        # The squared norm, and its gradient without a way back through the products above.
-        return (2.0 * lost - lost.detach()).mul(half).sum() / size
+        difference = reconstruct(factors, layer.structure) - target
+        half = half_gradient(difference.detach())
+        # This has the value of the squared norm, and its gradient without a way back through h.
+        return (2.0 * difference - difference.detach()).mul(half).sum() / size
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -127,8 +130,8 @@ def _fit(layer: Factorized, weight: Tensor, metric: Metric, steps: int) -> tuple
 def _squared(matrix: Tensor, weight: Tensor) -> Tensor:
     """Square a matrix or a diagonal, in the weight's dtype.
 
-    What of it is subnormal there becomes zero: padded patches leave so much of it that products
-    would take tens of times as long.
+    Entries that are subnormal there become zero: padded patches leave so many of them that
+    products would take tens of times as long.
     """
     squared = (matrix.square() if matrix.dim() == 1 else matrix @ matrix).to(weight)
     return F.hardshrink(squared, torch.finfo(squared.dtype).tiny)

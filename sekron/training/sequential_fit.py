@@ -96,7 +96,7 @@ def target_of(weight: Tensor, paired: PairedMoments, damping: float = DAMPING) -
     blocks = weight.detach().double().reshape(*square.shape[:-2], -1, n, _n_places(weight, square))
     rows = blocks.movedim(-1, -3)  # ((groups), places, out, n)
     product = rows @ (paired.cross + ridge).unsqueeze(-3)
-    solved = torch.linalg.solve((square + ridge).mT.unsqueeze(-3), product.mT).mT
+    solved: Tensor = torch.linalg.solve((square + ridge).mT.unsqueeze(-3), product.mT).mT
     return solved.movedim(-3, -1).reshape(weight.shape).to(weight.dtype)
 
 

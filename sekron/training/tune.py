@@ -24,7 +24,7 @@ CLIP = 1.0
 """Norm to which a gradient is cut."""
 
 TEMPERATURE = 2.0
-"""At which the class probabilities of both networks are compared."""
+"""Temperature at which the class probabilities of both networks are compared."""
 
 
 def tune(
@@ -38,23 +38,24 @@ def tune(
 ) -> float:
     """Fit a compressed network, in place, to the activations of the dense one.
 
-    Every factorized layer is to put out what the dense layer does, its input coming from the
-    compressed layers before it, and so is the network. All parameters that want gradients are
-    fitted. Batch norm uses the batch meanwhile, and is re-estimated before and after. The network
-    ends as it fitted best: as it came, with batch norm re-estimated, or fitted.
+    Every factorized layer gets its input from the compressed layers before it, and is to put out
+    what the dense layer does; so is the network. All parameters that want gradients are fitted.
+    Batch norm uses the batch meanwhile, and is re-estimated before and after. The network ends as
+    it fitted best: as it came, with batch norm re-estimated, or fitted.
 
     Args:
         model: From `Plan.apply` on `dense`; its parameters and batch-norm buffers are changed.
         dense: Not modified.
-        batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; gone
-            through again and again.
-        steps: Of the optimizer, a batch each.
-        learning_rate: The first; it falls to zero along a cosine. Few steps want a smaller one.
+        batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; they are
+            gone through again and again.
+        steps: Steps of the optimizer, one batch each.
+        learning_rate: First learning rate, which falls to zero along a cosine. Few steps want a
+            smaller one.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        The misfit afterwards over the one before, at most 1: relative squared errors of all
-        layers and the divergence of the outputs, summed.
+        The misfit afterwards over the one before, at most 1. It is `Σₗ ‖yₗ − tₗ‖² / ‖tₗ‖²`, for
+        the outputs of each layer in both networks, plus the divergence of the networks' outputs.
 
     Raises:
         ValueError: If nothing is factorized or wants gradients, there are no batches, the networks
@@ -70,12 +71,12 @@ def tune(
     _check(model, names, steps, learning_rate)
     before = copy.deepcopy(model.state_dict())
     norms = norms_with_statistics(model)
-    found: list[tuple[float, dict[str, Tensor]]] = []
+    states: list[tuple[float, dict[str, Tensor]]] = []
 
     def take() -> None:
         misfit = _misfit(model, dense, names, inputs)
         if math.isfinite(misfit):
-            found.append((misfit, copy.deepcopy(model.state_dict())))
+            states.append((misfit, copy.deepcopy(model.state_dict())))
 
     try:
         take()
@@ -86,15 +87,15 @@ def tune(
         if norms:
             recalibrate(model, inputs)
         take()
-        if not found:
+        if not states:
             raise ValueError("the networks' outputs must be finite on the batches, but are not.")
     except BaseException:
         model.load_state_dict(before)
         raise
-    given = found[0][0]
-    least, state = min(found, key=itemgetter(0))
+    initial = states[0][0]
+    misfit, state = min(states, key=itemgetter(0))
     model.load_state_dict(state)
-    return least / given if given > 0.0 else 1.0
+    return misfit / initial if initial > 0.0 else 1.0
 
 
 def _descend(
@@ -106,9 +107,9 @@ def _descend(
     learning_rate: float,
     progress: bool,
 ) -> None:
-    wanted = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in model.parameters() if p.requires_grad]
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    optimizer = torch.optim.Adam(wanted, lr=learning_rate)
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with evaluating(model), evaluating(dense), torch.enable_grad(), bar(progress) as shown:
         for norm in norms:
@@ -123,7 +124,7 @@ def _descend(
                     "smaller `learning_rate`. The network is as it was."
                 )
             torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(wanted, CLIP)
+            nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
             schedule.step()
         optimizer.zero_grad()
@@ -136,17 +137,17 @@ def _misfit(model: nn.Module, dense: nn.Module, names: list[str], inputs: list[T
 
 
 def _loss(model: nn.Module, dense: nn.Module, names: list[str], x: Tensor) -> Tensor:
-    """Return the relative squared errors of all layers, and the divergence of the outputs."""
+    """Return `Σₗ ‖yₗ − tₗ‖² / ‖tₗ‖²` over the layers, plus the divergence of the outputs."""
     with torch.no_grad(), _outputs(dense, names) as targets:
-        wanted = output_of(dense, x, "the batches")
-    with _outputs(model, names) as own:
+        target = output_of(dense, x, "the batches")
+    with _outputs(model, names) as outputs:
         output = model(x)
     terms = [
         (a - b).square().sum() / b.square().sum().clamp_min(1e-12)
         for name in names
-        for a, b in zip(own[name], targets[name], strict=True)
+        for a, b in zip(outputs[name], targets[name], strict=True)
     ]
-    pairs = zip(tree_leaves(output), tree_leaves(wanted), strict=True)
+    pairs = zip(tree_leaves(output), tree_leaves(target), strict=True)
     terms += [divergence(a, b, TEMPERATURE) for a, b in pairs if isinstance(a, Tensor)]
     return torch.stack(terms).sum()
 
@@ -159,7 +160,7 @@ def _outputs(network: nn.Module, names: list[str]) -> Iterator[dict[str, list[Te
     def keeper(name: str) -> Callable[..., Tensor]:
         def keep(_: nn.Module, __: object, output: Tensor) -> Tensor:
             outputs[name].append(output)
-            return output.clone()  # what comes next may work in place
+            return output.clone()  # the next operation may work in place
 
         return keep
 
