@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from sekron.forward import output_of
 
 
 def divergence(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
@@ -34,3 +40,34 @@ def divergence(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
         log_probs, targets = ((t / temperature).log_softmax(dim=1) for t in (output, wanted))
         return temperature**2 * F.kl_div(log_probs, targets, log_target=True, reduction="batchmean")
     return (output - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
+
+
+def outputs_of(network: nn.Module, batches: Sequence[Tensor]) -> list[object]:
+    """Return what a network puts out for every batch."""
+    return [output_of(network, batch, "the batches") for batch in batches]
+
+
+def output_divergence(
+    network: nn.Module, batches: Sequence[Tensor], targets: Sequence[object]
+) -> float:
+    """Return the divergence of a network's outputs from others, mean over the images.
+
+    Where there are several outputs, their divergences are summed.
+
+    Args:
+        network: In the mode in which it shall run.
+        batches: Its inputs.
+        targets: The outputs of the dense network, as `outputs_of` returns them.
+
+    Returns:
+        The divergence, infinite where an output is not finite.
+    """
+    total = 0.0
+    for batch, target in zip(batches, targets, strict=True):
+        outputs = output_of(network, batch, "the batches")
+        pairs = zip(tree_leaves(outputs), tree_leaves(target), strict=True)
+        total += len(batch) * sum(
+            float(divergence(a, b, 1.0)) for a, b in pairs if isinstance(a, Tensor)
+        )
+    mean = total / sum(map(len, batches))
+    return mean if math.isfinite(mean) else math.inf

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
 
-from sekron.calibration.divergence import divergence
+from sekron.calibration.divergence import output_divergence
 from sekron.calibration.metrics import metric_of
-from sekron.calibration.moments import Moments
+from sekron.calibration.moments import WIDEST, Moments
 from sekron.calibration.paired_moments import PairedMoments, paired_moments
-from sekron.forward import evaluating, output_of
+from sekron.forward import evaluating
 from sekron.layers.factorized import Factorized
 from sekron.network.eligibility import TRANSPOSED
 from sekron.training.factor_fit import fit_factors
@@ -30,6 +28,7 @@ def fit_in_sequence(
     layers: Mapping[str, Factorized],
     gradients: Mapping[str, Tensor],
     batches: Sequence[Tensor],
+    targets: Sequence[object],
     *,
     steps: int,
     largest_patch: int,
@@ -41,13 +40,15 @@ def fit_in_sequence(
     target is `W* = W (B + λI)(D + λI)⁻¹`, `B = E[x x′ᵀ]`, `D = E[x′ x′ᵀ]`, both centred: the least
     squares solution for the layer's own output. The factors are fitted to it in the metric of D
     and of the gradient's moments. A bias, where there is one, takes up the difference of the means.
+    A layer of more than `WIDEST` input channels is left as it is.
 
     Args:
         model: The compressed network, modified in place.
         dense: The network that it comes from.
-        layers: Layer name -> factorized layer of the model, in the order of execution.
+        layers: Layer name -> factorized layer of the model.
         gradients: Layer name -> moments of the gradient at its output, `(out, out)`.
         batches: Unlabelled inputs.
+        targets: What the dense network puts out for them.
         steps: Of L-BFGS, at most, for each layer.
         largest_patch: As in `paired_moments`.
         on_layer: Called after every layer.
@@ -61,14 +62,17 @@ def fit_in_sequence(
         3.3, for the asymmetric target.
     """
     with evaluating(model), evaluating(dense), batch_statistics(model):
-        targets = [output_of(dense, x, "the batches") for x in batches]
-        first = least = _divergence(model, batches, targets)
-        for name, layer in layers.items():
+        first = least = output_divergence(model, batches, targets)
+        for name in _order(dense, list(layers), batches[0]):
+            layer = layers[name]
+            if _n_channels(dense.get_submodule(name)) > WIDEST:
+                on_layer()
+                continue
             paired = paired_moments(name, dense, model, batches, largest_patch)
             before = [factor.clone() for factor in layer.factors()]
             bias = None if layer.bias is None else layer.bias.detach().clone()
             _fit(layer, dense.get_submodule(name), paired, gradients[name], steps)
-            now = _divergence(model, batches, targets)
+            now = output_divergence(model, batches, targets)
             if now < least:
                 least = now
             else:
@@ -77,6 +81,31 @@ def fit_in_sequence(
                     layer.bias.data.copy_(bias)
             on_layer()
     return first, least
+
+
+def _order(network: nn.Module, names: Sequence[str], batch: Tensor) -> list[str]:
+    """Return the names of layers in the order in which they run first."""
+    order: dict[str, None] = {}
+    handles = [
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda *_, name=name: order.setdefault(name)
+        )
+        for name in names
+    ]
+    try:
+        network(batch[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(order)
+
+
+def _n_channels(module: nn.Module) -> int:
+    """Return the channels that one group of a layer takes in."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    groups = int(getattr(module, "groups", 1))
+    return weight.shape[0] // groups if isinstance(module, TRANSPOSED) else weight.shape[1]
 
 
 def target_of(weight: Tensor, paired: PairedMoments, damping: float = DAMPING) -> Tensor:
@@ -161,16 +190,3 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
             norm.training, norm.momentum = training, momentum
             for buffer, value in zip(norm.buffers(), buffers, strict=True):
                 buffer.copy_(value)
-
-
-def _divergence(network: nn.Module, batches: Sequence[Tensor], targets: Sequence[object]) -> float:
-    """Return how far the outputs are from others, mean over the images; infinite if not finite."""
-    total = 0.0
-    for x, wanted in zip(batches, targets, strict=True):
-        outputs = output_of(network, x, "the batches")
-        pairs = zip(tree_leaves(outputs), tree_leaves(wanted), strict=True)
-        total += len(x) * sum(
-            float(divergence(a, b, 1.0)) for a, b in pairs if isinstance(a, Tensor)
-        )
-    mean = total / sum(map(len, batches))
-    return mean if math.isfinite(mean) else math.inf
