@@ -1,0 +1,160 @@
+"""Compare the searches of this checkout with those of an older commit, to the last bit.
+
+Exit code 0 if nothing differs, 1 if anything does, 2 if there is nothing to compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+
+from studies.digits import digits
+from studies.networks import resnet20
+from studies.training import trained
+from studies.unchanged import probe
+from studies.unchanged.probe import CASES, Row
+
+ROOT = Path(__file__).resolve().parents[2]
+EPOCHS = 5
+N_IMAGES = 512
+"""Training images that the calibrated search looks at, without their labels."""
+
+
+def main() -> None:
+    """Search every case in both checkouts; print a line of each as soon as both are done."""
+    parser = _parser()
+    options = parser.parse_args()
+    is_same = True
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        try:
+            extract(options.commit, folder / "old")
+            write_inputs(folder / "inputs.pt")
+            print(_line("case", "candidates", "front", f"to {options.commit}"), flush=True)
+            for case in options.cases:
+                now, was = (outcome(root, case, folder) for root in (ROOT, folder / "old"))
+                difference = first_difference(now, was)
+                n_candidates, n_members = len(now["candidates"]), len(now["front"])
+                line = _line(case, f"{n_candidates:,}", f"{n_members:,}", difference or "same")
+                print(line, flush=True)
+                is_same = is_same and difference is None
+        except ValueError as error:
+            parser.exit(2, f"{error}\n")
+    sys.exit(not is_same)
+
+
+def extract(commit: str, folder: Path) -> None:
+    """Write the files of a commit of this repository into a new folder.
+
+    Args:
+        commit: Anything that git takes for one.
+        folder: Where to.
+
+    Raises:
+        ValueError: If there is no such commit.
+    """
+    archive = ["git", "-C", str(ROOT), "archive", "--format=tar", "--end-of-options", commit]
+    done = subprocess.run(archive, check=False, capture_output=True)
+    if done.returncode != 0:
+        raise ValueError(
+            f"the commit must be one of this repository, got {commit!r}: {_last(done.stderr)}"
+        )
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as files:
+        files.extractall(folder, filter="data")
+
+
+def write_inputs(path: Path) -> None:
+    """Write what both sides are given: a ResNet-20 trained in short, and images without labels.
+
+    Args:
+        path: For `torch.load`; the weights as a state dict.
+    """
+    split = digits()
+    model = trained("resnet20", resnet20, split.train_images, split.train_labels, epochs=EPOCHS)
+    # A view would be saved with all the images that it looks at.
+    batches = [images.clone() for images in split.train_images[:N_IMAGES].split(128)]
+    torch.save({"weights": model.state_dict(), "calibration": batches}, path)
+
+
+def outcome(checkout: Path, case: str, folder: Path) -> dict[str, list[Row]]:
+    """Run the probe of this checkout in another one, on one thread.
+
+    Args:
+        checkout: Whose packages are imported.
+        case: One of `CASES`.
+        folder: Has the inputs.
+
+    Returns:
+        What `probe.searched` returned there.
+
+    Raises:
+        ValueError: If it failed.
+    """
+    output = folder / "outcome.json"
+    done = subprocess.run(
+        [sys.executable, probe.__file__, checkout, case, folder / "inputs.pt", output],
+        check=False,
+        capture_output=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"},
+    )
+    if done.returncode != 0:
+        side = "this checkout" if checkout == ROOT else "the older commit"
+        raise ValueError(f"{case} must run on both sides, but in {side}: {_last(done.stderr)}")
+    found: dict[str, list[Row]] = json.loads(output.read_text(encoding="utf-8"))
+    return found
+
+
+def first_difference(now: dict[str, list[Row]], was: dict[str, list[Row]]) -> str | None:
+    """Return where two outcomes differ first and how, or None if they do not.
+
+    Args:
+        now: Tables of rows of cells, all as text.
+        was: The same of the other side.
+
+    Returns:
+        The table, the row and the column, and what stands there on the two sides.
+
+    Example:
+        >>> first_difference({"front": [{"flops": "13"}]}, {"front": [{"flops": "11"}]})
+        'front, row 0, flops: 13, was 11'
+        >>> first_difference({"front": []}, {"front": []})
+    """
+    for table in {**was, **now}:
+        pairs = zip_longest(now.get(table, []), was.get(table, []))
+        for row, (new, old) in enumerate((new or {}, old or {}) for new, old in pairs):
+            for column in {**old, **new}:
+                here, there = new.get(column, "nothing"), old.get(column, "nothing")
+                if here != there:
+                    return f"{table}, row {row}, {column}: {here}, was {there}"
+    return None
+
+
+def _line(case: str, candidates: str, front: str, difference: str) -> str:
+    width = max(map(len, CASES))
+    return f"{case:{width}}  {candidates:>10}  {front:>5}  {difference}"
+
+
+def _last(stderr: bytes) -> str:
+    return (stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m studies.unchanged", description=__doc__)
+    parser.add_argument("commit", metavar="COMMIT", help="the older one")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
