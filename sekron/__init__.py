@@ -17,11 +17,13 @@ from sekron.training.batch_norm import recalibrate
 from sekron.training.finetune import finetune
 from sekron.training.recipe import Recipe
 from sekron.training.refit import refit
+from sekron.training.repair import Repair, repair
 from sekron.training.tune import tune
 
 __all__ = [
     "Plan",
     "Recipe",
+    "Repair",
     "SeKronConv",
     "SeKronConv2d",
     "SeKronConvTranspose",
@@ -36,6 +38,7 @@ __all__ = [
     "refit",
     "register",
     "relative_error",
+    "repair",
     "save",
     "tune",
 ]

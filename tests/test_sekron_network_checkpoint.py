@@ -81,6 +81,17 @@ def test_a_damaged_form_inside_is_named(tmp_path):
         load(network(), tmp_path / "other")
 
 
+def test_a_file_of_the_first_version_is_read(path, tmp_path):
+    with safe_open(str(path), framework="pt") as file:
+        plan = json.loads(file.metadata()["sekron.plan"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    del plan["metric"]
+    metadata = {"sekron.plan": json.dumps(plan | {"version": 1})}
+    save_file(tensors, tmp_path / "old", metadata=metadata)
+    old, new = load(network(), tmp_path / "old"), load(network(), path)
+    assert all(torch.equal(t, new.state_dict()[n]) for n, t in old.state_dict().items())
+
+
 def test_the_plan_can_be_read_without_us(path):
     with safe_open(str(path), framework="pt") as file:
         plan = json.loads(file.metadata()["sekron.plan"])

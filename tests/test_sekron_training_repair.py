@@ -1,0 +1,74 @@
+"""One call that repairs: in the right order, never for the worse, with the outcome told."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import sekron
+from sekron import Plan, Structure, repair
+from tests.conftest import decayed
+
+
+@pytest.fixture
+def batches():
+    torch.manual_seed(1)
+    return [(torch.randn(20, 4, 9, 8) + 0.3).cumsum(1) for _ in range(2)]
+
+
+@pytest.fixture
+def dense(batches):
+    torch.manual_seed(0)
+    network = decayed(
+        nn.Sequential(
+            nn.Conv2d(4, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 12, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(12, 6),
+        )
+    ).eval()  # fmt: skip
+    sekron.recalibrate(network, batches)
+    return network
+
+
+@pytest.fixture
+def small(dense):
+    texts = {"0": "cp:8x1x1x1,1x4x1x1,1x1x3x3@3", "3": "sekron:12x1x1x1,1x8x3x3@4"}
+    return Plan({name: Structure.parse(text) for name, text in texts.items()}).apply(dense)
+
+
+def divergence(model, dense, batches):
+    """Kullback-Leibler, mean over the images."""
+    with torch.no_grad():
+        own, theirs = (torch.cat([n(x) for x in batches]).log_softmax(1) for n in (model, dense))
+        return float((theirs.exp() * (theirs - own)).sum() / len(own))
+
+
+def test_the_outcome_is_the_divergence_before_and_after(small, dense, batches, capsys):
+    before = divergence(small, dense, batches)
+    outcome = repair(small, dense, [(x, None) for x in batches], progress=False)
+    assert outcome.before == pytest.approx(before, rel=1e-3)
+    assert outcome.after == pytest.approx(divergence(small, dense, batches), rel=1e-3)
+    assert outcome.after < 0.5 * outcome.before
+    assert capsys.readouterr().err == ""
+
+
+def test_the_outcome_is_told(small, dense, batches, capsys):
+    outcome = repair(small, dense, batches)
+    assert f"{outcome.before:.4g} before, {outcome.after:.4g} after\n" in capsys.readouterr().err
+
+
+def test_it_does_more_than_batch_norm_alone(small, dense, batches):
+    other = copy.deepcopy(small)
+    sekron.recalibrate(other, batches)
+    outcome = repair(small, dense, batches, progress=False)
+    assert outcome.after < 0.8 * divergence(other, dense, batches)
+
+
+def test_what_is_refused_changes_nothing(small, dense, batches):
+    before = copy.deepcopy(small.state_dict())
+    with pytest.raises(ValueError, match="must have factorized layers to refit"):
+        repair(dense, dense, batches, progress=False)
+    with pytest.raises(ValueError, match="must hold at least one batch"):
+        repair(small, dense, [], progress=False)
+    assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
