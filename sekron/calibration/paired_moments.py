@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from sekron.calibration.moments import CHUNK, Convolution, patches_of, rows_of
+
+ROWS = 200
+"""Positions that are looked at for every number that a kernel takes in, where there are as many."""
+
+FEWEST_BATCHES = 4
+"""Batches that are looked at in any case, from all places of the sequence."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -41,7 +48,8 @@ def paired_moments(
 ) -> PairedMoments:
     """Pass batches through both networks up to a layer, and collect the moments of its input.
 
-    No more than the activations of one batch is held: the networks run again for every layer.
+    No more than the activations of one batch is held: the networks run again for every layer. Of
+    batches that hold far more positions than the moments need, some are left out evenly.
 
     Args:
         name: Name of the layer.
@@ -53,10 +61,10 @@ def paired_moments(
     """
     module, n_calls = dense.get_submodule(name), None
     sums: list[Tensor] = []
-    n_rows = 0
-    for batch in batches:
+    n_rows, places = 0, list(range(len(batches)))
+    while places:
+        batch = batches[places.pop(0)]
         inputs = [_inputs(name, network, batch, n_calls) for network in (dense, compressed)]
-        n_calls = len(inputs[0])
         for x, other in zip(*inputs, strict=True):
             parts = zip(
                 _rows(module, x, largest_patch), _rows(module, other, largest_patch), strict=True
@@ -66,6 +74,9 @@ def paired_moments(
                 exact = [term.double() for term in terms]
                 sums = exact if not sums else [s + t for s, t in zip(sums, exact, strict=True)]
                 n_rows += a.shape[-2]
+        if n_calls is None:
+            places = _spread(len(batches), ROWS * sums[2].shape[-1] / n_rows)
+        n_calls = len(inputs[0])
     cross, square, mean, other_mean = (total / n_rows for total in sums)
     return PairedMoments(
         cross - mean.unsqueeze(-1) * other_mean.unsqueeze(-2),
@@ -73,6 +84,12 @@ def paired_moments(
         mean,
         other_mean,
     )
+
+
+def _spread(n_batches: int, needed: float) -> list[int]:
+    """Return the places of so many batches, the first left out, evenly over all of them."""
+    count = min(max(math.ceil(needed), FEWEST_BATCHES), n_batches)
+    return [round(i * n_batches / count) for i in range(1, count)]
 
 
 class _AllCalled(Exception):

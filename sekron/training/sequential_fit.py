@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -17,6 +18,9 @@ from sekron.forward import evaluating
 from sekron.layers.factorized import Factorized
 from sekron.network.eligibility import TRANSPOSED
 from sekron.training.factor_fit import fit_factors
+
+N_JUDGED = 256
+"""Images, about, by whose outputs a fit is judged."""
 
 DAMPING = 0.05
 """What is added to both moments of the target, relative to the mean variance of the input."""
@@ -62,7 +66,9 @@ def fit_in_sequence(
         3.3, for the asymmetric target.
     """
     with evaluating(model), evaluating(dense), batch_statistics(model):
-        first = least = output_divergence(model, batches, targets)
+        places = _judging(batches)
+        judging = [batches[i] for i in places], [targets[i] for i in places]
+        first = least = output_divergence(model, *judging)
         for name in _order(dense, list(layers), batches[0]):
             layer = layers[name]
             if _n_channels(dense.get_submodule(name)) > WIDEST:
@@ -72,7 +78,7 @@ def fit_in_sequence(
             before = [factor.clone() for factor in layer.factors()]
             bias = None if layer.bias is None else layer.bias.detach().clone()
             _fit(layer, dense.get_submodule(name), paired, gradients[name], steps)
-            now = output_divergence(model, batches, targets)
+            now = output_divergence(model, *judging)
             if now < least:
                 least = now
             else:
@@ -81,6 +87,13 @@ def fit_in_sequence(
                     layer.bias.data.copy_(bias)
             on_layer()
     return first, least
+
+
+def _judging(batches: Sequence[Tensor]) -> list[int]:
+    """Return the places of batches by which a fit is judged, evenly over all of them."""
+    mean = sum(map(len, batches)) / len(batches)
+    count = min(math.ceil(N_JUDGED / mean), len(batches))
+    return [i * len(batches) // count for i in range(count)]
 
 
 def _order(network: nn.Module, names: Sequence[str], batch: Tensor) -> list[str]:
