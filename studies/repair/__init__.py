@@ -1,0 +1,1 @@
+"""What repair without labels gives back of a compressed network's accuracy."""
