@@ -284,7 +284,7 @@ def test_apply_refuses_weights_that_changed_since_the_search(sekron_command, fil
 def test_apply_of_a_search_from_python_says_what_to_do(sekron_command, small_run):
     code, _, err = sekron_command("apply", small_run, "--output", "small.safetensors")
     assert code == 2
-    assert "was searched from Python, so its model is not known here; use `search.load" in err
+    assert "was searched from Python, so its model is not known here; add --model" in err
 
 
 def test_a_network_of_torchvision(sekron_command, torchvision, files):

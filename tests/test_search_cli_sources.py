@@ -115,7 +115,7 @@ def test_comparison_at_the_budget_of_the_run_and_at_another(sekron_command, run_
 def test_a_run_from_python_cannot_be_compared_by_the_command(sekron_command, small_run):
     code, _, err = sekron_command("compare", str(small_run))
     assert code == 2
-    assert "use `baselines.compare`" in err
+    assert "its model is not known here; add --model" in err
 
 
 def test_a_plan_that_was_read_has_no_metrics(sekron_command, images):

@@ -35,9 +35,6 @@ N_IMAGES = 1024
 BUDGETS = [search.Budget(**{r: s}) for r in ("flops", "params") for s in (0.1, 0.15, 0.25)]
 COLUMNS = ("network", "setting", "budget", "dense", "accuracy", "lost")
 
-REFITTED = "factors refitted to patches"
-"""What `sekron.refit` makes of the default, in the place of batch-norm re-estimation alone."""
-
 POWERS, DAMPINGS = (0.25, 1.0), (0.01, 0.2)
 """Besides the default ones."""
 
@@ -58,10 +55,7 @@ def main() -> None:
                 if key in known:
                     continue
                 small = result.plan(budget).apply(model)
-                if setting == REFITTED:
-                    sekron.refit(small, model, _batches(split))
-                else:
-                    sekron.recalibrate(small, _batches(split))
+                sekron.recalibrate(small, _batches(split))
                 kept = accuracy(small, split.test_images, split.test_labels)
                 frame.loc[len(frame)] = [*key, dense, kept, dense - kept]
                 frame.round(4).to_csv(path, index=False)
@@ -94,7 +88,6 @@ def _settings(depth: int, model: nn.Module, split: Split) -> Iterator[tuple[str,
     default, by_size, measured = _metrics(model, collected, POWER, DAMPING, split)
     result = searched("default", default)
     yield "default", result
-    yield REFITTED, result
     of_metric = {name: metric.sensitivity for name, metric in by_size.items()}
     alone = sensitivities(measured)
     both = {name: math.sqrt(alone[name] * of_metric[name]) for name in names}
