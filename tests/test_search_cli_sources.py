@@ -118,6 +118,7 @@ def test_a_run_from_python_cannot_be_compared_by_the_command(sekron_command, sma
     assert "its model is not known here; add --model" in err
 
 
-def test_a_plan_that_was_read_has_no_metrics(sekron_command, images):
+def test_the_plan_in_a_run_folder_has_its_metric(sekron_command, images):
     plan = Plan.load(images / "calibrated" / "plan.json")
     assert plan == search.load(images / "calibrated").best
+    assert plan.metric_digest

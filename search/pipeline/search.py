@@ -19,9 +19,11 @@ from search.pipeline.feasibility import check_feasible
 from search.pipeline.plans import begin_clock, judge_of, plan_by_score, plan_on_clock
 from search.pipeline.request import Request
 from search.pipeline.stages import profile_network, search_candidates, spaces_of
+from search.whole_network.judge import Judge
 from search.whole_network.plan_clock import PlanClock
 from search.whole_network.trials import Trials
 from sekron.network.network_metric import NetworkMetric
+from sekron.network.plan import Plan
 
 
 def search_network(
@@ -42,10 +44,11 @@ def search_network(
         InfeasibleBudget: As `search.run` does.
         ValueError: As `search.run` does.
     """
-    settings, budget = request.settings, request.budget
+    settings = request.settings
     # What can be refused is refused before anything is computed or written.
     profile = profile_network(request)
-    check_feasible(budget, profile, spaces_of(profile, settings), settings.rank_multiple)
+    spaces = spaces_of(profile, settings)
+    check_feasible(request.budget, profile, spaces, settings.rank_multiple)
     digests = weight_digests(request.model, profile)
     recorder.check(settings, profile, digests)
     recorded = recorder.metric()
@@ -63,37 +66,50 @@ def search_network(
     trials = Trials(request.n_network_trials, storage, settings.name, settings.seed)
     with quiet_optuna():
         tables = search_candidates(request, profile, digests, metrics, storage)
-        choices = Choices(profile, tables, metrics)
-        with Console(stderr=True, quiet=not request.progress).status("") as status:
-            clock, best = None, None
-            if stopwatch is not None and timetable is not None:
-                clock = PlanClock(
-                    stopwatch,
-                    timetable,
-                    recorder.keep_timetable,
-                    lambda what: status.update(f"measuring {what}"),
-                )
-                best = plan_on_clock(request, choices, clock, trials, warn)
-                choices = choices.retimed(clock.timetable)
-            if judge is not None:
-                best = plan_by_score(
-                    request,
-                    choices,
-                    best,
-                    judge,
-                    clock,
-                    trials,
-                    lambda what: status.update(f"scoring {what}"),
-                    warn,
-                )
-            if clock is not None:
-                choices = choices.retimed(clock.timetable)
-    if best is None:
-        best = choices.best(budget)
-    result = SearchResult(choices, budget, best, None if judge is None else judge.scores)
+        choices = Choices(profile, tables, metrics, timetable)
+        choices, best = _settled(request, choices, stopwatch, judge, trials, recorder, warn)
+    scores = None if judge is None else judge.scores
+    result = SearchResult(choices, request.budget, best, scores)
     front = result.pareto_front().drop(columns="plan")
     recorder.finish(result.candidates().to_csv(index=False), front.to_csv(index=False), best)
     return result
+
+
+def _settled(
+    request: Request,
+    choices: Choices,
+    stopwatch: Stopwatch | None,
+    judge: Judge | None,
+    trials: Trials,
+    recorder: Recorder,
+    warn: Callable[[str], None],
+) -> tuple[Choices, Plan]:
+    """Return the choices with all times, and the plan that is best: by error, clock and score."""
+    clock = best = None
+    with Console(stderr=True, quiet=not request.progress).status("") as status:
+        if stopwatch is not None and choices.timetable is not None:
+            clock = PlanClock(
+                stopwatch,
+                choices.timetable,
+                recorder.keep_timetable,
+                lambda what: status.update(f"measuring {what}"),
+            )
+            best = plan_on_clock(request, choices, clock, trials, warn)
+            choices = choices.retimed(clock.timetable)
+        if judge is not None:
+            best = plan_by_score(
+                request,
+                choices,
+                best,
+                judge,
+                clock,
+                trials,
+                lambda what: status.update(f"scoring {what}"),
+                warn,
+            )
+        if clock is not None:
+            choices = choices.retimed(clock.timetable)
+    return choices, choices.best(request.budget) if best is None else best
 
 
 @contextmanager

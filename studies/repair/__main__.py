@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -45,7 +46,7 @@ def main() -> None:
             rows.append(row)
             frame = pd.DataFrame(rows, columns=list(COLUMNS))
             frame.round(4).to_csv(Path(__file__).with_name("glyphs.csv"), index=False)
-            print(*row)
+            print(*row, flush=True)
     lost = frame.assign(
         **{name: 100 * (frame["dense"] - frame[name]) for name in COLUMNS[3:7]}
     ).drop(columns=["network", "dense"])
@@ -53,8 +54,8 @@ def main() -> None:
     print(lost.groupby("budget", sort=False).mean().round(1).to_string())
 
 
-def _repaired(name: str, model: nn.Module, split: Split) -> list[tuple[object, ...]]:
-    """Return a row for every budget: one plan, left as it is and repaired in two ways."""
+def _repaired(name: str, model: nn.Module, split: Split) -> Iterator[tuple[object, ...]]:
+    """Yield a row for every budget: one plan, left as it is and repaired in two ways."""
     images = split.train_images[:N_IMAGES].split(128)
     result = search.run(
         model,
@@ -68,15 +69,13 @@ def _repaired(name: str, model: nn.Module, split: Split) -> list[tuple[object, .
     def score(network: nn.Module) -> float:
         return accuracy(network, split.test_images, split.test_labels)
 
-    rows: list[tuple[object, ...]] = []
     for budget in BUDGETS:
         networks = [result.plan(budget).apply(model) for _ in range(4)]
         _, renormed, alone, repaired = networks
         sekron.recalibrate(renormed, images)
         _fit_alone(alone, model, images)
         seconds = _timed(repaired, model, images)
-        rows.append((name, str(budget), *map(score, (model, *networks)), seconds))
-    return rows
+        yield name, str(budget), *map(score, (model, *networks)), seconds
 
 
 def _fit_alone(small: nn.Module, model: nn.Module, images: tuple[Tensor, ...]) -> None:
