@@ -52,6 +52,23 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
+def without_singles(inputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Join a batch of a single image to the one before, so that batch norm finds a variance.
+
+    What a loader leaves for its last batch may be that.
+    """
+    before: Tensor | None = None
+    for x in inputs:
+        if before is not None:
+            if len(x) == 1 and x.shape[1:] == before.shape[1:]:
+                before = torch.cat([before, x])
+                continue
+            yield before
+        before = x
+    if before is not None:
+        yield before
+
+
 def inputs_of(batches: Batches, what: str) -> Iterator[Tensor]:
     """Yield the inputs one batch after another.
 

@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
+from safetensors import SafetensorError
 
 Record = TypeVar("Record")
 
@@ -106,11 +107,18 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise type(error)(error.errno, f"could not be written: {reason}", str(path)) from error
+    except (OSError, SafetensorError) as error:
+        raise unwritten(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def unwritten(path: Path, error: Exception) -> OSError:
+    """Return the error that a file could not be written, with its name and the reason."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return type(error)(error.errno, f"could not be written: {error.strerror}", str(path))
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return OSError(f"{path} could not be written: {reason}")
 
 
 def _short(text: str) -> str:

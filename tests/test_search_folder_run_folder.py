@@ -167,3 +167,28 @@ def test_a_folder_can_be_moved(small_network, small_input, tmp_path):
     (tmp_path / "before").rename(tmp_path / "after")
     assert search.load(tmp_path / "after").best is not None
     run(small_network, small_input, run=tmp_path / "after", n_trials=0)
+
+
+@pytest.mark.parametrize("then", [{"measure_seconds": 0}, {"score": None}], ids=str)
+def test_a_loaded_run_is_the_last_one_of_its_folder(small_network, small_input, tmp_path, then):
+    """Not an earlier one for the same budget, which looked at the clock or at a score."""
+    first = {"measure_seconds": 0.2} if "measure_seconds" in then else {"score": len}
+    shared = {"run": tmp_path, "n_trials": 0, "n_network_trials": 1, "max_sequence_length": 2}
+    shared["calibration"] = [small_input] if "score" in then else None
+    run(small_network, small_input, **shared, **first)
+    last = run(small_network, small_input, **shared, **then)
+    loaded = search.load(tmp_path)
+    assert loaded.best == last.best == Plan.load(tmp_path / "plan.json")
+    assert (loaded.timetable, loaded.scores) == (None, None)
+    assert loaded.pareto_front().equals(last.pareto_front())
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"op_code":99}', b"[" * 100_000, b"[1,2]", b'{"op_code":0}', b"null"]
+)
+def test_whatever_a_journal_holds_is_named(folder, tmp_path, line):
+    (tmp_path / "run.json").write_bytes((folder / "run.json").read_bytes())
+    journal = (folder / "study.log").read_bytes()
+    (tmp_path / "study.log").write_bytes(journal + line + b"\n")
+    with pytest.raises(ValueError, match=r"study\.log must be the journal of a study, but is dama"):
+        search.load(tmp_path)

@@ -143,3 +143,11 @@ def test_a_run_without_its_journal_is_named(small_network, small_input, tmp_path
     with pytest.raises(FileNotFoundError, match=r"study\.log must be the journal of a study, but"):
         search.load(tmp_path / "run")
     assert not (tmp_path / "run" / "study.log").exists()
+
+
+@pytest.mark.parametrize(
+    "query", ["odbc_connect=UID%3Dme%3BPWD%3Dhunter2", "pwd=hunter2", "passWD=hunter2"]
+)
+def test_of_a_query_only_what_is_harmless_is_written(query):
+    url = f"mysql://me@host/db?charset=utf8&{query}"
+    assert without_password(url) == "mysql://me@host/db?charset=utf8"

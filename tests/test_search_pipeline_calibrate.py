@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -259,3 +260,26 @@ def test_only_a_calibrated_search_has_sensitivities(small_run, result):
     assert list(known.index) == SEARCHED
     assert list(known) == [result.metrics[name].sensitivity for name in SEARCHED]
     assert known.mean() == pytest.approx(1.0)
+
+
+def test_another_metric_than_the_recorded_one_is_refused(
+    small_network, small_input, folder, result
+):
+    other = {name: replace(m, sensitivity=2.0) for name, m in result.metrics.items()}
+    message = f"was searched in the metric {result.metrics.digest[:12]}, got "
+    with pytest.raises(ValueError, match=message):
+        run(small_network, small_input, run=folder, calibration=NetworkMetric(other))
+    same = run(small_network, small_input, run=folder, calibration=result.metrics)
+    assert same.best == result.best
+
+
+@pytest.mark.parametrize("change", [{}, {"8": None}, {"8": "turned"}], ids=str)
+def test_a_metric_of_another_network_is_refused(small_network, small_input, result, change):
+    metrics = dict(result.metrics) if change else {}
+    for name, how in change.items():
+        metric = metrics.pop(name)
+        if how:
+            metrics[name] = replace(metric, output=metric.input, input=metric.output)
+    name = "8" if change else "3"
+    with pytest.raises(ValueError, match=f"of this network, but has none for layer '{name}' with"):
+        run(small_network, small_input, calibration=NetworkMetric(metrics))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from sekron.forward import inputs_of
+from sekron.forward import inputs_of, without_singles
 
 IMAGES = torch.arange(24.0).reshape(6, 4)
 
@@ -40,3 +40,19 @@ def test_inputs_are_the_tensors_or_what_is_first(batches):
 def test_anything_else_is_refused(batches, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         list(inputs_of(batches, "it"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "joined"),
+    [([3, 3, 1], [3, 4]), ([1, 1, 1], [3]), ([1, 3], [1, 3]), ([4], [4]), ([3, 1, 2], [4, 2])],
+)
+def test_a_batch_of_one_is_joined_to_the_one_before(sizes, joined):
+    x = torch.arange(float(sum(sizes)))[:, None]
+    batches = list(without_singles(x.split(sizes)))
+    assert [len(batch) for batch in batches] == joined
+    assert torch.equal(torch.cat(batches), x)
+
+
+def test_images_of_another_size_are_not_joined():
+    batches = [torch.zeros(3, 2), torch.zeros(1, 5)]
+    assert [x.shape for x in without_singles(batches)] == [(3, 2), (1, 5)]

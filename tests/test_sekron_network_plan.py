@@ -238,3 +238,17 @@ def test_a_plan_of_the_first_version_does_not_tell_its_metric(linear, tmp_path):
     with pytest.raises(ValueError, match=r"written by version 1, which did not; make it again, or"):
         plan.apply(linear)
     assert plan.in_plain_error().apply(linear) is not None
+    plan.save(tmp_path / "again.json")
+    assert Plan.load(tmp_path / "again.json") == plan
+
+
+def test_a_mapping_is_equal_where_there_is_nothing_else(calibrated):
+    assert Plan(dict(calibrated)) == dict(calibrated)
+    assert calibrated != dict(calibrated)
+    assert Plan(LAYERS, {"features.0": FORMS["features.0"]}) != LAYERS
+
+
+def test_saving_mends_a_metric_file(calibrated, metric, linear, tmp_path):
+    metric_path(tmp_path, metric.digest).write_bytes(b"damaged")
+    calibrated.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json").apply(linear) is not None

@@ -200,3 +200,27 @@ def test_random_generators_go_on_as_they_would_have():
     assert draws() != first
     set_random_state(state)
     assert draws() == first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schedule": {"last_epoch": "x"}},
+        {"schedule": {"T_max": 0}},
+        {"schedule": {"base_lrs": [1.0]}},
+        {"schedule": {"last_epoch": 10**6}},
+        {"epochs": [{"epoch": 0, "loss": None, "score": None}]},
+        {"epochs": [{"epoch": 2**62, "loss": None, "score": None}] * 2},
+    ],
+    ids=str,
+)
+def test_a_schedule_or_epochs_that_cannot_be_are_refused(data, tmp_path, change):
+    _, small = networks()
+    arguments = {"loader": loader_of(*data), "recipe": recipe(), "folder": tmp_path}
+    sekron.finetune(small, **arguments, progress=False)
+    pointer = tmp_path / "training.json"
+    document = json.loads(pointer.read_text())
+    schedule = document["schedule"] | change.pop("schedule", {})
+    pointer.write_text(json.dumps(document | change | {"schedule": schedule}))
+    with pytest.raises(ValueError, match=r"training\.json is damaged: its (schedule|epochs)"):
+        sekron.finetune(small, **arguments, progress=False)

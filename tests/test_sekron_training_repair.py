@@ -72,3 +72,34 @@ def test_what_is_refused_changes_nothing(small, dense, batches):
     with pytest.raises(ValueError, match="must hold at least one batch"):
         repair(small, dense, [], progress=False)
     assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [1.0, 300.0], ids=["logits", "large"])
+def test_half_precision_is_judged_in_single(batches, dtype, size):
+    torch.manual_seed(0)
+    head = [nn.Flatten(), nn.Linear(8 * 42, 3)] if size == 1.0 else []
+    dense = decayed(nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), *head)).eval()
+    dense[0].weight.data.mul_(size)
+    small = Plan({"0": Structure.parse("sekron:8x1x1x1,1x4x3x3@3")}).apply(dense)
+    whole = repair(copy.deepcopy(small), dense, batches, progress=False)
+    halves = [x.to(dtype) for x in batches]
+    outcome = repair(small.to(dtype), dense.to(dtype), halves, progress=False)
+    assert outcome.before == pytest.approx(whole.before, rel=0.2)
+    assert 0.0 <= outcome.after < 0.9 * outcome.before
+
+
+def test_a_last_batch_of_one_image_finds_a_variance():
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(9, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5)).eval()
+    batches = torch.randn(17, 9).split(8)
+    assert [len(x) for x in batches] == [8, 8, 1]
+    sekron.recalibrate(dense, batches)
+    small = Plan({"0": Structure.parse("sekron:8x1,1x9@3")}).apply(dense)
+    outcome = repair(small, dense, batches, progress=False)
+    assert outcome.after < outcome.before
+
+
+def test_where_no_gradient_is_possible_that_is_said(small, dense, batches):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"within `torch\.inference_mode"):
+        repair(small, dense, batches, progress=False)

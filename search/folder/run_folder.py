@@ -165,7 +165,10 @@ class RunFolder:
         missing = {layer.name for layer in self.read().profile.searched} - set(timetable.layers)
         if missing:
             raise ValueError(f"{path} is damaged: it has no layer {min(missing)!r}.")
-        winners = {asked: plan.within(metrics) for asked, plan in timetable.winners.items()}
+        try:
+            winners = {asked: plan.within(metrics) for asked, plan in timetable.winners.items()}
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
         return replace(timetable, winners=winners)
 
     def scores(self, metrics: NetworkMetric) -> Scores | None:

@@ -65,8 +65,9 @@ class RunRecord:
                 raise ValueError(f"layer {layer.name!r} has weight_shape {layer.weight_shape}")
             if not layer.calls:
                 raise ValueError(f"layer {layer.name!r} has no calls")
-            if layer.name not in self.weights:
-                raise ValueError(f"weights has no layer {layer.name!r}")
+        if set(self.weights) != {layer.name for layer in self.profile.searched}:
+            different = set(self.weights) ^ {layer.name for layer in self.profile.searched}
+            raise ValueError(f"weights and profile differ in layer {min(different)!r}")
 
     def check_same(self, settings: Settings, profile: NetworkProfile) -> None:
         """Refuse another search, or one of another network; the first difference is named.

@@ -72,7 +72,10 @@ class Scores:
         record = decode(text, _Scores, FORMAT, (VERSION,), source)
 
         def read(plan: PlanRecord) -> Plan:
-            return Plan.from_record(plan, source).within(metrics)
+            try:
+                return Plan.from_record(plan, source).within(metrics)
+            except ValueError as error:
+                raise ValueError(f"{source} is damaged: {error}") from error
 
         plans = [(read(entry.plan), entry.score) for entry in record.networks]
         return cls(

@@ -25,6 +25,8 @@ class Settings:
         min_share: Share of FLOPs or parameters below which a layer is left dense.
         rank_multiple: Of which all ranks are multiples.
         budget: As given.
+        is_timed: Whether the clock was looked at.
+        is_scored: Whether networks were scored.
     """
 
     max_sequence_length: int
@@ -40,6 +42,8 @@ class Settings:
     min_share: float = 0.0
     rank_multiple: int = 1
     budget: Budget = field(default_factory=Budget)
+    is_timed: bool = False
+    is_scored: bool = False
 
 
 FIXED = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import optuna
 from filelock import FileLock
@@ -13,8 +14,11 @@ from sqlalchemy.exc import ArgumentError
 
 from sekron.forward import one_line
 
-SECRETS = ("password", "passwd", "sslpassword")
-"""Names of what in the query of a URL is a password."""
+HARMLESS = ("application_name", "charset", "connect_timeout", "mode", "sslmode", "timeout", "uri")
+"""Names of what in the query of a URL may be written down; whatever else may be a password."""
+
+SHORTEST = 4
+"""Letters of a secret that can be found in a text."""
 
 
 class JournalLock(JournalFileOpenLock):
@@ -45,6 +49,8 @@ def open_journal(journal: Path) -> BaseStorage:
     Raises:
         ValueError: If it is damaged.
     """
+    if journal.exists() and not journal.is_file():
+        raise ValueError(f"{journal} must be a file, but is something else; delete the folder.")
     lock = FileLock(journal.with_name(f".{journal.stem}.lock"))
     _drop_half_line(journal, lock)
     return _journal(JournalFileBackend(str(journal), lock_obj=JournalLock(lock)), journal)
@@ -58,7 +64,9 @@ def read_journal(journal: Path) -> BaseStorage:
         ValueError: If it is damaged.
     """
     if not journal.is_file():
-        raise FileNotFoundError(f"{journal} must be the journal of a study, but is not there.")
+        raise FileNotFoundError(
+            f"{journal} must be the journal of a study, but is not there; search again."
+        )
     return _journal(JournalFileBackend(str(journal)), journal)
 
 
@@ -104,9 +112,9 @@ def without_password(url: str) -> str:
         database.host,
         database.port,
         database.database,
-        database.query,
+        {name: value for name, value in database.query.items() if name in HARMLESS},
     )
-    return public.difference_update_query(SECRETS).render_as_string(hide_password=False)
+    return public.render_as_string(hide_password=False)
 
 
 def _parsed(url: str) -> URL:
@@ -121,19 +129,25 @@ def _parsed(url: str) -> URL:
 
 
 def _refusal(url: str, error: Exception) -> ValueError:
+    """Return an error that says what a driver said, unless that may tell a secret."""
     database = _parsed(url)
-    text, secrets = one_line(error), [database.password, *map(database.query.get, SECRETS)]
-    for secret in filter(None, secrets):
-        text = text.replace(str(secret), "***")
+    hidden = [str(value) for name, value in database.query.items() if name not in HARMLESS]
+    secrets = [*hidden, *([str(database.password)] if database.password else [])]
+    text = one_line(error)
+    if any(len(secret) < SHORTEST for secret in secrets):
+        text = type(error).__name__
+    for secret in secrets:
+        for spelling in (secret, quote(secret), quote(secret, safe=""), quote_plus(secret)):
+            text = text.replace(spelling, "***")
     return ValueError(f"the storage {without_password(url)} must open, but it raised {text}")
 
 
 def _journal(backend: JournalFileBackend, journal: Path) -> BaseStorage:
     try:
         return JournalStorage(backend)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # whatever Optuna raises on what it did not write
         raise ValueError(
-            f"{journal} must be the journal of a study, but is damaged ({error}); "
+            f"{journal} must be the journal of a study, but is damaged ({one_line(error)}); "
             "delete the folder and search again."
         ) from error
 

@@ -17,6 +17,8 @@ from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
 from sekron.rank_curves.table import CandidateTable
+from sekron.structures.families import Point
+from sekron.structures.structure import Structure
 
 Choice = tuple[int, ...]
 """Per searched layer, the row of its candidate; one beyond the last is the dense layer."""
@@ -211,11 +213,18 @@ class Choices:
             row = len(table)
             if name in plan:
                 structure = plan[name]
-                index = table.points.index((structure.family, structure.shapes))
-                of_point = np.flatnonzero(table.point == index).tolist()
-                row = of_point[[table.ranks[r] for r in of_point].index(structure.ranks)]
+                row = self._row(name, structure)
             chosen.append(row)
         return tuple(chosen)
+
+    def _row(self, name: str, structure: Structure) -> int:
+        table, point = self.tables[name], (structure.family, structure.shapes)
+        for row in np.flatnonzero(table.point == _index(table.points, point)).tolist():
+            if table.ranks[row] == structure.ranks:
+                return int(row)
+        raise ValueError(
+            f"a plan of this search must take its candidates, but layer {name!r} has {structure}."
+        )
 
     def plan(self, choice: Choice) -> Plan:
         """Return the plan of a choice, in the metric of the search."""
@@ -238,6 +247,11 @@ class Choices:
         if self.timetable is not None:
             saved = sum(o.ms[-1] - o.ms[row] for o, row in chosen) / self.timetable.network_ms
         return Member(self.plan(choice), error, used, float(saved))
+
+
+def _index(points: list[Point], point: Point) -> int:
+    """Return the place of a point, -1 where it is none of them."""
+    return points.index(point) if point in points else -1
 
 
 def slower_than_dense(budget: Budget) -> str:

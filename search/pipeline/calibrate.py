@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from search.pipeline.request import Request
 from sekron.calibration.metrics import metrics_of
 from sekron.calibration.moments import moments
 from sekron.calibration.sensitivity import LEVELS, divergences, weighted_by
@@ -23,6 +24,43 @@ MOST_IMAGES, FEWEST_IMAGES = 256, 8
 
 CHUNK = 64
 """Images at a time."""
+
+
+def metrics_for(
+    request: Request,
+    profile: NetworkProfile,
+    recorded: NetworkMetric | None,
+    warn: Callable[[str], None],
+) -> NetworkMetric:
+    """Return the metrics of a search: those on record, those that were given, or new ones.
+
+    Args:
+        request: The search.
+        profile: Of the network.
+        recorded: Of an earlier search in the same folder, or None; batches are not looked at then.
+        warn: As in `calibrate`.
+
+    Raises:
+        ValueError: If metrics were given that are not those on record, or not of this network.
+    """
+    if request.metric is None:
+        if recorded is not None:
+            return recorded
+        return calibrate(request.model, profile, request.calibration, warn)
+    if recorded is not None and recorded != request.metric:
+        raise ValueError(
+            f"the run folder was searched in the metric {recorded.digest[:12] or 'none'}, got "
+            f"{request.metric.digest[:12] or 'none'}; use the same, or another run folder."
+        )
+    for layer in profile.searched:
+        metric = request.metric.get(layer.name)
+        sizes = layer.block_shape[:2]
+        if metric is None or (metric.output.shape[-1], metric.input.shape[-1]) != sizes:
+            raise ValueError(
+                f"the metric in `calibration` must be of this network, but has none for layer "
+                f"{layer.name!r} with {sizes[1]} inputs and {sizes[0]} outputs; give batches."
+            )
+    return request.metric
 
 
 def calibrate(

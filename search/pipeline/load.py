@@ -39,15 +39,17 @@ def load(run: str | Path, storage: str | None = None) -> SearchResult:
     with quiet_optuna():
         tables = _recorded_tables(run, record, metrics, folder.storage(storage))
     choices = Choices(record.profile, tables, metrics)
-    scores, timetable = folder.scores(metrics), folder.timetable(metrics)
+    # What an earlier search measured or scored is not what the last one was asked for.
+    scores = folder.scores(metrics) if record.settings.is_scored else None
+    timetable = folder.timetable(metrics) if record.settings.is_timed else None
     if scores is None or choices.question(budget) not in scores.winners:
         if budget.min_score is not None:
             raise _unfinished(run, "its plan was not scored yet")
-        scores = None  # the last search did not score
+        scores = None  # it was stopped before
     if timetable is None or choices.question(budget.limits) not in timetable.winners:
         if budget.is_clocked:
             raise _unfinished(run, "its plan was not measured yet")
-        timetable = None  # the last search did not look at the clock
+        timetable = None  # it was stopped before
     choices = choices.retimed(timetable)
     if scores is not None:
         best = scores.winners[choices.question(budget)]

@@ -111,6 +111,8 @@ def request_of(
         min_share=min_share,
         rank_multiple=rank_multiple,
         budget=budget,
+        is_timed=measure_seconds > 0,
+        is_scored=score is not None,
     )
     metric = calibration if isinstance(calibration, NetworkMetric) else None
     batches = None if isinstance(calibration, NetworkMetric) else calibration

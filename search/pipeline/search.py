@@ -14,7 +14,7 @@ from search.folder.recorder import Recorder
 from search.front.choices import Choices
 from search.front.result import SearchResult
 from search.per_layer.identity import weight_digests
-from search.pipeline.calibrate import calibrate
+from search.pipeline.calibrate import metrics_for
 from search.pipeline.feasibility import check_feasible
 from search.pipeline.plans import begin_clock, judge_of, plan_by_score, plan_on_clock
 from search.pipeline.request import Request
@@ -59,9 +59,7 @@ def search_network(
         times = recorder.timetable(recorded or NetworkMetric())
         timetable = begin_clock(request, stopwatch, profile, times, warn)
 
-    metrics = request.metric if recorded is None else recorded
-    if metrics is None:
-        metrics = calibrate(request.model, profile, request.calibration, warn)
+    metrics = metrics_for(request, profile, recorded, warn)
     storage = recorder.begin(settings, profile, digests, metrics, request.storage)
     trials = Trials(request.n_network_trials, storage, settings.name, settings.seed)
     with quiet_optuna():

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from sekron.forward import output_of
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 def divergence(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
@@ -36,6 +39,8 @@ def divergence(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
             "the dense network's output must have the shape of the network's, "
             f"{tuple(output.shape)}, got {tuple(wanted.shape)}."
         )
+    # Sums over many numbers overflow in half precision, and differences of logarithms vanish.
+    output, wanted = (t.float() if t.dtype in HALF else t for t in (output, wanted))
     if output.dim() == 2 and output.shape[1] > 1:
         log_probs, targets = ((t / temperature).log_softmax(dim=1) for t in (output, wanted))
         return temperature**2 * F.kl_div(log_probs, targets, log_target=True, reduction="batchmean")
@@ -67,7 +72,10 @@ def output_divergence(
         outputs = output_of(network, batch, "the batches")
         pairs = zip(tree_leaves(outputs), tree_leaves(target), strict=True)
         total += len(batch) * sum(
-            float(divergence(a, b, 1.0)) for a, b in pairs if isinstance(a, Tensor)
+            # Below zero it is rounding.
+            max(float(divergence(a, b, 1.0)), 0.0)
+            for a, b in pairs
+            if isinstance(a, Tensor)
         )
     mean = total / sum(map(len, batches))
     return mean if math.isfinite(mean) else math.inf

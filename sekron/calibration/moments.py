@@ -74,6 +74,11 @@ def moments(
         ValueError: If there are no batches, one is not finite, the network does not run, or one of
             the layers takes no part in its output.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "gradients must be possible, but the call stands within `torch.inference_mode()`; take "
+            "it out of there."
+        )
     network = copy.deepcopy(model).eval().requires_grad_(False)
     sums = {
         name: _Sums(largest_patch, isinstance(network.get_submodule(name), TRANSPOSED))

@@ -101,7 +101,8 @@ def _inputs(name: str, network: nn.Module, batch: Tensor, n_calls: int | None) -
     inputs: list[Tensor] = []
 
     def hook(_: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        inputs.append((positional[0] if positional else named["input"]).detach())
+        # A copy: what comes next may work in place.
+        inputs.append((positional[0] if positional else named["input"]).detach().clone())
         if len(inputs) == n_calls:
             raise _AllCalled
 

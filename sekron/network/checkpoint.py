@@ -27,10 +27,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     check_folder(path)
     plan = Plan(structures_of(model), forms_of(model))
     with replacing(Path(path)) as partial:
-        try:
-            save_model(model, str(partial), metadata={FORMAT: plan.to_json()})
-        except SafetensorError as error:
-            raise OSError(None, str(error)) from error
+        save_model(model, str(partial), metadata={FORMAT: plan.to_json()})
 
 
 def check_folder(path: str | Path) -> None:

@@ -49,14 +49,14 @@ class NetworkMetric(Mapping[str, Metric]):
         return self._digest
 
     def save(self, folder: Path) -> None:
-        """Write the metric to a file of a folder, named by its digest, unless the file is there."""
-        path = metric_path(folder, self._digest)
-        if self._layers and not path.exists():
-            with replacing(path) as partial:
-                try:
-                    save_file(_tensors(self._layers), partial)
-                except SafetensorError as error:
-                    raise OSError(None, str(error)) from error
+        """Write it to the file of a folder that its digest names.
+
+        Raises:
+            OSError: If the disk refuses; the message names the file.
+        """
+        if self._layers:
+            with replacing(metric_path(folder, self._digest)) as partial:
+                save_file(_tensors(self._layers), partial)
 
     @classmethod
     def load(cls, folder: Path, digest: str) -> NetworkMetric:
@@ -67,8 +67,11 @@ class NetworkMetric(Mapping[str, Metric]):
             ValueError: If the file is damaged, or holds another metric than its name says.
         """
         path = metric_path(folder, digest)
-        if not path.exists():
-            raise FileNotFoundError(f"{path} must hold the metric {digest[:12]}, but is not there.")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} must hold the metric {digest[:12]}, but is no file; put it back, or "
+                "search again in another folder."
+            )
         try:
             tensors = load_file(path)
         except SafetensorError as error:

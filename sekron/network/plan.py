@@ -35,7 +35,7 @@ class PlanRecord(msgspec.Struct):
     """A plan as it is written: structures as text, and the digest of its metric."""
 
     layers: dict[str, str | FormedLayer]
-    metric: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    metric: Annotated[str, msgspec.Meta(pattern=f"^([0-9a-f]{{64}}|{UNTOLD})?$")] = ""
 
 
 class Plan(Mapping[str, Structure]):
@@ -80,7 +80,8 @@ class Plan(Mapping[str, Structure]):
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Plan):
             return self.digest == other.digest
-        return self._layers == other
+        # A mapping alone tells neither forms nor a metric.
+        return not self._forms and not self._metric_digest and self._layers == other
 
     __hash__ = None  # type: ignore[assignment]  # as any mapping
 

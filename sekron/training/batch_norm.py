@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sekron.forward import Batches, inputs_of, output_of
+from sekron.forward import Batches, inputs_of, output_of, without_singles
 
 
 def recalibrate(model: nn.Module, batches: Batches) -> None:
@@ -43,7 +43,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
             norm.momentum = None  # torch's cumulative average
             norm.training = True
         with torch.no_grad():
-            for x in inputs_of(batches, "`batches`"):
+            for x in without_singles(inputs_of(batches, "`batches`")):
                 output_of(model, x, "the batches")
         if not all(torch.isfinite(b).all() for norm in norms for b in norm.buffers()):
             raise ValueError("the network's activations must be finite on `batches`, but are not.")

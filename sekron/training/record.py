@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sekron.forward import one_line
 from sekron.network.surgery import structures_of
-from sekron.records import Count, decode, encode, read_text, write_text
+from sekron.records import Count, decode, encode, read_text, unwritten, write_text
 from sekron.training.random_state import random_state, set_random_state
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class TrainingRecord:
                 best = {f"best.{name}": tensor for name, tensor in self.best.items()}
                 save_file(best | orders, current / TENSORS)
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise OSError(None, f"could not be written: {one_line(error)}", str(current)) from error
+            raise unwritten(current, error) from error
         if accelerator.is_main_process:
             write_text(folder / POINTER, self._pointer(current.name))
             if self._state and self._state != current.name:
@@ -161,8 +161,11 @@ class TrainingRecord:
                 f"{folder} must hold a training of this network with these settings, but "
                 "holds another; take another folder."
             )
-        if set(record.schedule) != set(self._schedule.state_dict()):
+        if not _is_schedule(record.schedule, self._schedule):
             raise ValueError(f"{pointer} is damaged: its schedule is none; delete the folder.")
+        numbers = [epoch.epoch for epoch in record.epochs]
+        if numbers != list(range(len(numbers))) or numbers[-1] != _epoch_of(record.state):
+            raise ValueError(f"{pointer} is damaged: its epochs are none; delete the folder.")
         state = folder / record.state
         try:
             tensors = load_file(state / TENSORS)
@@ -189,6 +192,21 @@ def _identity(model: nn.Module, settings: dict[str, Any], tensors: dict[str, Ten
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     text = json.dumps({"settings": settings, "structures": structures, "shapes": shapes})
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_schedule(state: dict[str, Any], schedule: LRScheduler) -> bool:
+    """Whether a state is one that a schedule can be in."""
+    fresh = schedule.state_dict()
+    constant = ("T_max", "eta_min", "base_lrs")
+    if set(state) != set(fresh) or any(state[name] != fresh[name] for name in constant):
+        return False
+    same = all(type(state[name]) is type(fresh[name]) for name in fresh)
+    return same and 0 <= state["last_epoch"] <= fresh["T_max"]
+
+
+def _epoch_of(state: str) -> int:
+    """Return the epoch after which a state was written."""
+    return int(state.split("-")[1])
 
 
 def _finite(value: float) -> float | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sekron.calibration.divergence import output_divergence, outputs_of
 from sekron.calibration.metrics import metric_of
 from sekron.calibration.moments import Moments, moments
-from sekron.forward import Batches, evaluating, inputs_of
+from sekron.forward import Batches, evaluating, inputs_of, without_singles
 from sekron.layers.factorized import Factorized
 from sekron.network.counterparts import paired
 from sekron.network.eligibility import TRANSPOSED
@@ -68,7 +68,7 @@ def refit(
         raise ValueError("the network must have factorized layers to refit, but has none.")
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
-    inputs = list(inputs_of(batches, "`batches`"))
+    inputs = list(without_singles(inputs_of(batches, "`batches`")))
     collected = moments(dense, list(layers), inputs, largest_patch=LARGEST_PATCH)
     backup = copy.deepcopy(model.state_dict())
     with evaluating(dense):

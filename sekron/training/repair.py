@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sekron.calibration.divergence import output_divergence, outputs_of
-from sekron.forward import Batches, evaluating, inputs_of
+from sekron.forward import Batches, evaluating, inputs_of, without_singles
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 from sekron.training.refit import refit
 
@@ -55,7 +55,7 @@ def repair(
     Raises:
         ValueError: As `refit` does; the network is then as it was.
     """
-    inputs = list(inputs_of(batches, "`batches`"))
+    inputs = list(without_singles(inputs_of(batches, "`batches`")))
     with evaluating(dense):
         targets = outputs_of(dense, inputs)
 

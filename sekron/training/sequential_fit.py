@@ -37,7 +37,7 @@ def fit_in_sequence(
     steps: int,
     largest_patch: int,
     on_layer: Callable[[], object],
-) -> tuple[float, float]:
+) -> None:
     """Go through the layers in order; keep of every fit what lowers the output's divergence.
 
     With x what a layer takes in in the dense network and x′ in the network compressed so far, the
@@ -57,10 +57,6 @@ def fit_in_sequence(
         largest_patch: As in `paired_moments`.
         on_layer: Called after every layer.
 
-    Returns:
-        The divergence of the output before and after, with batch norm on the statistics of the
-        batch; after is at most before.
-
     Reference:
         Zhang et al., Accelerating very deep convolutional networks, arXiv 1505.06798, section
         3.3, for the asymmetric target.
@@ -68,7 +64,7 @@ def fit_in_sequence(
     with evaluating(model), evaluating(dense), batch_statistics(model):
         places = _judging(batches)
         judging = [batches[i] for i in places], [targets[i] for i in places]
-        first = least = output_divergence(model, *judging)
+        least = output_divergence(model, *judging)
         for name in _order(dense, list(layers), batches[0]):
             layer = layers[name]
             if _n_channels(dense.get_submodule(name)) > WIDEST:
@@ -86,7 +82,6 @@ def fit_in_sequence(
                 if layer.bias is not None and bias is not None:
                     layer.bias.data.copy_(bias)
             on_layer()
-    return first, least
 
 
 def _judging(batches: Sequence[Tensor]) -> list[int]:
@@ -190,16 +185,13 @@ def _turned(weight: Tensor, module: nn.Module) -> Tensor:
 def batch_statistics(network: nn.Module) -> Iterator[None]:
     """Let batch norm use the statistics of the batch, and leave its buffers as they are."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    states = [
-        (norm.training, norm.momentum, [buffer.clone() for buffer in norm.buffers()])
-        for norm in norms
-    ]
+    states = [(norm.training, [buffer.clone() for buffer in norm.buffers()]) for norm in norms]
     try:
         for norm in norms:
             norm.training = True
         yield
     finally:
-        for norm, (training, momentum, buffers) in zip(norms, states, strict=True):
-            norm.training, norm.momentum = training, momentum
+        for norm, (training, buffers) in zip(norms, states, strict=True):
+            norm.training = training
             for buffer, value in zip(norm.buffers(), buffers, strict=True):
                 buffer.copy_(value)
