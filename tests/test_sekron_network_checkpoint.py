@@ -1,6 +1,11 @@
 """One file holds the weights and the plan; what is loaded computes exactly what was saved."""
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +18,7 @@ from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.checkpoint import load_weights
 from sekron.network.surgery import forms_of, structures_of
 
+ROOT = Path(__file__).parents[1]
 CONV = Structure.parse("sekron:7x1x3x1,1x3x1x3@4")
 SPLIT = Structure.parse("ring:7x2x1x1,1x3x3x1,1x1x1x3@2,3,2")
 HEAD = Structure.parse("tucker:5x1,1x7@3")
@@ -81,15 +87,17 @@ def test_a_damaged_form_inside_is_named(tmp_path):
         load(network(), tmp_path / "other")
 
 
-def test_a_file_of_the_first_version_is_read(path, tmp_path):
-    with safe_open(str(path), framework="pt") as file:
+def test_a_file_of_the_first_version_is_read(tmp_path):
+    small = Plan({"0": CONV, "5": HEAD}).apply(network())
+    save(small, tmp_path / "new")
+    with safe_open(str(tmp_path / "new"), framework="pt") as file:
         plan = json.loads(file.metadata()["sekron.plan"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
     del plan["metric"]
     metadata = {"sekron.plan": json.dumps(plan | {"version": 1})}
     save_file(tensors, tmp_path / "old", metadata=metadata)
-    old, new = load(network(), tmp_path / "old"), load(network(), path)
-    assert all(torch.equal(t, new.state_dict()[n]) for n, t in old.state_dict().items())
+    old = load(network(), tmp_path / "old")
+    assert all(torch.equal(t, small.state_dict()[n]) for n, t in old.state_dict().items())
 
 
 def test_the_plan_can_be_read_without_us(path):
@@ -209,3 +217,57 @@ def test_modules_see_their_version(tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load(network(), tmp_path / "none")
+
+
+PROCESS = """
+    import sys, torch
+    from torch import nn
+    from sekron import Plan, Structure, load, save
+
+    def network():
+        torch.manual_seed(0)
+        return nn.Conv2d(16, 16, 3).double()
+
+    structure, path, how = Structure.parse(sys.argv[1]), sys.argv[2], sys.argv[3]
+    if how == "save":
+        save(Plan({"": structure}).apply(network()), path)
+    small = load(network(), path)
+    print(float(small(torch.ones(1, 16, 5, 5).double().cumsum(2)).sum()))
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sekron:1x1x3x1,16x1x1x3,1x16x1x1@3,4",
+        "sekron:4x1x1x1,4x1x3x1,1x4x1x3,1x4x1x1@3,3,2",
+        "ring:16x1x3x1,1x16x1x3@3,4",
+        "ring:16x1x1x1,1x16x1x1,1x1x3x3@3,3,3",
+    ],
+)
+def test_another_process_computes_the_same(text, tmp_path):
+    """Whatever order its sets have, which is another one in every process."""
+    printed = []
+    for seed in range(4):
+        how = "load" if seed else "save"
+        environment = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", textwrap.dedent(PROCESS), text, tmp_path / "small", how]
+        done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+        printed.append(float(done.stdout))
+    assert printed == pytest.approx([printed[0]] * 4, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text", ["sekron:1x1x3x1,16x1x1x3,1x16x1x1@3,4", "ring:16x1x3x1,1x16x1x3@3,4"]
+)
+def test_a_file_whose_order_nobody_knows_is_refused(text, tmp_path):
+    conv = nn.Conv2d(16, 16, 3)
+    save(Plan({"": Structure.parse(text)}).apply(conv), tmp_path / "small")
+    with safe_open(str(tmp_path / "small"), framework="pt") as file:
+        plan = json.loads(file.metadata()["sekron.plan"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    del plan["metric"]
+    metadata = {"sekron.plan": json.dumps(plan | {"version": 1})}
+    save_file(tensors, tmp_path / "old", metadata=metadata)
+    with pytest.raises(ValueError, match=r"old was written by version 1, which did not tell in"):
+        load(conv, tmp_path / "old")

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_model
 from torch import nn
 
-from sekron.network.plan import FORMAT, Plan
+from sekron.network.plan import FORMAT, UNTOLD, Plan
 from sekron.network.surgery import forms_of, rebuild, structures_of
 from sekron.records import replacing
 
@@ -56,9 +56,26 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     if FORMAT not in metadata:
         raise ValueError(f"{path} must have been written by `sekron.save`: it holds no plan.")
     plan = Plan.from_json(metadata[FORMAT], f"the plan in {path}")
+    _check_order(plan, str(path))
     network = rebuild(model, plan, {name: plan.form(name) for name in plan})
     load_weights(network, load_file(str(path)), str(path))
     return network
+
+
+def _check_order(plan: Plan, source: str) -> None:
+    """Refuse factors that stand in an order that nobody knows any more.
+
+    The first version ordered equal ranks of a factor by the hash seed of its process, and did not
+    tell the seed.
+    """
+    if plan.metric_digest != UNTOLD:
+        return
+    for name, structure in plan.items():
+        if structure.family == "ring" or (structure.family == "sekron" and structure.length > 2):
+            raise ValueError(
+                f"{source} was written by version 1, which did not tell in which order it stored "
+                f"the factors of layer {name!r}; apply its plan to the dense network again."
+            )
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:

@@ -66,7 +66,8 @@ def steps(shapes: tuple[Shape, ...], bonds: Bonds, order: tuple[int, ...]) -> tu
         batch = tuple(axis for axis in state if axis not in bond_axes | summed)
         kept = tuple(axis for axis in state if axis not in summed)
         # The axis that is summed first stands last, so that few steps need a permutation.
-        new = sorted(bond_axes - set(state), key=lambda axis: -ends[axis[1]])
+        # Ties go by the bond: a set's own order is another one in every process.
+        new = sorted(bond_axes - set(state), key=lambda axis: (-ends[axis[1]], axis[1]))
         sequence.append(
             Step(
                 factor=k,
