@@ -22,10 +22,10 @@ from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.profile import Inputs
 from sekron.structures.structure import Structure
 
-PRECISION = 0.03
+RATIO_PRECISION = 0.03
 """Of every ratio; the additive estimate of a network is no better."""
 
-MAX_SECONDS = 0.5
+CANDIDATE_SECONDS = 0.5
 """For one race between a dense layer and the forms or ranks of a structure."""
 
 NETWORK_SECONDS = 4.0
@@ -80,7 +80,7 @@ class Stopwatch:
         """Measure the dense network, and each searched layer inside it."""
         finish = synchronized(lambda: None, self._arguments)
         with watched(self._network, self._names(), finish) as seconds, torch.no_grad():
-            times = race([synchronized(self._forward, self._arguments)], PRECISION)
+            times = race([synchronized(self._forward, self._arguments)], RATIO_PRECISION)
         n_runs = times.shape[1]
         layers = {}
         for layer in self.layers:
@@ -110,7 +110,7 @@ class Stopwatch:
 
         displace = displacing(inputs, self._touched)
         with torch.no_grad():
-            times = race([runner(m) for m in modules], PRECISION, MAX_SECONDS, displace)
+            times = race([runner(m) for m in modules], RATIO_PRECISION, CANDIDATE_SECONDS, displace)
         return [float(ratio) for ratio in np.median(times[1:] / times[0], axis=1)]
 
     def compressed(self, plan: Plan) -> nn.Module:
@@ -128,7 +128,7 @@ class Stopwatch:
             self._network,
             small,
             self._arguments,
-            precision=PRECISION / 2,
+            precision=RATIO_PRECISION / 2,
             max_seconds=seconds,
         )
         return 1.0 / clock.ratio

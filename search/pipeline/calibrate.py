@@ -22,7 +22,7 @@ WORK = 3e12
 MOST_IMAGES, FEWEST_IMAGES = 256, 8
 """That the sensitivities are measured on; fewer for larger networks."""
 
-CHUNK = 64
+AT_ONCE = 64
 """Images at a time."""
 
 
@@ -110,4 +110,4 @@ def _chunks(batches: Sequence[Tensor]) -> Sequence[Tensor]:
     if len({x.shape[1:] for x in batches}) > 1:
         return batches
     images = torch.cat(list(batches))
-    return images.tensor_split(-(-len(images) // CHUNK))
+    return images.tensor_split(-(-len(images) // AT_ONCE))

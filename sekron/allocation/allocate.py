@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from sekron.allocation.first_choice import begun
 from sekron.allocation.knapsack import Incumbent, choose
 from sekron.allocation.relaxation import Options, Program, Relaxed
-from sekron.allocation.start import begun
 
 TIME_LIMIT_S = 10.0
 """Time for the proof where several budgets all bind; the gap that is then left is reported."""

@@ -14,8 +14,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from sekron.allocation.first_choice import Choice, exchanged
 from sekron.allocation.relaxation import ROUNDING, Floats, Program, Relaxed
-from sekron.allocation.start import Choice, exchanged
 
 WIDTHS = (100, 1_000, 10_000)
 """Numbers of partial choices kept at once, from a quick attempt to the proof.
