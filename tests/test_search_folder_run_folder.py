@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -193,3 +194,16 @@ def test_whatever_a_journal_holds_is_named(folder, tmp_path, line):
     (tmp_path / "study.log").write_bytes(journal + line + b"\n")
     with pytest.raises(ValueError, match=r"study\.log must be the journal of a study, but is dama"):
         search.load(tmp_path)
+
+
+def test_a_file_is_no_run_and_stays_as_it_is(tmp_path, small_network, small_input):
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    rule = f"a run must be a folder, got the file {path}; name another path."
+    for ask in (
+        lambda: run(small_network, small_input, run=path),
+        lambda: search.load(path),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(rule)}$"):
+            ask()
+    assert path.read_text() == "mine"

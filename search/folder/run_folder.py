@@ -35,10 +35,15 @@ class RunFolder:
     Args:
         path: Of the folder; made when something is written.
         source: Where the network comes from, to be recorded.
+
+    Raises:
+        ValueError: If something other than a folder stands there.
     """
 
     def __init__(self, path: str | Path, source: Source | None = None) -> None:
         self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"a run must be a folder, got the file {path}; name another path.")
         self._source = source or Source()
 
     def exists(self) -> bool:
