@@ -13,6 +13,7 @@ from search import Budget
 from search.pipeline.calibrate import calibrate
 from sekron import Plan, Structure, decompose, reconstruct, relative_error
 from sekron.calibration.metrics import DAMPING, POWER
+from sekron.calibration.output_kind import KINDS
 from sekron.calibration.sensitivity import LEVELS
 from sekron.network.network_metric import NetworkMetric
 from sekron.profiling.profile import profile
@@ -39,7 +40,7 @@ class Twins(nn.Module):
 
 def calibrated(twins, batches, warn=pytest.fail):
     of_twins = profile(twins, torch.ones(1, 2, 1, 5), include=["first", "second"])
-    return calibrate(twins, of_twins, batches, warn)
+    return calibrate(twins, of_twins, batches, warn, KINDS["values"])
 
 
 def sensitivities(found):
@@ -104,13 +105,27 @@ def test_metrics_and_sensitivities_of_twins_are_known():
     assert sensitivities(found) == pytest.approx([0.2, 1.8], rel=1e-4)
 
 
-def test_without_batches_there_are_no_metrics():
-    assert calibrated(Twins(), None) == NetworkMetric()
-
-
-def test_batches_are_gone_through_once(small_network, batches, result):
+def test_batches_are_gone_through_once(small_network, small_input, batches, result):
     pairs = ((x, torch.zeros(len(x))) for x in batches)
-    assert calibrate(small_network, result.profile, pairs, pytest.fail) == result.metrics
+    assert run(small_network, small_input, calibration=pairs).metrics == result.metrics
+
+
+def test_what_the_outputs_are_is_said_or_guessed_with_a_word(
+    small_network, small_input, batches, result, capsys
+):
+    guessed = run(small_network, small_input, calibration=batches, progress=True)
+    assert "outputs are taken for logits; say `output=` if they are not" in capsys.readouterr().err
+    said = {
+        output: run(
+            small_network, small_input, calibration=batches, output=output, progress=True
+        ).metrics
+        for output in ("logits", "values")
+    }
+    assert "taken for" not in capsys.readouterr().err
+    assert guessed.metrics == said["logits"] == result.metrics
+    assert said["values"] != result.metrics
+    with pytest.raises(ValueError, match="`output` must be logits, values or a function"):
+        run(small_network, small_input, calibration=never(), output="images")
 
 
 @pytest.mark.parametrize(("passes", "n_shown"), [(11.5, 11), (0.0, 8)], ids=["11", "fewest"])

@@ -214,6 +214,11 @@ def test_modules_see_their_version(tmp_path):
     load_weights(fresh, dict(model.state_dict()), "a dictionary")
 
 
+def test_arguments_in_the_wrong_order_are_told(path):
+    with pytest.raises(TypeError, match="takes the dense network, then the path .* exchange them"):
+        load(path, nn.Linear(2, 2))
+
+
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load(network(), tmp_path / "none")

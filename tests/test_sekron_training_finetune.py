@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import sekron
-from sekron.calibration.divergence import divergence
+from sekron.calibration.output_kind import KINDS
 from tests.trained import N, equal, images_and_labels, loader_of, networks, recipe, states
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,8 @@ def test_a_step_is_that_of_momentum_on_the_loss_and_the_decay_of_products(data, 
     output = by_hand(images)
     product = by_hand[3].dense_weight()
     decayed = [by_hand[0].weight, by_hand[5].weight]
-    loss = (1 - share) * F.cross_entropy(output, labels) + share * divergence(output, wanted, 3.0)
+    divergence = KINDS["logits"].divergence(output, wanted, 3.0)
+    loss = (1 - share) * F.cross_entropy(output, labels) + share * divergence
     torch.autograd.backward(loss + 0.05 * product.square().sum())
     nn.utils.clip_grad_norm_(by_hand.parameters(), 0.7)
     for parameter in by_hand.parameters():

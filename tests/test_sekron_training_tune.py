@@ -8,7 +8,9 @@ from torch import nn
 
 import sekron
 from sekron import Plan, Structure, tune
-from sekron.training.tune import _misfit
+from sekron.calibration.divergence import reference_of
+from sekron.calibration.output_kind import KINDS
+from sekron.training.tune import _loss, _split, rate_for
 from tests.conftest import decayed
 
 QUIET = {"progress": False}
@@ -68,25 +70,49 @@ def test_the_outputs_come_nearer_to_the_dense_ones(small, dense, batches):
     assert divergence(small, dense, batches) < 0.9 * before
 
 
-def test_what_is_returned_is_the_ratio_of_the_misfits(small, dense, batches):
-    names = list(STRUCTURES)
-    sekron.recalibrate(small, batches)
-    before = _misfit(small, dense, names, batches)
+def loss(small, dense, names, x, kind="logits"):
+    return float(_loss(small, dense, names, KINDS[kind], x).detach())
+
+
+def test_what_is_returned_is_the_ratio_of_the_divergences_on_what_is_held_out(
+    small, dense, batches
+):
+    held_out = reference_of(dense, [x[7:] for x in batches])
+    before = held_out.divergence(small)
     ratio = tune(small, dense, batches, steps=20, **QUIET)
-    after = _misfit(small, dense, names, batches)
-    assert ratio == pytest.approx(after / before, rel=1e-5)
+    assert ratio == pytest.approx(held_out.divergence(small) / before, rel=1e-5)
 
 
-def test_misfit_is_the_sum_of_relative_errors_and_the_divergence(small, dense, batches):
+@pytest.mark.parametrize(
+    ("sizes", "fitted", "judging"),
+    [([8, 17], [7, 15], [1, 2]), ([8, 3], [7, 3], [1]), ([7, 3], [7, 3], [7, 3])],
+    ids=str,
+)
+def test_one_image_in_eight_judges(sizes, fitted, judging):
+    images = torch.arange(sum(sizes)).split(sizes)
+    parts = _split(images)
+    assert [[len(x) for x in part] for part in parts] == [fitted, judging]
+    assert {int(i) for part in parts for x in part for i in x} == set(range(sum(sizes)))
+
+
+def test_few_steps_are_small_ones():
+    assert [rate_for(steps) for steps in (3, 75, 300, 600)] == pytest.approx(
+        [2e-4, 1e-3, 2e-3, 2e-3]
+    )
+
+
+def test_the_loss_is_the_sum_of_relative_errors_and_the_divergence(small, dense, batches):
     x = batches[0]
     with torch.no_grad():
-        wanted = sum(
+        layers = sum(
             float((small[:k](x) - dense[:k](x)).square().sum() / dense[:k](x).square().sum())
             for k in (1, 4)
         )
         own, theirs = (n(x).div(2.0).softmax(dim=1) for n in (small, dense))
-        wanted += 4.0 * float((theirs * (theirs / own).log()).sum()) / len(x)
-    assert _misfit(small, dense, ["0", "3"], [x]) == pytest.approx(wanted, rel=1e-4)
+        wanted = layers + 4.0 * float((theirs * (theirs / own).log()).sum()) / len(x)
+        values = layers + float((small(x) - dense(x)).square().sum() / dense(x).square().sum())
+    assert loss(small, dense, ["0", "3"], x) == pytest.approx(wanted, rel=1e-4)
+    assert loss(small, dense, ["0", "3"], x, "values") == pytest.approx(values, rel=1e-4)
 
 
 def test_a_fit_that_got_worse_is_taken_back(small, dense, batches, monkeypatch):
@@ -133,7 +159,7 @@ def test_what_works_in_place_after_a_layer_does_not_change_its_target(small, den
         a, b = small[0](x), dense[0](x)
         after = (a.relu() - b.relu()).square().sum() / b.relu().square().sum()
         wanted = float((a - b).square().sum() / b.square().sum() + after)
-    assert _misfit(own, plain, names, [x]) == pytest.approx(wanted, rel=1e-5)
+    assert loss(own, plain, names, x, "values") == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_network_of_another_kind_leaves_batch_norm_as_it_was(small, dense, batches):

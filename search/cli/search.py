@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -72,6 +72,10 @@ def search(
     calibration: Annotated[
         str, typer.Option(help="Unlabelled images: a file with one tensor.")
     ] = "",
+    output_kind: Annotated[
+        Literal["logits", "values"] | None,
+        typer.Option(help="What the network puts out; default what it looks like."),
+    ] = None,
     score: Annotated[str, typer.Option(help="module:attribute of a function of a network.")] = "",
     network_trials: Annotated[
         int, typer.Option(help="Whole plans tried where latency is limited or there is a score.")
@@ -100,6 +104,7 @@ def search(
         measure_seconds=measure_seconds,
         keep_latency=keep_latency,
         calibration=load_images(calibration) if calibration else None,
+        output=output_kind,
         score=load_score(score) if score else None,
         n_network_trials=network_trials,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,9 @@ from torch import Tensor, nn
 from search.pipeline.request import Request
 from sekron.calibration.metrics import metrics_of
 from sekron.calibration.moments import moments
+from sekron.calibration.output_kind import OutputKind, kind_of
 from sekron.calibration.sensitivity import LEVELS, divergences, weighted_by
-from sekron.forward import Batches, inputs_of
+from sekron.forward import Batches, evaluating, inputs_of, output_of
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.surgery import weight_of
 from sekron.profiling.network_profile import NetworkProfile
@@ -46,7 +49,10 @@ def metrics_for(
     if request.metric is None:
         if recorded is not None:
             return recorded
-        return calibrate(request.model, profile, request.calibration, warn)
+        if request.calibration is None:
+            return NetworkMetric()
+        batches, kind = _kind(request)
+        return calibrate(request.model, profile, batches, warn, kind)
     if recorded is not None and recorded != request.metric:
         raise ValueError(
             f"the run folder was searched in the metric {recorded.digest[:12] or 'none'}, got "
@@ -66,29 +72,45 @@ def metrics_for(
 def calibrate(
     model: nn.Module,
     profile: NetworkProfile,
-    batches: Batches | None,
+    batches: Batches,
     warn: Callable[[str], None],
+    kind: OutputKind,
 ) -> NetworkMetric:
-    """Return the metrics of a network's layers; the plain norm without batches.
+    """Return the metrics of a network's layers.
 
     Args:
         model: Not modified.
         profile: Names the layers, the searched ones.
         batches: Unlabelled, gone through once.
         warn: Called where the layers' sensitivities cannot be measured.
+        kind: Of what the network puts out.
     """
-    if batches is None:
-        return NetworkMetric()
     names = [layer.name for layer in profile.searched]
     shown: list[Tensor] = []
-    collected = moments(model, names, _keeping(batches, shown, _n_images(profile)))
+    kept = _keeping(batches, shown, _n_images(profile))
+    collected = moments(model, names, kept, output=kind)
     by_size = metrics_of({name: weight_of(model, name) for name in names}, collected)
     try:
-        measured = divergences(model, by_size, _chunks(shown))
+        measured = divergences(model, by_size, _chunks(shown), kind)
     except ValueError as error:
         warn(f"{error} Layers count by the metric alone.")
         return NetworkMetric(by_size)
     return NetworkMetric(weighted_by(by_size, measured))
+
+
+def _kind(request: Request) -> tuple[Batches, OutputKind]:
+    """Return the calibration, and what the network puts out for it; tell where that is a guess."""
+    assert request.calibration is not None
+    inputs = inputs_of(request.calibration, "`calibration`")
+    first = next(inputs)
+    with evaluating(request.model):
+        kind = kind_of(request.output, output_of(request.model, first, "the calibration batches"))
+    if request.output is None and request.progress:
+        sys.stderr.write(
+            f"calibration: the network's outputs are taken for {kind.name}; say `output=` if they "
+            "are not\n"
+        )
+    return chain([first], inputs), kind
 
 
 def _n_images(profile: NetworkProfile) -> int:

@@ -12,6 +12,7 @@ from search.folder.storage import without_password
 from search.per_layer.samplers import SAMPLERS
 from search.per_layer.space import DEFAULT_FAMILIES
 from sekron.budget import Budget
+from sekron.calibration.output_kind import Output, kind_of
 from sekron.forward import Batches, Score, inputs_of
 from sekron.network.eligibility import replaceable_modules
 from sekron.network.network_metric import NetworkMetric
@@ -33,6 +34,7 @@ class Request:
         n_network_trials: Trials of whole networks, where latency is limited or there is a score.
         calibration: Unlabelled batches, or None.
         metric: That was collected before and is taken instead, or None.
+        output: What the network puts out, for the calibration; None to guess.
         score: Of a network, or None.
         storage: URL of the Optuna storage with its password; None for the run folder, or memory.
         progress: Whether to show how far it is.
@@ -46,6 +48,7 @@ class Request:
     n_network_trials: int = 30
     calibration: Batches | None = None
     metric: NetworkMetric | None = None
+    output: Output | None = None
     score: Score | None = None
     storage: str | None = None
     progress: bool = True
@@ -76,6 +79,7 @@ def request_of(
     keep_latency: bool = False,
     n_network_trials: int = 30,
     calibration: Batches | NetworkMetric | None = None,
+    output: Output | None = None,
     score: Score | None = None,
     progress: bool = True,
 ) -> Request:
@@ -94,6 +98,8 @@ def request_of(
             f"`measure_seconds` must be positive where latency is limited, else at least 0, "
             f"got {measure_seconds} for {budget}."
         )
+    if output is not None:
+        kind_of(output, None)
     if budget.min_score is not None and score is None:
         raise ValueError(f"a least score needs `score`, got {budget} without one.")
     layers = replaceable_modules(model)
@@ -128,6 +134,7 @@ def request_of(
         n_network_trials,
         batches,
         metric,
+        output,
         score,
         storage,
         progress,

@@ -15,6 +15,7 @@ from search.per_layer.space import DEFAULT_FAMILIES
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
 from sekron.budget import Budget
+from sekron.calibration.output_kind import Output
 from sekron.forward import Batches, Score
 from sekron.network.network_metric import NetworkMetric
 from sekron.profiling.profile import Inputs
@@ -42,6 +43,7 @@ def run(
     keep_latency: bool = False,
     n_network_trials: int = 30,
     calibration: Batches | NetworkMetric | None = None,
+    output: Output | None = None,
     score: Score | None = None,
     progress: bool = True,
 ) -> SearchResult:
@@ -79,6 +81,9 @@ def run(
         calibration: Unlabelled batches of images. Errors are then measured, and weights
             decomposed, in a metric of what goes through the network and of what its output
             depends on; a run folder keeps it. Or such a metric, of an earlier result.
+        output: What the network puts out, and so what the calibration holds dear: `logits` of
+            classes, `values`, or a function of the compressed and the dense network's outputs that
+            returns how far they are apart; default by what the outputs look like.
         score: Of a network, more is better: its accuracy on held-out data, say. The plan with the
             best score of all trials is taken then, or the one with the fewest FLOPs that has the
             budget's `min_score`. Before each scoring batch norm is re-estimated on the
@@ -113,6 +118,7 @@ def run(
         keep_latency=keep_latency,
         n_network_trials=n_network_trials,
         calibration=calibration,
+        output=output,
         score=score,
         progress=progress,
     )

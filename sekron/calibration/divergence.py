@@ -1,81 +1,76 @@
-"""How far a compressed network's output is from that of the dense one."""
+"""How far a compressed network's outputs are from those of the dense one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves
 
-from sekron.forward import output_of
-
-HALF = (torch.float16, torch.bfloat16)
+from sekron.calibration.output_kind import Output, OutputKind, kind_of
+from sekron.forward import evaluating, output_of
 
 
-def divergence(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Return how far an output is from another.
+@dataclass(frozen=True, eq=False, slots=True)
+class Reference:
+    """What a compressed network is held against: the dense one's outputs for some batches.
+
+    Attributes:
+        batches: Unlabelled inputs.
+        outputs: What the dense network puts out for them.
+        kind: Of the outputs.
+    """
+
+    batches: Sequence[Tensor]
+    outputs: Sequence[object]
+    kind: OutputKind
+
+    def divergence(self, network: nn.Module) -> float:
+        """Return how far a network's outputs are from the dense one's, mean over the images.
+
+        Args:
+            network: In the mode in which it shall run.
+
+        Returns:
+            The divergence, at least 0, infinite where an output is not finite.
+
+        Raises:
+            ValueError: If the outputs differ in shape.
+        """
+        total = 0.0
+        with torch.no_grad():
+            for batch, wanted in zip(self.batches, self.outputs, strict=True):
+                output = output_of(network, batch, "the batches")
+                total += len(batch) * float(self.kind.divergence(output, wanted, 1.0))
+        mean = total / sum(map(len, self.batches))
+        # Below zero it is rounding.
+        return max(mean, 0.0) if math.isfinite(mean) else math.inf
+
+    def sample(self, n_images: int) -> Reference:
+        """Return the same of about so many images, in batches from all places of the sequence."""
+        mean = sum(map(len, self.batches)) / len(self.batches)
+        count = min(math.ceil(n_images / mean), len(self.batches))
+        places = [i * len(self.batches) // count for i in range(count)]
+        batches, outputs = [self.batches[i] for i in places], [self.outputs[i] for i in places]
+        return Reference(batches, outputs, self.kind)
+
+
+def reference_of(
+    dense: nn.Module, batches: Iterable[Tensor], output: Output | None = None
+) -> Reference:
+    """Run the dense network on batches.
 
     Args:
-        output: Output `y` of a network: logits of shape `(N, classes)`, or anything else.
-        wanted: Output `t` of the dense network, of the same shape.
-        temperature: Temperature `T` of the class probabilities; the size of the gradient does not
-            depend on it.
-
-    Returns:
-        The Kullback-Leibler divergence of logits, `T² · KL(softmax(t / T) ‖ softmax(y / T))`, mean
-        over the images; the relative squared error of anything else, `‖y − t‖² / ‖t‖²`.
+        dense: Runs in evaluation mode.
+        batches: Unlabelled inputs, at least one.
+        output: What the network puts out; None to guess.
 
     Raises:
-        ValueError: If their shapes differ.
-
-    Reference:
-        Hinton, Vinyals, Dean, Distilling the knowledge in a neural network, arXiv 1503.02531.
+        ValueError: If the network does not run, or `output` is no kind.
     """
-    if output.shape != wanted.shape:
-        raise ValueError(
-            "the dense network's output must have the shape of the network's, "
-            f"{tuple(output.shape)}, got {tuple(wanted.shape)}."
-        )
-    # Sums over many numbers overflow in half precision, and differences of logarithms vanish.
-    output, wanted = (t.float() if t.dtype in HALF else t for t in (output, wanted))
-    if output.dim() == 2 and output.shape[1] > 1:
-        log_probs, targets = ((t / temperature).log_softmax(dim=1) for t in (output, wanted))
-        return temperature**2 * F.kl_div(log_probs, targets, log_target=True, reduction="batchmean")
-    return (output - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
-
-
-def outputs_of(network: nn.Module, batches: Sequence[Tensor]) -> list[object]:
-    """Return what a network puts out for every batch."""
-    return [output_of(network, batch, "the batches") for batch in batches]
-
-
-def output_divergence(
-    network: nn.Module, batches: Sequence[Tensor], targets: Sequence[object]
-) -> float:
-    """Return the divergence of a network's outputs from others, mean over the images.
-
-    Where there are several outputs, their divergences are summed.
-
-    Args:
-        network: In the mode in which it shall run.
-        batches: Its inputs.
-        targets: The outputs of the dense network, as `outputs_of` returns them.
-
-    Returns:
-        The divergence, infinite where an output is not finite.
-    """
-    total = 0.0
-    for batch, target in zip(batches, targets, strict=True):
-        outputs = output_of(network, batch, "the batches")
-        pairs = zip(tree_leaves(outputs), tree_leaves(target), strict=True)
-        total += len(batch) * sum(
-            # Below zero it is rounding.
-            max(float(divergence(a, b, 1.0)), 0.0)
-            for a, b in pairs
-            if isinstance(a, Tensor)
-        )
-    mean = total / sum(map(len, batches))
-    return mean if math.isfinite(mean) else math.inf
+    inputs = list(batches)
+    with evaluating(dense):
+        outputs = [output_of(dense, batch, "the batches") for batch in inputs]
+    return Reference(inputs, outputs, kind_of(output, outputs[0]))

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
+from sekron.calibration.output_kind import Output, kind_of
 from sekron.forward import Batches, inputs_of, output_of
 from sekron.network.eligibility import TRANSPOSED
 
@@ -18,6 +21,9 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 CHUNK = 16
 """Number of images whose patches are unfolded at once."""
+
+N_DRAWS = 4
+"""Draws of the gradient for each batch."""
 
 WIDEST = 4096
 """Most channels of which the products of all pairs are collected; of more, only the squares are.
@@ -35,8 +41,9 @@ class Moments:
     Attributes:
         gradients: Mean of `g gᵀ` over positions and images, `(out, out)`, fp64.
         inputs: Mean of `x xᵀ` over positions and images, `(in, in)`, fp64; of whole patches where
-            these were asked for, `(in · kernel, in · kernel)`. For a transposed convolution the
-            two change places, as the channels do in its weight.
+            these were asked for, `(in · kernel, in · kernel)`. About the mean of x where batch norm
+            follows, which takes out what comes of it. For a transposed convolution the two change
+            places, as the channels do in its weight.
         n_positions: Output positions per image, over all calls of the layer.
     """
 
@@ -52,12 +59,12 @@ def moments(
     *,
     seed: int = 0,
     largest_patch: int = 0,
+    output: Output | None = None,
 ) -> dict[str, Moments]:
     """Pass unlabelled batches through a network, forwards and back, and collect the moments.
 
-    The gradient is that of the log-likelihood of a label drawn from the network's own
-    prediction, where its output is a matrix of logits; else that of a random projection of all
-    outputs. Averaged over the draws, `g gᵀ` is then the curvature of the network's output.
+    The gradient is that of a random scalar of the output, drawn `N_DRAWS` times for each batch,
+    whose own gradient squared is the curvature of the divergence from the network itself.
 
     Args:
         model: Not modified; a copy of it runs in evaluation mode.
@@ -66,6 +73,7 @@ def moments(
         seed: Seed of the draws.
         largest_patch: Whole patches are collected instead of channels where a kernel takes in at
             most that many numbers.
+        output: What the network puts out; None to guess.
 
     Returns:
         Layer name -> moments.
@@ -88,14 +96,20 @@ def moments(
         network.get_submodule(name).register_forward_hook(layer_sums.hook, with_kwargs=True)
         for name, layer_sums in sums.items()
     ]
+    handles += _centring(network, sums.values())
     generator = torch.Generator().manual_seed(seed)
     n_images = 0
+    kind = None
     try:
         for x in inputs_of(batches, "`calibration`"):
             n_images += len(x)
             with torch.enable_grad():
-                output = output_of(network, x, "the calibration batches")
-                torch.autograd.backward(_objective(output, generator))
+                put_out = output_of(network, x, "the calibration batches")
+                _check(put_out)
+                kind = kind or kind_of(output, put_out)
+                for k in reversed(range(N_DRAWS)):
+                    scalar = kind.draw(put_out, generator)
+                    torch.autograd.backward(scalar, retain_graph=k > 0)
     finally:
         for handle in handles:
             handle.remove()
@@ -108,9 +122,12 @@ class _Sums:
     def __init__(self, largest_patch: int, is_transposed: bool) -> None:
         self._largest_patch, self._is_transposed = largest_patch, is_transposed
         self._inputs: Tensor | float = 0.0
+        self._input_sum: Tensor | float = 0.0
         self._gradients: Tensor | float = 0.0
         self._n_inputs = 0
         self._n_outputs = 0
+        self.last_output: Tensor | None = None
+        self.is_centred = False
 
     def hook(
         self,
@@ -127,6 +144,7 @@ class _Sums:
         for part in parts:
             rows = rows_of(module, part)
             self._inputs = self._inputs + _products(rows)
+            self._input_sum = self._input_sum + rows.sum(dim=-2).double()
             self._n_inputs += rows.shape[-2]
         if not output.requires_grad:
             output = output.detach().requires_grad_()
@@ -137,7 +155,8 @@ class _Sums:
             self._n_outputs += g.shape[-2]
 
         output.register_hook(collect)  # type: ignore[no-untyped-call]  # torch's has no types
-        return output.clone()  # the next operation may work in place
+        self.last_output = output.clone()  # the next operation may work in place
+        return self.last_output
 
     def moments(self, name: str, n_images: int) -> Moments:
         if not isinstance(self._inputs, Tensor) or not isinstance(self._gradients, Tensor):
@@ -149,9 +168,38 @@ class _Sums:
             raise ValueError(f"the moments must be finite, got NaN or Inf at layer {name!r}.")
         gradients = (self._gradients / self._n_outputs).cpu()
         inputs = (self._inputs / self._n_inputs).cpu()
+        if self.is_centred:
+            assert isinstance(self._input_sum, Tensor)
+            mean = (self._input_sum / self._n_inputs).cpu()
+            inputs = inputs - (
+                mean.square() if inputs.dim() == 1 else mean.unsqueeze(-1) * mean.unsqueeze(-2)
+            )
         if self._is_transposed:
             gradients, inputs = inputs, gradients
-        return Moments(gradients, inputs, self._n_outputs / n_images)
+        return Moments(gradients, inputs, self._n_outputs / N_DRAWS / n_images)
+
+
+def _centring(network: nn.Module, layers: Iterable[_Sums]) -> list[RemovableHandle]:
+    """Hook batch norm: a layer whose output goes into one is known to be followed by it."""
+    layers = list(layers)
+
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        for layer in layers:
+            if inputs and inputs[0] is layer.last_output:
+                layer.is_centred = True
+
+    norms = (module for module in network.modules() if isinstance(module, _BatchNorm))
+    return [norm.register_forward_pre_hook(hook) for norm in norms]
+
+
+def _check(output: object) -> None:
+    leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+    if not leaves:
+        raise ValueError(
+            "the network's output must depend on the layers to be searched, but does not."
+        )
+    if not all(torch.isfinite(leaf).all() for leaf in leaves):
+        raise ValueError("the network's output must be finite, got NaN or Inf on a batch.")
 
 
 def rows_of(module: nn.Module, x: Tensor) -> Tensor:
@@ -182,21 +230,3 @@ def patches_of(module: Convolution, x: Tensor) -> Tensor:
     n_axes = len(module.kernel_size)
     kernel, places = range(2 + n_axes, 2 + 2 * n_axes), range(2, 2 + n_axes)
     return x.permute(0, 1, *kernel, *places).flatten(1, 1 + n_axes).flatten(2)
-
-
-def _objective(output: object, generator: torch.Generator) -> Tensor:
-    """Return a scalar whose gradient, squared, is a draw of the output's curvature."""
-    leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
-    if not leaves:
-        raise ValueError(
-            "the network's output must depend on the layers to be searched, but does not."
-        )
-    if not all(torch.isfinite(leaf).all() for leaf in leaves):
-        raise ValueError("the network's output must be finite, got NaN or Inf on a batch.")
-    if len(leaves) == 1 and leaves[0].dim() == 2 and leaves[0].shape[1] > 1:
-        (logits,) = leaves
-        probs = logits.detach().float().softmax(dim=1).cpu()
-        labels = torch.multinomial(probs, 1, generator=generator).squeeze(1)
-        return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
-    signs = (torch.randint(0, 2, t.shape, generator=generator) * 2.0 - 1.0 for t in leaves)
-    return torch.stack([(t * s.to(t)).sum() for t, s in zip(leaves, signs, strict=True)]).sum()

@@ -11,9 +11,9 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
 
-from sekron.calibration.divergence import divergence
+from sekron.calibration.divergence import Reference
+from sekron.calibration.output_kind import Output, kind_of
 from sekron.decomposition.metric import ERROR_POWER, Metric
 from sekron.network.surgery import weight_of
 
@@ -25,7 +25,10 @@ LEAST = 1e-9
 
 
 def divergences(
-    model: nn.Module, metrics: Mapping[str, Metric], batches: Sequence[Tensor]
+    model: nn.Module,
+    metrics: Mapping[str, Metric],
+    batches: Sequence[Tensor],
+    output: Output | None = None,
 ) -> dict[str, list[tuple[float, float]]]:
     """Compress one layer after another to lower rank, and compare the network's outputs.
 
@@ -36,6 +39,7 @@ def divergences(
         model: Not modified; one copy of it runs.
         metrics: Layer name -> metric that its weight is approximated in.
         batches: Unlabelled inputs.
+        output: What the network puts out; None to guess.
 
     Returns:
         Layer name -> relative error in the metric and divergence of the output, mean over the
@@ -50,13 +54,14 @@ def divergences(
             module.training = isinstance(module, _BatchNorm)
     by_layer: dict[str, list[tuple[float, float]]] = {}
     with torch.no_grad():
-        targets = [network(x) for x in batches]
+        outputs = [network(x) for x in batches]
+        reference = Reference(batches, outputs, kind_of(output, outputs[0]))
         for name, metric in metrics.items():
             weight = weight_of(network, name)
             original, by_layer[name] = weight.clone(), []
             for error, approximation in _approximations(original, metric):
                 weight.copy_(approximation)
-                by_layer[name].append((error, _divergence(name, network, batches, targets)))
+                by_layer[name].append((error, _divergence(name, network, reference)))
             weight.copy_(original)
     return by_layer
 
@@ -110,25 +115,15 @@ def _approximations(weight: Tensor, metric: Metric) -> Iterator[tuple[float, Ten
             yield float(errors[rank - 1]), approximation.to(weight.dtype)
 
 
-def _divergence(
-    name: str, network: nn.Module, batches: Sequence[Tensor], targets: Sequence[object]
-) -> float:
-    total, n_images = 0.0, 0
-    for x, target in zip(batches, targets, strict=True):
-        outputs, references = (
-            [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-            for tree in (network(x), target)
-        )
-        if [leaf.shape for leaf in outputs] != [leaf.shape for leaf in references]:
-            raise ValueError(
-                f"the network's outputs must keep their shapes when layer {name!r} is compressed."
-            )
-        total += sum(
-            float(divergence(a, b, 1.0)) * len(x) for a, b in zip(outputs, references, strict=True)
-        )
-        n_images += len(x)
-    if not math.isfinite(total):
+def _divergence(name: str, network: nn.Module, reference: Reference) -> float:
+    try:
+        found = reference.divergence(network)
+    except ValueError as error:
+        raise ValueError(
+            f"the network's outputs must keep their shapes when layer {name!r} is compressed."
+        ) from error
+    if not math.isfinite(found):
         raise ValueError(
             f"the network's output must stay finite when layer {name!r} is compressed."
         )
-    return total / n_images
+    return found

@@ -47,7 +47,13 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         ValueError: If the file is damaged, was not written by `save`, or belongs to another
             network; the first difference is named.
         FileNotFoundError: If there is none.
+        TypeError: If the two are not a network and a path.
     """
+    if not isinstance(model, nn.Module) or isinstance(path, nn.Module):
+        raise TypeError(
+            "`load` takes the dense network, then the path of a file, got "
+            f"{type(model).__name__} and {type(path).__name__}; exchange them."
+        )
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

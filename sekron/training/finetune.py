@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from sekron.calibration.output_kind import Output
 from sekron.forward import Score, evaluating
 from sekron.layers.factorized import Factorized
 from sekron.network.checkpoint import load_weights
 from sekron.progress import bar
-from sekron.training.loss import loss_of
+from sekron.training.loss import Loss
 from sekron.training.recipe import DEFAULT_RECIPE, Recipe
 from sekron.training.record import Epoch, TrainingRecord
 
@@ -58,6 +59,7 @@ def finetune(
     score: Score | None = None,
     recipe: Recipe = DEFAULT_RECIPE,
     folder: str | Path | None = None,
+    output: Output | None = None,
     progress: bool = True,
 ) -> list[Epoch]:
     """Train a compressed network, in place, with momentum and a cosine schedule.
@@ -74,6 +76,8 @@ def finetune(
             on the device that trains.
         recipe: How to train.
         folder: Where the state is kept after every epoch; a later call with it goes on from there.
+        output: What the dense network puts out, and so how it teaches: `logits`, `values`, or a
+            divergence of two outputs; default by what the outputs look like.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
@@ -90,7 +94,7 @@ def finetune(
         Hinton et al., arXiv 1503.02531, for the distillation; Khodak et al., Initialization and
         regularization of factorized neural layers, arXiv 2105.01029, for the decay of products.
     """
-    return fit(model, loader, dense, score, recipe, folder, progress)
+    return fit(model, loader, dense, score, recipe, folder, output, progress)
 
 
 def fit(
@@ -100,6 +104,7 @@ def fit(
     score: Score | None,
     recipe: Recipe,
     folder: str | Path | None,
+    output: Output | None,
     progress: bool,
     regularizer: Regularizer | None = None,
 ) -> list[Epoch]:
@@ -121,6 +126,7 @@ def fit(
         }
         record = TrainingRecord(accelerator, schedule, orders, model, settings, folder)
         teacher = None if dense is None else copy.deepcopy(dense).to(accelerator.device)
+        loss_of = Loss(teacher, recipe, output)
         if not record.epochs:
             record.add(Epoch(0, math.nan, _scored(model, score)), model)
         try:
@@ -132,7 +138,7 @@ def fit(
                     model.train()
                     losses = []
                     for batch in loader:
-                        loss = loss_of(network, teacher, batch, recipe)
+                        loss = loss_of(network, batch)
                         losses.append(float(accelerator.reduce(loss.detach(), "mean")))
                         _check("loss", losses[-1], len(losses), number)
                         if recipe.decay > 0:

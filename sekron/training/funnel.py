@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.calibration.output_kind import Output
 from sekron.decomposition.decompose import reconstruct
 from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.operations import DEFAULT_FORM
@@ -70,6 +71,7 @@ def funnel(
     include: Selection | None = None,
     exclude: Selection | None = None,
     folder: str | Path | None = None,
+    output: Output | None = None,
     progress: bool = True,
 ) -> FunnelResult:
     """Choose the ranks of a network by training it with gates that a penalty closes.
@@ -93,6 +95,7 @@ def funnel(
         include: Patterns of the layers to factorize, as in `search.run`.
         exclude: Patterns of layers to leave dense.
         folder: As in `sekron.finetune`.
+        output: As in `sekron.finetune`.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
@@ -138,7 +141,7 @@ def funnel(
         penalize,
         hold,
     )
-    epochs = fit(network, loader, dense, None, recipe, folder, progress, regularizer)
+    epochs = fit(network, loader, dense, None, recipe, folder, output, progress, regularizer)
     threshold = _threshold(budget, measured, layers)
     plan = _plan(budget, measured, layers, threshold)
     final: dict[str, nn.Module] = {}

@@ -8,43 +8,60 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sekron.calibration.divergence import divergence
+from sekron.calibration.output_kind import Output, kind_of
 from sekron.forward import evaluating, output_of
 from sekron.training.recipe import Recipe
 
 
-def loss_of(network: nn.Module, teacher: nn.Module | None, batch: Any, recipe: Recipe) -> Tensor:
-    """Return the loss, `(1 − distillation) · cross-entropy + distillation · divergence`.
+class Loss:
+    """`(1 − distillation) · cross-entropy + distillation · divergence`, on one batch.
 
     Args:
-        network: The network, in training mode.
         teacher: The dense network, or None; without it `distillation` counts as 0.
-        batch: `(images, labels)`, or images alone.
         recipe: The recipe, which holds `distillation` and the temperature of the divergence.
-
-    Raises:
-        ValueError: If the batch is none, does not fit a network, or there is nothing to learn from.
+        output: What the networks put out; None to guess by the first batch.
     """
-    images, *labels = batch if isinstance(batch, Sequence) and len(batch) else (batch,)
-    if not isinstance(images, Tensor):
-        raise ValueError(
-            f"`loader` must hold tensors, or tuples (images, labels), got {type(batch).__name__}."
-        )
-    share = 0.0 if teacher is None else recipe.distillation
-    output = _outputs(network, images)
-    loss: Tensor = output.new_zeros(())
-    if share < 1.0:
-        if not labels:
+
+    def __init__(
+        self, teacher: nn.Module | None, recipe: Recipe, output: Output | None = None
+    ) -> None:
+        self._teacher, self._output = teacher, output
+        self._share = 0.0 if teacher is None else recipe.distillation
+        self._temperature = recipe.temperature
+
+    def __call__(self, network: nn.Module, batch: Any) -> Tensor:
+        """Return the loss.
+
+        Args:
+            network: The network, in training mode.
+            batch: `(images, labels)`, or images alone.
+
+        Raises:
+            ValueError: If the batch is none, does not fit a network, or there is nothing to learn
+                from.
+        """
+        images, *labels = batch if isinstance(batch, Sequence) and len(batch) else (batch,)
+        if not isinstance(images, Tensor):
             raise ValueError(
-                "the batches must hold labels beside the images, or a dense network must teach "
-                "with `distillation=1`; got images alone."
+                "`loader` must hold tensors, or tuples (images, labels), got "
+                f"{type(batch).__name__}."
             )
-        loss = loss + (1.0 - share) * F.cross_entropy(output, _classes(labels[0], output))
-    if teacher is not None and share > 0.0:
-        with evaluating(teacher):
-            target = _outputs(teacher, images)
-        loss = loss + share * divergence(output, target, recipe.temperature)
-    return loss
+        output = _outputs(network, images)
+        loss: Tensor = output.new_zeros(())
+        if self._share < 1.0:
+            if not labels:
+                raise ValueError(
+                    "the batches must hold labels beside the images, or a dense network must teach "
+                    "with `distillation=1`; got images alone."
+                )
+            classes = _classes(labels[0], output)
+            loss = loss + (1.0 - self._share) * F.cross_entropy(output, classes)
+        if self._teacher is not None and self._share > 0.0:
+            with evaluating(self._teacher):
+                target = _outputs(self._teacher, images)
+            kind = self._output = kind_of(self._output, target)
+            loss = loss + self._share * kind.divergence(output, target, self._temperature)
+        return loss
 
 
 def _outputs(network: nn.Module, images: Tensor) -> Tensor:

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from sekron.calibration.divergence import output_divergence, outputs_of
+from sekron.calibration.divergence import Reference, reference_of
 from sekron.calibration.metrics import metric_of
 from sekron.calibration.moments import Moments, moments
+from sekron.calibration.output_kind import Output
 from sekron.forward import Batches, evaluating, inputs_of, without_singles
 from sekron.layers.factorized import Factorized
 from sekron.network.counterparts import paired
 from sekron.network.eligibility import TRANSPOSED
 from sekron.network.surgery import weight_of
 from sekron.progress import bar
+from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 from sekron.training.factor_fit import fit_factors
-from sekron.training.sequential_fit import batch_statistics, fit_in_sequence
+from sekron.training.sequential_fit import LARGEST_PATCH, batch_statistics, fit_in_sequence
 
-LARGEST_PATCH = 2304
-"""Most numbers that a kernel may take in for its input to be known by patches, not by channels.
-
-Their second moments are a matrix of that size; the root of one twice as large takes a minute."""
+STEPS = 100
+"""Of L-BFGS, at most, for each fit of a layer."""
 
 
 def refit(
-    model: nn.Module, dense: nn.Module, batches: Batches, *, steps: int = 100, progress: bool = True
+    model: nn.Module,
+    dense: nn.Module,
+    batches: Batches,
+    *,
+    steps: int = STEPS,
+    output: Output | None = None,
+    progress: bool = True,
 ) -> float:
     """Fit the factors of a compressed network, in place, first layer by layer, then in sequence.
 
@@ -45,6 +50,8 @@ def refit(
         batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; they are
             gone through a few times for every layer.
         steps: Most steps of L-BFGS for each fit of a layer.
+        output: What the networks put out: `logits`, `values`, or a divergence of two outputs;
+            default by what the outputs look like.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
@@ -59,6 +66,23 @@ def refit(
         Martens, Grosse, arXiv 1503.05671, for the metric; Zhang et al., Accelerating very deep
         convolutional networks, arXiv 1505.06798, section 3.3, for the asymmetric target.
     """
+    layers = layers_to_fit(model, dense)
+    if steps < 1:
+        raise ValueError(f"`steps` must be at least 1, got {steps}.")
+    inputs = without_singles(inputs_of(batches, "`batches`"))
+    reference = reference_of(dense, inputs, output)
+    with at_best(model, reference) as best:
+        fit_layers(model, dense, layers, reference, steps=steps, progress=progress)
+        best.look()
+    return best.ratio
+
+
+def layers_to_fit(model: nn.Module, dense: nn.Module) -> dict[str, Factorized]:
+    """Return layer name -> factorized layer whose counterpart in the dense network is dense.
+
+    Raises:
+        ValueError: If there is none, or the networks do not fit together.
+    """
     layers = {
         name: layer
         for name, layer in paired(model, dense).items()
@@ -66,45 +90,41 @@ def refit(
     }
     if not layers:
         raise ValueError("the network must have factorized layers to refit, but has none.")
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1, got {steps}.")
-    inputs = list(without_singles(inputs_of(batches, "`batches`")))
-    collected = moments(dense, list(layers), inputs, largest_patch=LARGEST_PATCH)
-    backup = copy.deepcopy(model.state_dict())
-    with evaluating(dense):
-        targets = outputs_of(dense, inputs)
-    with evaluating(model):
-        before = output_divergence(model, inputs, targets)
-    try:
-        with bar(progress) as shown:
-            task = shown.add_task("refit", total=2 * len(layers))
+    return layers
 
-            def advance() -> None:
-                shown.advance(task)
 
-            _fit_each(model, dense, layers, collected, inputs, targets, steps, advance)
-            fit_in_sequence(
-                model,
-                dense,
-                layers,
-                {name: _gradients(dense, name, own) for name, own in collected.items()},
-                inputs,
-                targets,
-                steps=steps,
-                largest_patch=LARGEST_PATCH,
-                on_layer=advance,
-            )
-        if norms_with_statistics(model):
-            recalibrate(model, inputs)
-        with evaluating(model):
-            after = output_divergence(model, inputs, targets)
-        if not after < before:
-            model.load_state_dict(backup)
-            after = before
-    except BaseException:
-        model.load_state_dict(backup)
-        raise
-    return after / before if before > 0.0 else 1.0
+def fit_layers(
+    model: nn.Module,
+    dense: nn.Module,
+    layers: Mapping[str, Factorized],
+    reference: Reference,
+    *,
+    steps: int = STEPS,
+    progress: bool,
+) -> None:
+    """Fit each layer alone, then all in sequence, and re-estimate batch norm.
+
+    Args:
+        model: As in `refit`.
+        dense: As in `refit`.
+        layers: What `layers_to_fit` returns.
+        reference: By whose batches is fitted and judged.
+        steps: As in `refit`.
+        progress: As in `refit`.
+    """
+    inputs, kind = reference.batches, reference.kind
+    collected = moments(dense, list(layers), inputs, largest_patch=LARGEST_PATCH, output=kind)
+    with bar(progress) as shown:
+        task = shown.add_task(f"refit, outputs as {kind.name}", total=2 * len(layers))
+
+        def advance() -> None:
+            shown.advance(task)
+
+        _fit_each(model, dense, layers, collected, reference, steps, advance)
+        gradients = {name: _gradients(dense, name, own) for name, own in collected.items()}
+        fit_in_sequence(model, dense, layers, gradients, reference, steps, advance)
+    if norms_with_statistics(model):
+        recalibrate(model, inputs)
 
 
 def _fit_each(
@@ -112,8 +132,7 @@ def _fit_each(
     dense: nn.Module,
     layers: Mapping[str, Factorized],
     collected: Mapping[str, Moments],
-    inputs: Sequence[Tensor],
-    targets: Sequence[object],
+    reference: Reference,
     steps: int,
     on_layer: Callable[[], None],
 ) -> None:
@@ -122,11 +141,11 @@ def _fit_each(
         name: [factor.clone() for factor in layer.factors()] for name, layer in layers.items()
     }
     with evaluating(model), batch_statistics(model):
-        before = output_divergence(model, inputs, targets)
+        before = reference.divergence(model)
         for name, layer in layers.items():
             fit_factors(layer, weight_of(dense, name), metric_of(collected[name]), steps)
             on_layer()
-        if not output_divergence(model, inputs, targets) < before:
+        if not reference.divergence(model) < before:
             for name, layer in layers.items():
                 with torch.no_grad():
                     layer.set_factors(backup[name])

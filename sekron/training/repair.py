@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from dataclasses import dataclass
 
 from torch import nn
 
-from sekron.calibration.divergence import output_divergence, outputs_of
-from sekron.forward import Batches, evaluating, inputs_of, without_singles
+from sekron.calibration.divergence import reference_of
+from sekron.calibration.output_kind import Output
+from sekron.forward import Batches, inputs_of, without_singles
+from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
-from sekron.training.refit import refit
+from sekron.training.refit import fit_layers, layers_to_fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +22,27 @@ class Repair:
     Attributes:
         before: Divergence of the network's output from the dense one's, as the network came.
         after: The same of the repaired network; at most that before.
+        output: What the outputs were taken for: `logits`, `values` or `given`.
     """
 
     before: float
     after: float
+    output: str
 
     def __str__(self) -> str:
         return (
-            f"divergence from the dense network: {self.before:.4g} before, {self.after:.4g} after"
+            f"divergence from the dense network, outputs as {self.output}: "
+            f"{self.before:.4g} before, {self.after:.4g} after"
         )
 
 
 def repair(
-    model: nn.Module, dense: nn.Module, batches: Batches, *, progress: bool = True
+    model: nn.Module,
+    dense: nn.Module,
+    batches: Batches,
+    *,
+    output: Output | None = None,
+    progress: bool = True,
 ) -> Repair:
     """Repair a compressed network, in place, with unlabelled batches and no training.
 
@@ -46,35 +55,27 @@ def repair(
         dense: Not modified.
         batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; some
             hundred images, as many as the network will see anyway being none too many.
+        output: What the networks put out: `logits`, `values`, or a divergence of two outputs;
+            default by what the outputs look like.
         progress: Whether to show a progress bar and the outcome on stderr.
 
     Returns:
         The divergence of the network's output before and after: of logits the Kullback-Leibler
-        divergence, mean over the images, of anything else the relative squared error.
+        divergence, mean over the images, of values the relative squared error.
 
     Raises:
         ValueError: As `refit` does; the network is then as it was.
     """
+    layers = layers_to_fit(model, dense)
     inputs = list(without_singles(inputs_of(batches, "`batches`")))
-    with evaluating(dense):
-        targets = outputs_of(dense, inputs)
-
-    def divergence() -> float:
-        with evaluating(model):
-            return output_divergence(model, inputs, targets)
-
-    backup = copy.deepcopy(model.state_dict())
-    before = divergence()
-    try:
+    reference = reference_of(dense, inputs, output)
+    with at_best(model, reference) as best:
         if norms_with_statistics(model):
             recalibrate(model, inputs)
-            if not divergence() < before:
-                model.load_state_dict(backup)
-        refit(model, dense, inputs, progress=progress)
-    except BaseException:
-        model.load_state_dict(backup)
-        raise
-    outcome = Repair(before, divergence())
+            best.look()
+        fit_layers(model, dense, layers, reference, progress=progress)
+        best.look()
+    outcome = Repair(best.first, best.least, reference.kind.name)
     if progress:
         sys.stderr.write(f"{outcome}\n")
     return outcome

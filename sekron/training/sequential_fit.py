@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sekron.calibration.divergence import output_divergence
+from sekron.calibration.divergence import Reference
 from sekron.calibration.metrics import metric_of
 from sekron.calibration.moments import WIDEST, Moments
 from sekron.calibration.paired_moments import PairedMoments, paired_moments
@@ -18,6 +17,11 @@ from sekron.forward import evaluating
 from sekron.layers.factorized import Factorized
 from sekron.network.eligibility import TRANSPOSED
 from sekron.training.factor_fit import fit_factors
+
+LARGEST_PATCH = 2304
+"""Most numbers that a kernel may take in for its input to be known by patches, not by channels.
+
+Their second moments are a matrix of that size; the root of one twice as large takes a minute."""
 
 N_JUDGED = 256
 """Images, about, by whose outputs a fit is judged."""
@@ -31,11 +35,8 @@ def fit_in_sequence(
     dense: nn.Module,
     layers: Mapping[str, Factorized],
     gradients: Mapping[str, Tensor],
-    batches: Sequence[Tensor],
-    targets: Sequence[object],
-    *,
+    reference: Reference,
     steps: int,
-    largest_patch: int,
     on_layer: Callable[[], object],
 ) -> None:
     """Go through the layers in order; keep of every fit what lowers the output's divergence.
@@ -51,30 +52,27 @@ def fit_in_sequence(
         dense: The network that it comes from.
         layers: Layer name -> factorized layer of the model.
         gradients: Layer name -> moments of the gradient at its output, `(out, out)`.
-        batches: Unlabelled inputs.
-        targets: What the dense network puts out for them.
+        reference: By whose batches is fitted and judged.
         steps: Of L-BFGS, at most, for each layer.
-        largest_patch: As in `paired_moments`.
         on_layer: Called after every layer.
 
     Reference:
         Zhang et al., Accelerating very deep convolutional networks, arXiv 1505.06798, section
         3.3, for the asymmetric target.
     """
+    batches, judging = reference.batches, reference.sample(N_JUDGED)
     with evaluating(model), evaluating(dense), batch_statistics(model):
-        places = _judging(batches)
-        judging = [batches[i] for i in places], [targets[i] for i in places]
-        least = output_divergence(model, *judging)
+        least = judging.divergence(model)
         for name in _order(dense, list(layers), batches[0]):
             layer = layers[name]
             if _n_channels(dense.get_submodule(name)) > WIDEST:
                 on_layer()
                 continue
-            paired = paired_moments(name, dense, model, batches, largest_patch)
+            paired = paired_moments(name, dense, model, batches, LARGEST_PATCH)
             before = [factor.clone() for factor in layer.factors()]
             bias = None if layer.bias is None else layer.bias.detach().clone()
             _fit(layer, dense.get_submodule(name), paired, gradients[name], steps)
-            now = output_divergence(model, *judging)
+            now = judging.divergence(model)
             if now < least:
                 least = now
             else:
@@ -82,13 +80,6 @@ def fit_in_sequence(
                 if layer.bias is not None and bias is not None:
                     layer.bias.data.copy_(bias)
             on_layer()
-
-
-def _judging(batches: Sequence[Tensor]) -> list[int]:
-    """Return the places of batches by which a fit is judged, evenly over all of them."""
-    mean = sum(map(len, batches)) / len(batches)
-    count = min(math.ceil(N_JUDGED / mean), len(batches))
-    return [i * len(batches) // count for i in range(count)]
 
 
 def _order(network: nn.Module, names: Sequence[str], batch: Tensor) -> list[str]:

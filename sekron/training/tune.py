@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
 
-from sekron.calibration.divergence import divergence
-from sekron.forward import Batches, evaluating, inputs_of, output_of
+from sekron.calibration.divergence import reference_of
+from sekron.calibration.output_kind import Output, OutputKind
+from sekron.forward import Batches, evaluating, inputs_of, output_of, without_singles
 from sekron.network.counterparts import paired
 from sekron.progress import bar
+from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 
 LEARNING_RATE = 2e-3
+"""Largest learning rate of `MANY_STEPS` steps or more; fewer take a smaller one."""
+
+MANY_STEPS = 300
+
+WARM_UP = 0.1
+"""Share of the steps in which the learning rate rises."""
+
 CLIP = 1.0
 """Norm to which a gradient is cut."""
 
 TEMPERATURE = 2.0
-"""Temperature at which the class probabilities of both networks are compared."""
+"""Temperature at which class probabilities are compared."""
+
+HELD_OUT = 8
+"""One in so many images is not fitted to, but judges."""
+
+N_JUDGED, FEWEST_STEPS = 10, 20
+"""The network is judged about so many times on its way, after so many steps each at least."""
 
 
 def tune(
@@ -33,29 +45,33 @@ def tune(
     batches: Batches,
     *,
     steps: int = 600,
-    learning_rate: float = LEARNING_RATE,
+    learning_rate: float | None = None,
+    output: Output | None = None,
     progress: bool = True,
 ) -> float:
     """Fit a compressed network, in place, to the activations of the dense one.
 
     Every factorized layer gets its input from the compressed layers before it, and is to put out
     what the dense layer does; so is the network. All parameters that want gradients are fitted.
-    Batch norm uses the batch meanwhile, and is re-estimated before and after. The network ends as
-    it fitted best: as it came, with batch norm re-estimated, or fitted.
+    Batch norm uses the batch meanwhile, and is re-estimated before and after. One in eight images
+    is not fitted to: by the divergence of the output on these the network is judged on its way, and
+    ends as it was best, or as it came.
 
     Args:
         model: From `Plan.apply` on `dense`; its parameters and batch-norm buffers are changed.
         dense: Not modified.
         batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; they are
-            gone through again and again.
+            gone through again and again. Fewer than eight images judge themselves.
         steps: Steps of the optimizer, one batch each.
-        learning_rate: First learning rate, which falls to zero along a cosine. Few steps want a
-            smaller one.
+        learning_rate: Largest learning rate; it rises to that within the first tenth of the steps
+            and falls to zero along a cosine. Default 0.002, less where there are few steps.
+        output: What the networks put out: `logits`, `values`, or a divergence of two outputs;
+            default by what the outputs look like.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        The misfit afterwards over the one before, at most 1. It is `Σₗ ‖yₗ − tₗ‖² / ‖tₗ‖²`, for
-        the outputs of each layer in both networks, plus the divergence of the networks' outputs.
+        The divergence from the dense network afterwards over the one before, on the images that
+        judge: at most 1.
 
     Raises:
         ValueError: If nothing is factorized or wants gradients, there are no batches, the networks
@@ -67,56 +83,72 @@ def tune(
         neural network, arXiv 1503.02531, for the output.
     """
     names = list(paired(model, dense))
-    inputs = list(inputs_of(batches, "`batches`"))
-    _check(model, names, steps, learning_rate)
-    before = copy.deepcopy(model.state_dict())
-    norms = norms_with_statistics(model)
-    states: list[tuple[float, dict[str, Tensor]]] = []
+    inputs = list(without_singles(inputs_of(batches, "`batches`")))
+    rate = rate_for(steps) if learning_rate is None else learning_rate
+    _check(model, names, steps, rate)
+    fitted, judging = _split(inputs)
+    reference = reference_of(dense, judging, output)
+    has_norms = bool(norms_with_statistics(model))
+    with at_best(model, reference) as best:
 
-    def take() -> None:
-        misfit = _misfit(model, dense, names, inputs)
-        if math.isfinite(misfit):
-            states.append((misfit, copy.deepcopy(model.state_dict())))
+        def look() -> None:
+            if has_norms:
+                recalibrate(model, inputs)
+            best.look()
 
-    try:
-        take()
-        if norms:
-            recalibrate(model, inputs)
-            take()
-        _descend(model, dense, names, inputs, steps, learning_rate, progress)
-        if norms:
-            recalibrate(model, inputs)
-        take()
-        if not states:
+        look()
+
+        def loss(x: Tensor) -> Tensor:
+            return _loss(model, dense, names, reference.kind, x)
+
+        with bar(progress) as shown:
+            task = shown.add_task(f"tune, outputs as {reference.kind.name}", total=steps)
+            _descend(model, dense, loss, fitted, steps, rate, look, lambda: shown.advance(task))
+        if not math.isfinite(best.least):
             raise ValueError("the networks' outputs must be finite on the batches, but are not.")
-    except BaseException:
-        model.load_state_dict(before)
-        raise
-    initial = states[0][0]
-    misfit, state = min(states, key=itemgetter(0))
-    model.load_state_dict(state)
-    return misfit / initial if initial > 0.0 else 1.0
+    return best.ratio
+
+
+def rate_for(steps: int) -> float:
+    """Return the largest learning rate for a number of steps."""
+    return LEARNING_RATE * min(1.0, math.sqrt(steps / MANY_STEPS))
+
+
+def _split(inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the images to fit to and those that judge, some of every batch."""
+    pairs = [(x[: len(x) - len(x) // HELD_OUT], x[len(x) - len(x) // HELD_OUT :]) for x in inputs]
+    judging = [held for _, held in pairs if len(held)]
+    if not judging:
+        return list(inputs), list(inputs)
+    return [fitted for fitted, _ in pairs], judging
 
 
 def _descend(
     model: nn.Module,
     dense: nn.Module,
-    names: list[str],
-    inputs: list[Tensor],
+    loss_of: Callable[[Tensor], Tensor],
+    inputs: Sequence[Tensor],
     steps: int,
     learning_rate: float,
-    progress: bool,
+    look: Callable[[], None],
+    on_step: Callable[[], None],
 ) -> None:
+    """Take the steps; look at the network a few times, at the end in any case."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with evaluating(model), evaluating(dense), torch.enable_grad(), bar(progress) as shown:
-        for norm in norms:
-            norm.train()
-        for step in shown.track(range(steps), description="tune"):
+    optimizer = torch.optim.Adam(parameters, learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda k: min((k + 1) / (WARM_UP * steps), 1.0) * (1.0 + math.cos(math.pi * k / steps)) / 2,
+    )
+    n_looks = min(N_JUDGED, max(steps // FEWEST_STEPS, 1))
+    looked_after = {round(steps * (i + 1) / n_looks) for i in range(n_looks)}
+    with evaluating(model), evaluating(dense), torch.enable_grad():
+        for step in range(steps):
+            for norm in norms:
+                norm.train()
             optimizer.zero_grad()
-            loss = _loss(model, dense, names, inputs[step % len(inputs)])
+            loss = loss_of(inputs[step % len(inputs)])
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise ValueError(
@@ -127,16 +159,15 @@ def _descend(
             nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
             schedule.step()
-        optimizer.zero_grad()
+            on_step()
+            if step + 1 in looked_after:
+                optimizer.zero_grad()
+                look()
 
 
-def _misfit(model: nn.Module, dense: nn.Module, names: list[str], inputs: list[Tensor]) -> float:
-    with evaluating(model), evaluating(dense):
-        losses = [float(_loss(model, dense, names, x)) * len(x) for x in inputs]
-    return sum(losses) / sum(map(len, inputs))
-
-
-def _loss(model: nn.Module, dense: nn.Module, names: list[str], x: Tensor) -> Tensor:
+def _loss(
+    model: nn.Module, dense: nn.Module, names: Sequence[str], kind: OutputKind, x: Tensor
+) -> Tensor:
     """Return `Σₗ ‖yₗ − tₗ‖² / ‖tₗ‖²` over the layers, plus the divergence of the outputs."""
     with torch.no_grad(), _outputs(dense, names) as targets:
         target = output_of(dense, x, "the batches")
@@ -147,13 +178,11 @@ def _loss(model: nn.Module, dense: nn.Module, names: list[str], x: Tensor) -> Te
         for name in names
         for a, b in zip(outputs[name], targets[name], strict=True)
     ]
-    pairs = zip(tree_leaves(output), tree_leaves(target), strict=True)
-    terms += [divergence(a, b, TEMPERATURE) for a, b in pairs if isinstance(a, Tensor)]
-    return torch.stack(terms).sum()
+    return torch.stack([*terms, kind.divergence(output, target, TEMPERATURE)]).sum()
 
 
 @contextmanager
-def _outputs(network: nn.Module, names: list[str]) -> Iterator[dict[str, list[Tensor]]]:
+def _outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
     """Collect layer name -> the outputs of its calls."""
     outputs: dict[str, list[Tensor]] = {name: [] for name in names}
 

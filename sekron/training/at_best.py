@@ -1,0 +1,59 @@
+"""Change a network, and keep of all its states the one whose outputs are nearest to another's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from sekron.calibration.divergence import Reference
+from sekron.forward import evaluating
+
+
+class Best:
+    """The least divergence that a network had when it was looked at, and its state then.
+
+    Attributes:
+        first: Divergence of the network as it came.
+        least: The least so far; infinite where no output was finite.
+    """
+
+    def __init__(self, network: nn.Module, reference: Reference) -> None:
+        self._network, self._reference = network, reference
+        self.first = self.least = self._divergence()
+        self.state = copy.deepcopy(network.state_dict())
+
+    def look(self) -> None:
+        """Judge the network as it is now."""
+        now = self._divergence()
+        if now < self.least:
+            self.least, self.state = now, copy.deepcopy(self._network.state_dict())
+
+    @property
+    def ratio(self) -> float:
+        """The least divergence over the first."""
+        return self.least / self.first if self.first > 0.0 else 1.0
+
+    def _divergence(self) -> float:
+        with evaluating(self._network):
+            return self._reference.divergence(self._network)
+
+
+@contextmanager
+def at_best(network: nn.Module, reference: Reference) -> Iterator[Best]:
+    """Give a network its best state at the end, or the one that it came with after an error.
+
+    Args:
+        network: Changed within the block, and looked at whenever it may be good.
+        reference: That it is judged by.
+    """
+    best = Best(network, reference)
+    first = best.state
+    try:
+        yield best
+    except BaseException:
+        network.load_state_dict(first)
+        raise
+    network.load_state_dict(best.state)
