@@ -38,7 +38,8 @@ class Judge:
         metric: Layer name -> metric in which errors are taken once more, or None.
         score: Rates a network, higher is better, or None.
         calibration: Unlabelled batches, on which it is scored once more, or None.
-        repairs: Whether it is scored a third time, repaired on the same batches.
+        repairs: Whether the best of a method's networks is scored a third time, repaired on the
+            same batches.
         clock: Times a network, or None.
     """
 
@@ -51,7 +52,7 @@ class Judge:
     clock: Clock | None
 
     def row(self, entry: Entry | None) -> Row:
-        """Return errors, costs, latency and scores; the network is re-estimated and repaired."""
+        """Return errors, costs, latency and scores; the network's batch norm is re-estimated."""
         row: Row = dict.fromkeys(COLUMNS[3:-1], np.nan)
         if entry is None:
             return row
@@ -66,17 +67,24 @@ class Judge:
         if self.score is not None:
             row["score"] = self.score(entry.network)
             if self.calibration is not None:
-                row |= self._recovered(entry.network, self.score, self.calibration)
+                recalibrate(entry.network, self.calibration)
+                row["score_recalibrated"] = self.score(entry.network)
         return row
 
-    def _recovered(self, network: nn.Module, score: Score, batches: Sequence[Tensor]) -> Row:
-        """Return the scores with batch norm re-estimated, and repaired."""
-        recalibrate(network, batches)
-        row: Row = {"score_recalibrated": score(network)}
-        if self.repairs and structures_of(network):  # what is pruned cannot be repaired
-            repair(network, self.model, batches, progress=False)
-            row["score_repaired"] = score(network)
-        return row
+    def repair_best(self, made: Sequence[tuple[Row, Entry | None]]) -> None:
+        """Repair the network with the best score, and add its score to its row.
+
+        Args:
+            made: Rows as `row` returns them, and their entries. A network without factorized
+                layers, such as a pruned one, is not repaired.
+        """
+        assert self.score is not None
+        assert self.calibration is not None
+        scored = [(row, e.network) for row, e in made if e and structures_of(e.network)]
+        if scored:
+            row, network = max(scored, key=lambda pair: float(str(pair[0]["score_recalibrated"])))
+            repair(network, self.model, self.calibration, progress=False)
+            row["score_repaired"] = self.score(network)
 
     def fingerprint(self, example_input: Inputs, max_seconds: float) -> str:
         """Return a digest of what rows depend on: the network, its images, what is measured.

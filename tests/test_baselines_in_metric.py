@@ -192,20 +192,22 @@ def test_repair_is_that_of_ours_and_touches_no_dense_network(small_network, smal
         small_input,
         BUDGETS[0],
         methods=["channel_svd", "pruning"],
-        allocations=["exact"],
+        allocations=["exact", "uniform"],
         calibration=batches,
         repair=True,
         score=lambda network: networks.append(copy.deepcopy(network)) or float(len(networks)),
         progress=False,
     )
     scores = ["score", "score_recalibrated", "score_repaired"]
-    assert frame[scores].to_numpy()[0].tolist() == [1.0, 2.0, 3.0]
-    assert frame[scores].to_numpy()[1][:2].tolist() == [4.0, 5.0]
-    assert pd.isna(frame["score_repaired"][1])  # channels that are gone cannot be refitted
-    own = copy.deepcopy(networks[0])
+    best = frame[scores].to_numpy()[1]
+    assert best.tolist() == [3.0, 4.0, 5.0]
+    # The other rule scored less, and channels that are gone cannot be refitted.
+    assert frame[scores[:2]].to_numpy()[::2].tolist() == [[1.0, 2.0], [6.0, 7.0]]
+    assert frame["score_repaired"].isna().tolist() == [True, False, True]
+    own = copy.deepcopy(networks[2])
     sekron.repair(own, small_network, batches, progress=False)
     for name, tensor in own.state_dict().items():
-        torch.testing.assert_close(networks[2].state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(networks[4].state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
     for name, tensor in small_network.state_dict().items():
         assert torch.equal(tensor, before[name])
 
