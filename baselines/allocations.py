@@ -85,6 +85,24 @@ def greedy(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | N
     return tuple(choice)
 
 
+def lagrangian(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | None:
+    """Put one price on cost, and let every layer take the least loss and price; raise it to fit.
+
+    The price is found by bisection. What a choice leaves of the budget stays unused.
+
+    Reference:
+        González Martínez, BALF, arXiv 2509.25136, the budgeted rank allocator.
+    """
+
+    def choose(share: float) -> Choice:
+        return tuple(
+            int(np.argmin(share * layer.losses + (1.0 - share) * _share(layer.costs, capacities)))
+            for layer in layers
+        )
+
+    return _largest(choose, layers, capacities)
+
+
 def _largest(
     choose: Callable[[float], Choice], layers: Sequence[Options], capacities: Sequence[float]
 ) -> Choice | None:
@@ -125,5 +143,6 @@ ALLOCATIONS: dict[str, Allocator] = {
     "uniform": uniform,
     "minimax": minimax,
     "greedy": greedy,
+    "lagrangian": lagrangian,
 }
 """The exact allocation and its rivals, by name."""

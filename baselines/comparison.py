@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import time
 import warnings
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
 from baselines.allocations import ALLOCATIONS
-from baselines.contenders import VBMF, Contender, Decomposed, Entry, Planned, Pruned
-from baselines.layer_candidates import candidates
-from baselines.methods import METHODS, Method, truncate
-from baselines.rows import COLUMNS, Row, Rows
+from baselines.contenders import Contender
+from baselines.entrants import RIVALS, Field, rules_of
+from baselines.judge import Clock, Judge
+from baselines.rows import Rows
 from sekron.budget import RESOURCES, Budget
+from sekron.decomposition.metric import Metric
 from sekron.forward import Score
 from sekron.network.plan import Plan
 from sekron.network.surgery import check_finite
-from sekron.profiling.network_profile import NetworkProfile
-from sekron.profiling.profile import Inputs, first_image, profile
+from sekron.profiling.profile import Inputs, profile
 from sekron.profiling.selection import Selection
 from sekron.progress import bar
 from sekron.rank_curves.table import CandidateTable
-from sekron.training.batch_norm import recalibrate
-
-PRUNING = "pruning"
-Clock = Callable[[nn.Module, nn.Module], tuple[float, float]]
 
 
 def compare(
@@ -45,8 +39,10 @@ def compare(
     allocations: Sequence[str] = tuple(ALLOCATIONS),
     tables: Mapping[str, Mapping[str, CandidateTable]] | None = None,
     plans: Mapping[str, Callable[[Budget], Plan]] | None = None,
+    metric: Mapping[str, Metric] | None = None,
     score: Score | None = None,
     calibration: Sequence[Tensor] | None = None,
+    repair: bool = False,
     clock: Clock | None = None,
     include: Selection | None = None,
     exclude: Selection | None = None,
@@ -58,20 +54,31 @@ def compare(
 
     Every method brings candidates for each layer, the dense layer always among them, and each
     allocation chooses one per layer within the budget. Tucker-2 also gets its ranks by
-    variational Bayes, scaled to the budget.
+    variational Bayes, scaled to the budget, and the activation SVD by its paper's rule,
+    `lagrangian`.
+
+    With a metric every method takes part twice, the second time as `cp in metric`, say: weights
+    are whitened, decomposed, and the whitening is taken out of the factors; errors are weighed as
+    in a calibrated search. So what a structure gives and what the metric gives are told apart.
 
     Args:
         model: A trained network; not modified.
         example_input: What its forward takes; a tensor `(batch, …)` or a tuple of arguments.
         budget: One budget of FLOPs and parameters, or several.
-        methods: Names from `METHODS`, and `pruning`; default all, pruning where Torch-Pruning
-            is installed.
+        methods: Names from `METHODS`, each also with ` in metric` behind it, `activation_svd` and
+            `pruning`; default all that have what they need: `metric`, for `activation_svd`
+            `calibration`, for `pruning` Torch-Pruning.
         allocations: Names from `ALLOCATIONS`.
         tables: Name -> candidates of every layer, such as `{"sekron": result.tables}`, which
             take part like those of the methods.
         plans: Name -> what makes a plan for a budget, such as `{"sekron": result.plan}`.
+        metric: Layer name -> metric, such as `result.metrics` of a calibrated search.
         score: Rates a network, higher is better.
-        calibration: Unlabelled batches for `recalibrate`; the score is then taken again.
+        calibration: Unlabelled batches for `recalibrate`; the score is then taken again. The
+            activation SVD sees them too.
+        repair: Whether to repair, on the same batches, the network of each budget and method whose
+            score after `recalibrate` is the highest, and to take its score a third time. A repair
+            takes up to a minute; what is pruned cannot be repaired.
         clock: From the dense and another network to the other's milliseconds and its speed-up.
         include: Patterns of the layers to compress, as in a search.
         exclude: Patterns of the layers to leave dense.
@@ -82,48 +89,40 @@ def compare(
 
     Returns:
         Columns budget, method, ranks_by, error (sum of the squared relative errors of the
-        layers), flops, flops_ratio, params, params_ratio, latency_ms, speedup, score,
-        score_recalibrated, seconds (for the candidates of all budgets, the choice, and the
-        factors that no row before computed). What was not measured is NaN; so is everything
-        where a method does not reach a budget. When the comparison is interrupted, the rows that
-        are finished are returned.
+        layers), error_in_metric (sum of sensitivity · error⁴ in the metric, of every row), flops,
+        flops_ratio, params, params_ratio, latency_ms, speedup, score, score_recalibrated,
+        score_repaired, seconds (for the candidates of all budgets, the choice, and the factors
+        that no row before computed). What was not measured is NaN; so is everything where a
+        method does not reach a budget. When the comparison is interrupted, the rows that are
+        finished are returned.
 
     Raises:
-        ValueError: If a name is unknown, a budget limits latency or nothing, or a weight is not
-            finite.
+        ValueError: If a name is unknown, a method lacks what it needs, a budget limits latency or
+            nothing, or a weight is not finite.
     """
     budgets = [budget] if isinstance(budget, Budget) else list(budget)
-    if methods is None:
-        methods = [*METHODS, *([PRUNING] if importlib.util.find_spec("torch_pruning") else [])]
-    _check(budgets, methods, allocations)
-    _check_names([*(plans or {}), *(tables or {}), *methods], output)
+    plans, tables = plans or {}, tables or {}
+    _check(budgets, methods or (), allocations)
+    if repair and (score is None or calibration is None):
+        raise ValueError("`repair` must come with `score` and `calibration`; give both.")
     measured = profile(model, example_input, include, exclude)
     check_finite(model, [layer.name for layer in measured.searched])
-    judge = _Judge(model, measured, score, calibration, clock)
-    fingerprint = _fingerprint(model, example_input, score, calibration, clock, max_seconds)
+    field = Field(model, example_input, measured, metric, calibration, max_seconds)
+    names = field.rivals() if methods is None else list(methods)
+    _check_names([*plans, *tables, *names], output)
+    if lacking := [f"{name!r} {field.lack(name)}" for name in names if field.lack(name)]:
+        raise ValueError(f"{lacking[0]}.")
+    judge = Judge(model, measured, metric, score, calibration, repair, clock)
+    fingerprint = judge.fingerprint(example_input, max_seconds)
     rows = Rows(None if output is None else Path(output), fingerprint)
-    layers = [layer.name for layer in measured.searched]
-    makers: dict[str, Callable[[], Contender]] = {}
-    for name, plan in (plans or {}).items():
-        makers[name] = partial(Planned, model, measured, plan)
-    for name, layer_tables in (tables or {}).items():
-        if list(layer_tables) != layers or any(table.power != 2 for table in layer_tables.values()):
-            raise ValueError(
-                f"the tables of {name!r} must be of the layers that are compared, "
-                f"{', '.join(layers)}, and without a calibration, got {', '.join(layer_tables)}; "
-                "give the `include` and `exclude` of their search, or its `plans`."
-            )
-        makers[name] = partial(Decomposed, model, measured, layer_tables, truncate)
-    for name in methods:
-        if name == PRUNING:
-            makers[name] = partial(Pruned, model, example_input, measured)
-        else:
-            makers[name] = partial(_fitted, model, measured, METHODS[name], max_seconds)
-    jobs = {
-        name: [(b, rule) for b in budgets for rule in _rules(name, plans or {}, allocations)]
-        for name in makers
+    makers: dict[str, Callable[[], Contender]] = {
+        **{name: field.planned(plan) for name, plan in plans.items()},
+        **{name: field.searched(name, own) for name, own in tables.items()},
+        **{name: partial(field.rival, name) for name in names},
     }
-    rows.forget([*(plans or {}), *(tables or {})])  # another search may have made them
+    rules = {name: ("plan",) if name in plans else rules_of(name, allocations) for name in makers}
+    jobs = {name: [(b, rule) for b in budgets for rule in rules[name]] for name in makers}
+    rows.forget([*plans, *tables])  # another search may have made them
     try:
         _run(makers, jobs, rows, judge, progress)
     except KeyboardInterrupt:
@@ -137,7 +136,7 @@ def _run(
     makers: Mapping[str, Callable[[], Contender]],
     jobs: Mapping[str, list[tuple[Budget, str]]],
     rows: Rows,
-    judge: _Judge,
+    judge: Judge,
     progress: bool,
 ) -> None:
     """Add the rows that are not there yet."""
@@ -151,75 +150,29 @@ def _run(
             start = time.perf_counter()
             contender = makers[name]()
             preparation = time.perf_counter() - start
-            for budget, rule in missing:
-                start = time.perf_counter()
-                entry = contender.enter(budget, rule)
-                seconds = preparation + time.perf_counter() - start
-                head = {"budget": str(budget), "method": name, "ranks_by": rule}
-                rows.add({**head, **judge.row(entry), "seconds": seconds})
-                shown.advance(task)
+            for budget, group in groupby(missing, key=itemgetter(0)):
+                rules = [rule for _, rule in group]
+                for row in _made(contender, judge, budget, rules):
+                    rows.add({**row, "method": name, "seconds": preparation + row["seconds"]})
+                    shown.advance(task)
 
 
-def _fitted(
-    model: nn.Module, measured: NetworkProfile, method: Method, max_seconds: float
-) -> Contender:
-    tables = candidates(model, measured, method, max_seconds=max_seconds)
-    return Decomposed(model, measured, tables, method.factorize)
-
-
-@dataclass(frozen=True, slots=True)
-class _Judge:
-    """The measurements that fill a row of the table."""
-
-    model: nn.Module
-    profile: NetworkProfile
-    score: Score | None
-    calibration: Sequence[Tensor] | None
-    clock: Clock | None
-
-    def row(self, entry: Entry | None) -> Row:
-        """Return error, costs, latency and scores; the network's batch norm is re-estimated."""
-        row: Row = dict.fromkeys(COLUMNS[3:-1], np.nan)
-        if entry is None:
-            return row
-        row["error"] = entry.error
-        for resource in RESOURCES:
-            row[resource] = entry.used[resource]
-            row[f"{resource}_ratio"] = entry.used[resource] / self.profile.dense(resource)
-        if self.clock is not None:
-            row["latency_ms"], row["speedup"] = self.clock(self.model, entry.network)
-        if self.score is not None:
-            row["score"] = self.score(entry.network)
-            if self.calibration is not None:
-                recalibrate(entry.network, self.calibration)
-                row["score_recalibrated"] = self.score(entry.network)
-        return row
-
-
-def _fingerprint(
-    model: nn.Module,
-    example_input: Inputs,
-    score: Score | None,
-    calibration: Sequence[Tensor] | None,
-    clock: Clock | None,
-    max_seconds: float,
-) -> str:
-    """Return a digest of what rows depend on: the network, the input's shape, what is measured."""
-    shapes = [tuple(a.shape) for a in first_image(example_input) if isinstance(a, Tensor)]
-    flags = [value is not None for value in (score, calibration, clock)]
-    digest = hashlib.sha256(f"{shapes} {flags} {max_seconds}".encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-def _rules(method: str, plans: Container[str], allocations: Sequence[str]) -> tuple[str, ...]:
-    if method in plans:
-        return ("plan",)
-    if method == PRUNING:
-        return ("magnitude",)
-    return (*allocations, VBMF) if method == "tucker2" else tuple(allocations)
+def _made(
+    contender: Contender, judge: Judge, budget: Budget, rules: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row per rule once it is finished; where the best one is repaired, all at the end."""
+    made = []
+    for rule in rules:
+        start = time.perf_counter()
+        entry = contender.enter(budget, rule)
+        seconds = time.perf_counter() - start
+        row = {"budget": str(budget), "ranks_by": rule, **judge.row(entry), "seconds": seconds}
+        made.append((row, entry))
+        if not judge.repairs:
+            yield row
+    if judge.repairs:
+        judge.repair_best(made)
+        yield from (row for row, _ in made)
 
 
 def _check_names(names: list[str], output: str | Path | None) -> None:
@@ -228,8 +181,6 @@ def _check_names(names: list[str], output: str | Path | None) -> None:
         raise ValueError(f"what is compared must have different names, got {doubles[0]!r} twice.")
     if output is not None and not Path(output).parent.is_dir():
         raise ValueError(f"`output` must be in a folder that exists, got {output}.")
-    if PRUNING in names and not importlib.util.find_spec("torch_pruning"):
-        raise ValueError("`pruning` needs Torch-Pruning: pip install 'sekron[compare]'.")
 
 
 def _check(budgets: list[Budget], methods: Sequence[str], allocations: Sequence[str]) -> None:
@@ -239,7 +190,7 @@ def _check(budgets: list[Budget], methods: Sequence[str], allocations: Sequence[
                 f"a comparison needs budgets of {' or '.join(RESOURCES)} alone, got {budget}."
             )
     arguments = {
-        "methods": (methods, (*METHODS, PRUNING)),
+        "methods": (methods, RIVALS),
         "allocations": (allocations, ALLOCATIONS),
     }
     for argument, (names, choices) in arguments.items():

@@ -9,12 +9,14 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from baselines.activation_svd import Whitening
 from baselines.allocations import ALLOCATIONS
 from baselines.conversions import Converted
 from baselines.pruning import pruned
 from baselines.vbmf import vbmf_plan
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.decomposition.errors import fitted_error
+from sekron.decomposition.metric import Metric, whole_channels
 from sekron.layers.factorized import Factorized
 from sekron.network.plan import Plan
 from sekron.network.surgery import compressed, weight_of
@@ -26,6 +28,9 @@ from sekron.structures.structure import Structure
 
 VBMF = "vbmf"
 """A rule for the ranks of a Tucker-2, beside the allocations."""
+
+Factorize = Callable[[Tensor, Structure], Converted]
+"""From a weight and a candidate to a structure and its factors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,26 @@ class _Fit:
     loss: float
 
 
+def factorized_in(
+    whitening: Metric | Whitening | None, factorize: Factorize, weight: Tensor, structure: Structure
+) -> Converted:
+    """Factorize a weight once it is whitened, and take the whitening out of the factors.
+
+    Args:
+        whitening: A metric, which does not count along a channel mode that the structure splits;
+            None for the weight as it is.
+        factorize: What knows of no whitening.
+        weight: `(out, in, kernel…)`.
+        structure: The candidate.
+    """
+    if whitening is None:
+        return factorize(weight, structure)
+    whitened = whitening.whiten(weight.detach(), whole_channels(structure))
+    fitted, factors = factorize(whitened, structure)
+    undone = whitening.undo(factors, fitted)
+    return fitted, tuple(factor.to(weight).contiguous() for factor in undone)
+
+
 class Contender(Protocol):
     """One way to compress a network."""
 
@@ -69,13 +94,15 @@ class Decomposed:
         profile: Costs of the dense network.
         tables: Layer name -> candidates, for the searched layers in their order.
         factorize: From a weight and a candidate to a structure and its factors.
+        whitenings: Layer name -> what a weight is whitened by before it is factorized.
         fits: Layer name and candidate -> its factors, for those computed so far.
     """
 
     model: nn.Module
     profile: NetworkProfile
     tables: Mapping[str, CandidateTable]
-    factorize: Callable[[Tensor, Structure], Converted]
+    factorize: Factorize
+    whitenings: Mapping[str, Metric | Whitening] = field(default_factory=dict)
     fits: dict[tuple[str, Structure], _Fit] = field(default_factory=dict)
 
     def enter(self, budget: Budget, rule: str) -> Entry | None:
@@ -97,7 +124,8 @@ class Decomposed:
         """Compute factors once, however many budgets choose them."""
         if (name, structure) not in self.fits:
             weight = weight_of(self.model, name)
-            fitted, factors = self.factorize(weight, structure)
+            whitening = self.whitenings.get(name)
+            fitted, factors = factorized_in(whitening, self.factorize, weight, structure)
             loss = fitted_error(weight, factors, fitted) ** 2
             self.fits[name, structure] = _Fit(fitted, factors, loss)
         return self.fits[name, structure]

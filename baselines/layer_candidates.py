@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from torch import nn
 
 from baselines.methods import Method
+from sekron.decomposition.metric import Metric
 from sekron.network.surgery import weight_of
 from sekron.profiling.network_profile import NetworkProfile
 from sekron.rank_curves.curves import Spectra
@@ -20,6 +23,7 @@ def candidates(
     method: Method,
     *,
     max_seconds: float = float("inf"),
+    metrics: Mapping[str, Metric] = MappingProxyType({}),
 ) -> dict[str, CandidateTable]:
     """Return layer name -> candidates of one method, the dense layer being always among them.
 
@@ -30,12 +34,15 @@ def candidates(
         method: A method, such as one of `METHODS`.
         max_seconds: Time for all layers; what one does not need is left to the next. A warning
             names the layers that needed more, and so have fewer candidates.
+        metrics: Layer name -> metric that its whitened weight is decomposed in; errors are then
+            weighed as in a calibrated search.
     """
     end = time.perf_counter() + max_seconds
     tables, late = {}, []
     for i, layer in enumerate(profile.searched):
-        spectra = Spectra(weight_of(model, layer.name), layer.calls)
-        table = CandidateTable(spectra.dense_flops, spectra.dense_params)
+        metric = metrics.get(layer.name)
+        spectra = Spectra(weight_of(model, layer.name), layer.calls, metric)
+        table = CandidateTable.within(metric, spectra.dense_flops, spectra.dense_params)
         tables[layer.name] = table
         if layer.groups > 1:
             continue

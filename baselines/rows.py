@@ -10,9 +10,9 @@ import pandas as pd
 
 from sekron.budget import RESOURCES
 
-MEASURED = ("latency_ms", "speedup", "score", "score_recalibrated")
+MEASURED = ("latency_ms", "speedup", "score", "score_recalibrated", "score_repaired")
 COLUMNS = (
-    *("budget", "method", "ranks_by", "error"),
+    *("budget", "method", "ranks_by", "error", "error_in_metric"),
     *(name for resource in RESOURCES for name in (resource, f"{resource}_ratio")),
     *(*MEASURED, "seconds"),
 )
@@ -73,7 +73,7 @@ def _read(path: Path) -> pd.DataFrame:
     if not (text.startswith(header) or header.startswith(text)):
         raise ValueError(
             f"{path} must be a comparison, a CSV with the columns {', '.join(STORED)}, got "
-            f"{text.splitlines()[0][:80]!r} first; name another file."
+            f"{text.splitlines()[0][:80]!r} first; name another file, or move this one away."
         )
     lines = text[: text.rfind("\n") + 1]
     if lines != text:

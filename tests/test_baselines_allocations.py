@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from baselines import ALLOCATIONS
-from baselines.allocations import exact, greedy, minimax, uniform
+from baselines.allocations import exact, greedy, lagrangian, minimax, uniform
 from sekron.allocation.relaxation import Options
 
 SEEDS = range(60)
@@ -71,7 +71,7 @@ def test_what_is_chosen_fits_or_is_none(rule, n_resources):
     assert outcomes == {True, False}  # both happened
 
 
-@pytest.mark.parametrize("rule", [uniform, minimax, greedy])
+@pytest.mark.parametrize("rule", [uniform, minimax, greedy, lagrangian])
 @one_or_two_resources
 def test_no_rule_has_less_loss_than_the_exact_one(rule, n_resources):
     compared = 0
@@ -122,11 +122,24 @@ def test_minimax_spends_nothing_below_its_bound():
     assert minimax([layer, coarse], [5.0]) == (0, 0)  # (1, 0) fits too
 
 
-@pytest.mark.parametrize("rule", [exact, minimax, greedy])
+@pytest.mark.parametrize("rule", [exact, minimax, greedy, lagrangian])
 def test_whatever_fits_one_resource_is_found(rule):  # `uniform` may find no share
     for seed in SEEDS:
         layers, capacities = instance(seed, 1)
         assert (rule(layers, capacities) is None) == (not fitting(layers, capacities)), seed
+
+
+def test_a_price_finds_what_is_best_at_its_own_cost():
+    below = 0
+    for seed in SEEDS:
+        layers, capacities = instance(seed, 1)
+        choice = lagrangian(layers, capacities)
+        if choice is not None:
+            used = [sum(float(layer.costs[i][0]) for layer, i in zip(layers, choice, strict=True))]
+            found = sum(losses(layers, choice))
+            assert found == pytest.approx(sum(losses(layers, exact(layers, used)))), seed
+            below += found > sum(losses(layers, exact(layers, capacities))) + 1e-9
+    assert below > 5  # it leaves some of the budget where no price spends it
 
 
 def test_greedy_takes_the_best_prices_until_the_first_fit():

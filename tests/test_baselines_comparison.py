@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-import baselines.comparison
+import baselines.entrants
 import search
 from baselines import ALLOCATIONS, METHODS, compare
-from baselines.comparison import COLUMNS
+from baselines.rows import COLUMNS
 from sekron.budget import Budget
 from sekron.layers.conv import SeKronConv2d
 from sekron.layers.linear import SeKronLinear
@@ -54,13 +54,13 @@ def everything(small_network, small_input):
 @pytest.fixture
 def built(monkeypatch):
     """Layer name of every call of `candidates` in a comparison."""
-    original, methods = baselines.comparison.candidates, []
+    original, methods = baselines.entrants.candidates, []
 
     def recorded(model, measured, method, **settings):
         methods.append(next(name for name, own in METHODS.items() if own is method))
         return original(model, measured, method, **settings)
 
-    monkeypatch.setattr("baselines.comparison.candidates", recorded)
+    monkeypatch.setattr("baselines.entrants.candidates", recorded)
     return methods
 
 

@@ -112,6 +112,23 @@ def test_comparison_at_the_budget_of_the_run_and_at_another(sekron_command, run_
     assert {"flops ≤ 60.0%", "params ≤ 50.0%"} < set(kept["budget"])
 
 
+def test_rivals_of_a_calibrated_run_are_also_in_its_metric(sekron_command, images):
+    weights = ("--weights", "good.safetensors", "--run", "compared")
+    arguments = ("cli_networks:small", *weights, *QUICK, "--flops", "60%")
+    given = ("--calibration", "images.safetensors")
+    code, _, err = sekron_command("search", *arguments, *given)
+    assert code == 0, err
+    code, out, _ = sekron_command("compare", "compared", "--csv", *given)
+    assert code == 0
+    frame = pd.read_csv(io.StringIO(out))
+    assert {"sekron", "cp", "cp in metric", "activation_svd"} < set(frame["method"])
+    errors = frame["error_in_metric"].dropna()
+    assert errors.is_monotonic_increasing
+    code, out, _ = sekron_command("compare", "compared", "--csv")
+    assert code == 0
+    assert "activation_svd" not in set(pd.read_csv(io.StringIO(out))["method"])
+
+
 def test_a_run_from_python_cannot_be_compared_by_the_command(sekron_command, small_run):
     code, _, err = sekron_command("compare", str(small_run))
     assert code == 2

@@ -22,7 +22,7 @@ from search.cli.arguments import (
     example_of,
 )
 from search.cli.output import note_uncounted, print_frame, print_front, say
-from search.cli.sources import load_model
+from search.cli.sources import load_images, load_model
 from search.cli.trust import model_of
 from search.clock.race import compare as race_networks
 from search.folder.run_folder import RunFolder
@@ -84,12 +84,16 @@ def compare(
     max_seconds: Annotated[
         float, typer.Option(help="Limit for the candidates of each method.")
     ] = 600.0,
+    calibration: Annotated[
+        str, typer.Option(help="Unlabelled images for activation_svd: a file with one tensor.")
+    ] = "",
     csv: Annotated[bool, typer.Option(help="Print CSV.")] = False,
     storage: Storage = None,
 ) -> None:
     """Compare with TT, TR, CP, Tucker and others at the budget of the search, or at another one.
 
-    Where the budget limits latency alone, the FLOPs of the plan that holds it are the budget.
+    Where the budget limits latency alone, the FLOPs of the plan that holds it are the budget. The
+    rivals of a calibrated search are also decomposed in its metric, and put in its order.
     """
     record, result, network = _opened(run, model, weights, storage)
     if not record.source.input_shape:
@@ -110,13 +114,16 @@ def compare(
         example,
         budget,
         plans={"sekron": result.plan},
+        metric=result.metrics or None,
+        calibration=load_images(calibration) if calibration else None,
         clock=None if result.timetable is None else clock,
         include=record.settings.include,
         exclude=record.settings.exclude,
         max_seconds=max_seconds,
         output=f"{run}/comparison.csv",
     )
-    frame = frame[frame["budget"] == str(budget)].sort_values("error")
+    frame = frame[frame["budget"] == str(budget)]
+    frame = frame.sort_values("error_in_metric" if result.metrics else "error")
     if frame["flops"].isna().all():
         raise InfeasibleBudget(f"the budget must be reachable, got {budget}; nothing reaches it.")
     frame = frame.drop(columns=["budget", *RESOURCES]).dropna(axis="columns", how="all")

@@ -58,17 +58,25 @@ def relative_errors(
     ]
 
 
-def fitted_error(weight: Tensor, factors: Sequence[Tensor], structure: Structure) -> float:
+def fitted_error(
+    weight: Tensor,
+    factors: Sequence[Tensor],
+    structure: Structure,
+    metric: Metric | None = None,
+) -> float:
     """Return `‖W − Ŵ‖ / ‖W‖` of any factors, by rebuilding in fp64; 0 for a weight of zeros.
 
     Args:
         weight: Shape `structure.weight_shape`.
         factors: As `decompose` returns them.
         structure: The factorization.
+        metric: Metric in which both norms are taken.
     """
     exact = weight.detach().double()
-    approximation = reconstruct([factor.detach().double() for factor in factors], structure)
-    return float((exact - approximation).norm()) / max(float(exact.norm()), 1e-300)
+    rest = exact - reconstruct([factor.detach().double() for factor in factors], structure)
+    if metric is not None:
+        exact, rest = metric.whiten(exact), metric.whiten(rest)
+    return float(rest.norm()) / max(float(exact.norm()), 1e-300)
 
 
 def _plain_error(weight: Tensor, structure: Structure) -> float:
