@@ -215,7 +215,7 @@ def test_modules_see_their_version(tmp_path):
 
 
 def test_arguments_in_the_wrong_order_are_told(path):
-    with pytest.raises(TypeError, match="takes the dense network, then the path .* exchange them"):
+    with pytest.raises(TypeError, match=r"takes the dense network, then the path .* exchange them"):
         load(path, nn.Linear(2, 2))
 
 

@@ -54,8 +54,11 @@ class Metric:
 
     def unwhiten(self, weight: Tensor) -> Tensor:
         """Undo `whiten` of both modes."""
-        inverse = replace(self, output=_inverse(self.output), input=_inverse(self.input))
-        return inverse.whiten(weight)
+        return self.inverse().whiten(weight)
+
+    def inverse(self) -> Metric:
+        """Return the metric that takes back what this one magnifies."""
+        return replace(self, output=_inverse(self.output), input=_inverse(self.input))
 
     def by_group(self) -> list[Metric]:
         """Return the metric of the weight of each group."""
@@ -67,7 +70,18 @@ class Metric:
 
         Args:
             factors: Factors of the whitened weight, as `decompose` returns them.
-            structure: The factorization.
+            structure: The factorization, of one group.
+        """
+        return self.inverse().magnify([factor.double() for factor in factors], structure)
+
+    def magnify(self, factors: Sequence[Tensor], structure: Structure) -> tuple[Tensor, ...]:
+        """Return factors of the whitened weight, in their dtype, from those of the weight.
+
+        A channel mode that several factors divide is left as it is.
+
+        Args:
+            factors: Factors of the weight, as `decompose` returns them.
+            structure: The factorization, of one group.
         """
         results = list(factors)
         for mode, matrix in enumerate((self.output, self.input)):
@@ -75,7 +89,7 @@ class Metric:
             if len(holders) <= 1:
                 k = holders[0] if holders else 0
                 axis = results[k].dim() - len(structure.weight_shape) + mode
-                results[k] = _along(_inverse(matrix), results[k].double(), axis)
+                results[k] = _along(matrix.to(results[k]), results[k], axis)
         return tuple(results)
 
 

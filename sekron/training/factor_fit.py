@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,6 +12,13 @@ from torch.nn import functional as F
 from sekron.decomposition.decompose import reconstruct
 from sekron.decomposition.metric import Metric
 from sekron.layers.factorized import Factorized
+from sekron.structures.structure import Structure
+
+LEAST = 1e-9
+"""Least eigenvalue of what the factors are seen in, relative to the largest."""
+
+TOLERANCE = 1e-10
+"""A fit ends when no step changes anything by more."""
 
 
 def fit_factors(
@@ -17,7 +27,10 @@ def fit_factors(
     """Fit the factors of a layer, in place, where that lowers the error.
 
     The error is `‖G^(p/2) (W − Ŵ) A^(p/2)‖² / ‖G^(p/2) W A^(p/2)‖²`, with the roots that the
-    metric holds. It is computed in single precision at least, whatever the layer's dtype.
+    metric holds. It is computed in single precision at least, whatever the layer's dtype. The steps
+    are taken in coordinates in which the channels count alike, and the terms of a CP are as large
+    in all its factors: where some directions matter thousands of times as much as others, L-BFGS
+    gets much farther there.
 
     Args:
         layer: Its factors are the start.
@@ -45,10 +58,19 @@ def fit_factors(
         return both.movedim(-3, -1).reshape(kernel.shape)
 
     size = (weight * half_gradient(weight)).sum().clamp_min(1e-30)
-    factors = [factor.detach().to(dtype).clone().requires_grad_() for factor in layer.factors()]
-    optimizer = torch.optim.LBFGS(factors, max_iter=steps, line_search_fn="strong_wolfe")
+    coordinates = _coordinates(metric, layer.structure, weight)
+    start = coordinates.enter([factor.detach().to(dtype) for factor in layer.factors()])
+    # L-BFGS wants them contiguous.
+    seen = [f.clone(memory_format=torch.contiguous_format).requires_grad_() for f in start]
+    optimizer = torch.optim.LBFGS(
+        seen,
+        max_iter=steps,
+        tolerance_grad=TOLERANCE,
+        tolerance_change=TOLERANCE,
+        line_search_fn="strong_wolfe",
+    )
 
-    def loss() -> Tensor:
+    def loss_of(factors: Sequence[Tensor]) -> Tensor:
         lost = reconstruct(factors, layer.structure) - weight
         half = half_gradient(lost.detach())
         # The squared norm, and its gradient without a way back through the products above.
@@ -56,20 +78,93 @@ def fit_factors(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        value = loss()
+        value = loss_of(coordinates.leave(seen))
         torch.autograd.backward(value)
         return value
 
     with torch.no_grad():
-        before = float(loss())
+        before = float(loss_of([factor.to(dtype) for factor in layer.factors()]))
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch's has no types
     with torch.no_grad():
-        after = float(loss())
+        fitted = coordinates.leave(seen)
+        after = float(loss_of(fitted))
         if not after < before:
             return before, before
-        layer.set_factors([factor.to(target.dtype) for factor in factors])
+        layer.set_factors([factor.to(target.dtype) for factor in fitted])
     return before, after
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Coordinates:
+    """Factors as they are seen by the optimizer.
+
+    Attributes:
+        structure: The factorization.
+        inward: Magnifies what matters; None to see the factors as they are.
+        outward: Undoes it.
+    """
+
+    structure: Structure
+    inward: Metric | None = None
+    outward: Metric | None = None
+
+    def enter(self, factors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return factors as they are seen."""
+        if self.inward is not None:
+            factors = self.inward.magnify(factors, self.structure)
+        return _balanced(factors) if self.structure.family == "cp" else factors
+
+    def leave(self, factors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the factors themselves."""
+        if self.outward is None:
+            return factors
+        return self.outward.magnify(factors, self.structure)
+
+
+def _coordinates(metric: Metric, structure: Structure, weight: Tensor) -> _Coordinates:
+    """Return coordinates in which the metric of the channels is about the identity.
+
+    A structure of several groups is seen as it is.
+    """
+    if structure.groups > 1:
+        return _Coordinates(structure)
+    inputs = metric.input
+    if inputs.dim() > 1 and inputs.shape[-1] != weight.shape[1]:
+        inputs = _of_channels(inputs, weight.shape[1])
+    inward = Metric(_levelled(metric.output), _levelled(inputs))
+    return _Coordinates(structure, *(_cast(m, weight) for m in (inward, inward.inverse())))
+
+
+def _of_channels(root: Tensor, n_channels: int) -> Tensor:
+    """Return the root for the channels alone, from one for whole patches."""
+    n_places = root.shape[-1] // n_channels
+    places = (root @ root).reshape(n_channels, n_places, n_channels, n_places)
+    values, vectors = torch.linalg.eigh(places.diagonal(dim1=1, dim2=3).sum(dim=-1))
+    values = values.clamp_min(LEAST * float(values[-1]))
+    channels: Tensor = (vectors * values.sqrt()) @ vectors.mT
+    return channels
+
+
+def _cast(metric: Metric, weight: Tensor) -> Metric:
+    return Metric(metric.output.to(weight), metric.input.to(weight))
+
+
+def _levelled(root: Tensor) -> Tensor:
+    """Scale a root such that it magnifies by one on average."""
+    scale = root.shape[-1] ** 0.5 / float(root.norm())
+    return scale * root
+
+
+def _balanced(factors: Sequence[Tensor]) -> list[Tensor]:
+    """Give the terms of a CP the same norm in all factors, which changes no product of them."""
+    norms = torch.stack([f.flatten(1).norm(dim=1) for f in factors])  # (factors, R)
+    norms = norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    means = norms.log().mean(dim=0).exp()
+    return [
+        f * (means / own).reshape(-1, *[1] * (f.dim() - 1))
+        for f, own in zip(factors, norms, strict=True)
+    ]
 
 
 def _squared(matrix: Tensor, weight: Tensor) -> Tensor:
