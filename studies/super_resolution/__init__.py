@@ -1,0 +1,1 @@
+"""How near a compressed super-resolution network comes to the dense one, without training."""
