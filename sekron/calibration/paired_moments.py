@@ -64,8 +64,8 @@ def paired_moments(
     n_rows, places = 0, list(range(len(batches)))
     while places:
         batch = batches[places.pop(0)]
-        inputs = [_inputs(name, network, batch, n_calls) for network in (dense, compressed)]
-        for x, other in zip(*inputs, strict=True):
+        inputs = paired_inputs(name, dense, compressed, batch, n_calls)
+        for x, other in inputs:
             parts = zip(
                 _rows(module, x, largest_patch), _rows(module, other, largest_patch), strict=True
             )
@@ -76,7 +76,7 @@ def paired_moments(
                 n_rows += a.shape[-2]
         if n_calls is None:
             places = _spread(len(batches), ROWS * sums[2].shape[-1] / n_rows)
-        n_calls = len(inputs[0])
+        n_calls = len(inputs)
     cross, square, mean, other_mean = (total / n_rows for total in sums)
     return PairedMoments(
         cross - mean.unsqueeze(-1) * other_mean.unsqueeze(-2),
@@ -84,6 +84,26 @@ def paired_moments(
         mean,
         other_mean,
     )
+
+
+def paired_inputs(
+    name: str,
+    dense: nn.Module,
+    compressed: nn.Module,
+    batch: Tensor,
+    n_calls: int | None = None,
+) -> list[tuple[Tensor, Tensor]]:
+    """Return what every call of a layer gets for a batch, in the dense and the compressed network.
+
+    Args:
+        name: Name of the layer.
+        dense: The dense network, in the mode in which it shall run.
+        compressed: The compressed network, likewise.
+        batch: Unlabelled inputs.
+        n_calls: Calls of the layer, if that is known: nothing runs that comes after the last one.
+    """
+    inputs = (_inputs(name, network, batch, n_calls) for network in (dense, compressed))
+    return list(zip(*inputs, strict=True))
 
 
 def _spread(n_batches: int, needed: float) -> list[int]:

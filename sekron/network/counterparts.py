@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
+from sekron.forward import evaluating
 from sekron.layers.factorized import Factorized
 from sekron.network.surgery import structures_of
 
@@ -36,3 +39,29 @@ def paired(model: nn.Module, dense: nn.Module) -> dict[str, Factorized]:
         assert isinstance(layer, Factorized)
         layers[name] = layer
     return layers
+
+
+def in_running_order(
+    layers: Mapping[str, Factorized], network: nn.Module, batch: Tensor
+) -> dict[str, Factorized]:
+    """Return the layers in the order in which they run first, those that run at all.
+
+    Args:
+        layers: Layer name -> layer.
+        network: Has modules of these names, and runs on one image.
+        batch: Its input.
+    """
+    order: dict[str, Factorized] = {}
+    handles = [
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda *_, name=name: order.update({name: layers[name]})
+        )
+        for name in layers
+    ]
+    try:
+        with evaluating(network):
+            network(batch[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return order

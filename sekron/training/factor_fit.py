@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,16 +10,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sekron.calibration.metrics import metric_of
+from sekron.calibration.moments import Moments
 from sekron.decomposition.decompose import reconstruct
 from sekron.decomposition.metric import Metric
 from sekron.layers.factorized import Factorized
 from sekron.structures.structure import Structure
+
+POWER, DAMPING = 1.0, 0.01
+"""Of the metric of a fit: the curvature itself, where a search does better with its root."""
 
 LEAST = 1e-9
 """Least eigenvalue of what the factors are seen in, relative to the largest."""
 
 TOLERANCE = 1e-10
 """A fit ends when no step changes anything by more."""
+
+
+def metric_of_fit(moments: Moments) -> Metric:
+    """Return the metric that the factors of a layer are fitted in, from its moments."""
+    return metric_of(moments, POWER, DAMPING)
 
 
 def fit_factors(
@@ -152,8 +163,7 @@ def _cast(metric: Metric, weight: Tensor) -> Metric:
 
 def _levelled(root: Tensor) -> Tensor:
     """Scale a root such that it magnifies by one on average."""
-    scale = root.shape[-1] ** 0.5 / float(root.norm())
-    return scale * root
+    return root * (math.sqrt(root.shape[-1]) / float(root.norm()))
 
 
 def _balanced(factors: Sequence[Tensor]) -> list[Tensor]:

@@ -8,21 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from sekron.calibration.divergence import Reference, reference_of
-from sekron.calibration.metrics import metric_of
 from sekron.calibration.moments import Moments, moments
 from sekron.calibration.output_kind import Output
 from sekron.forward import Batches, evaluating, inputs_of, without_singles
 from sekron.layers.factorized import Factorized
-from sekron.network.counterparts import paired
+from sekron.network.counterparts import in_running_order, paired
 from sekron.network.eligibility import TRANSPOSED
 from sekron.network.surgery import weight_of
 from sekron.progress import bar
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
-from sekron.training.factor_fit import fit_factors
+from sekron.training.factor_fit import fit_factors, metric_of_fit
 from sekron.training.sequential_fit import LARGEST_PATCH, batch_statistics, fit_in_sequence
 
-STEPS = 100
+STEPS = 300
 """Of L-BFGS, at most, for each fit of a layer."""
 
 
@@ -113,6 +112,7 @@ def fit_layers(
         progress: As in `refit`.
     """
     inputs, kind = reference.batches, reference.kind
+    layers = in_running_order(layers, dense, inputs[0])
     collected = moments(dense, list(layers), inputs, largest_patch=LARGEST_PATCH, output=kind)
     with bar(progress) as shown:
         task = shown.add_task(f"refit, outputs as {kind.name}", total=2 * len(layers))
@@ -143,7 +143,7 @@ def _fit_each(
     with evaluating(model), batch_statistics(model):
         before = reference.divergence(model)
         for name, layer in layers.items():
-            fit_factors(layer, weight_of(dense, name), metric_of(collected[name]), steps)
+            fit_factors(layer, weight_of(dense, name), metric_of_fit(collected[name]), steps)
             on_layer()
         if not reference.divergence(model) < before:
             for name, layer in layers.items():

@@ -10,8 +10,10 @@ from torch import nn
 from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import Output
 from sekron.forward import Batches, inputs_of, without_singles
+from sekron.network.counterparts import in_running_order
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
+from sekron.training.gain_and_offset import rescale
 from sekron.training.refit import fit_layers, layers_to_fit
 
 
@@ -46,8 +48,9 @@ def repair(
 ) -> Repair:
     """Repair a compressed network, in place, with unlabelled batches and no training.
 
-    Batch norm is re-estimated where there is any, the layers are refitted, and batch norm is
-    re-estimated again. The network never ends with a larger divergence than it had.
+    Batch norm is re-estimated; where there is none, each channel of the replaced layers gets a gain
+    and an offset. Then the layers are refitted, and batch norm is re-estimated again. The network
+    never ends with a larger divergence than it had.
 
     Args:
         model: From `Plan.apply` on `dense`; its factors, the biases of its factorized layers and
@@ -72,7 +75,9 @@ def repair(
     with at_best(model, reference) as best:
         if norms_with_statistics(model):
             recalibrate(model, inputs)
-            best.look()
+        else:
+            rescale(model, dense, in_running_order(layers, dense, inputs[0]), inputs)
+        best.look()
         fit_layers(model, dense, layers, reference, progress=progress)
         best.look()
     outcome = Repair(best.first, best.least, reference.kind.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sekron.calibration.divergence import Reference
-from sekron.calibration.metrics import metric_of
 from sekron.calibration.moments import WIDEST, Moments
 from sekron.calibration.paired_moments import PairedMoments, paired_moments
 from sekron.forward import evaluating
 from sekron.layers.factorized import Factorized
 from sekron.network.eligibility import TRANSPOSED
-from sekron.training.factor_fit import fit_factors
+from sekron.training.factor_fit import fit_factors, metric_of_fit
 
 LARGEST_PATCH = 2304
 """Most numbers that a kernel may take in for its input to be known by patches, not by channels.
@@ -50,7 +49,7 @@ def fit_in_sequence(
     Args:
         model: The compressed network, modified in place.
         dense: The network that it comes from.
-        layers: Layer name -> factorized layer of the model.
+        layers: Layer name -> factorized layer of the model, in the order in which they run.
         gradients: Layer name -> moments of the gradient at its output, `(out, out)`.
         reference: By whose batches is fitted and judged.
         steps: Of L-BFGS, at most, for each layer.
@@ -63,8 +62,7 @@ def fit_in_sequence(
     batches, judging = reference.batches, reference.sample(N_JUDGED)
     with evaluating(model), evaluating(dense), batch_statistics(model):
         least = judging.divergence(model)
-        for name in _order(dense, list(layers), batches[0]):
-            layer = layers[name]
+        for name, layer in layers.items():
             if _n_channels(dense.get_submodule(name)) > WIDEST:
                 on_layer()
                 continue
@@ -80,23 +78,6 @@ def fit_in_sequence(
                 if layer.bias is not None and bias is not None:
                     layer.bias.data.copy_(bias)
             on_layer()
-
-
-def _order(network: nn.Module, names: Sequence[str], batch: Tensor) -> list[str]:
-    """Return the names of layers in the order in which they run first."""
-    order: dict[str, None] = {}
-    handles = [
-        network.get_submodule(name).register_forward_pre_hook(
-            lambda *_, name=name: order.setdefault(name)
-        )
-        for name in names
-    ]
-    try:
-        network(batch[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(order)
 
 
 def _n_channels(module: nn.Module) -> int:
@@ -140,7 +121,7 @@ def _fit(
         moments = Moments(paired.compressed, gradients, 1.0)
     else:
         target, moments = target_of(weight, paired), Moments(gradients, paired.compressed, 1.0)
-    fit_factors(layer, target, metric_of(moments), steps)
+    fit_factors(layer, target, metric_of_fit(moments), steps)
     if layer.bias is not None:
         fitted = layer.dense_weight().detach()
         pair = (weight, fitted)

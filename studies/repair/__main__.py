@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 import search
 import sekron
-from sekron.calibration.metrics import metric_of
 from sekron.calibration.moments import moments
 from sekron.layers.factorized import Factorized
 from sekron.network.surgery import structures_of, weight_of
-from sekron.training.factor_fit import fit_factors
+from sekron.training.factor_fit import fit_factors, metric_of_fit
 from sekron.training.refit import LARGEST_PATCH
 from studies.digits import Split
 from studies.glyphs import glyphs, trained_resnet
@@ -84,7 +83,7 @@ def _fit_alone(small: nn.Module, model: nn.Module, images: tuple[Tensor, ...]) -
     for name, of_layer in moments(model, names, images, largest_patch=LARGEST_PATCH).items():
         layer = small.get_submodule(name)
         assert isinstance(layer, Factorized)
-        fit_factors(layer, weight_of(model, name), metric_of(of_layer), 100)
+        fit_factors(layer, weight_of(model, name), metric_of_fit(of_layer), 100)
     sekron.recalibrate(small, images)
 
 

@@ -1,0 +1,98 @@
+"""Gain and offset of every output channel in closed form, where no batch norm re-estimates them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sekron.calibration.paired_moments import paired_inputs
+from sekron.decomposition.metric import Metric, whole_channels
+from sekron.forward import evaluating
+from sekron.layers.factorized import Factorized
+
+RIDGE = 1e-3
+"""What both second moments get added, relative to their mean over the channels.
+
+So the gain of a channel that puts out next to nothing stays near 1."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Channels:
+    """Moments of what each channel puts out, y in the dense network and y′ in the compressed one.
+
+    Attributes:
+        mean: `E[y]`, fp64, as all are of shape `(channels,)`.
+        other_mean: `E[y′]`.
+        product: `E[y y′]`.
+        other_square: `E[y′²]`.
+    """
+
+    mean: Tensor
+    other_mean: Tensor
+    product: Tensor
+    other_square: Tensor
+
+    def gain(self, is_centred: bool) -> Tensor:
+        """Return the factor of y′ with the least squared error, with an offset or without."""
+        cross, square = self.product, self.other_square
+        if is_centred:
+            cross = cross - self.mean * self.other_mean
+            square = square - self.other_mean.square()
+        ridge = (RIDGE * square.mean()).clamp_min(torch.finfo(square.dtype).tiny)
+        return (cross + ridge) / (square + ridge)
+
+
+def rescale(
+    model: nn.Module,
+    dense: nn.Module,
+    layers: Mapping[str, Factorized],
+    batches: Sequence[Tensor],
+) -> None:
+    """Give every channel of the layers the gain and the offset that fit the dense network best.
+
+    Layer after layer, in the order of the mapping: each gets its input from those before it. The
+    gain goes into the factor that holds the output channels, where one factor alone does; the
+    offset goes into the bias, where there is one.
+
+    Args:
+        model: The compressed network, modified in place.
+        dense: The network that it comes from.
+        layers: Layer name -> factorized layer of the model, in the order in which they run.
+        batches: Unlabelled inputs.
+    """
+    with evaluating(model), evaluating(dense):
+        for name, layer in layers.items():
+            found = _channels(name, dense, model, batches)
+            gain = torch.ones_like(found.mean)
+            if layer.structure.groups == 1 and whole_channels(layer.structure)[layer.output_mode]:
+                gain = found.gain(layer.bias is not None)
+                ones = torch.ones(layer.structure.weight_shape[1 - layer.output_mode]).to(gain)
+                channels = Metric(ones, gain) if layer.output_mode else Metric(gain, ones)
+                layer.set_factors(channels.magnify(layer.factors(), layer.structure))
+            if layer.bias is not None:
+                offset = found.mean - gain * found.other_mean
+                layer.bias.data.copy_((gain * layer.bias + offset).to(layer.bias))
+
+
+def _channels(name: str, dense: nn.Module, model: nn.Module, batches: Sequence[Tensor]) -> Channels:
+    """Collect the moments of what a layer puts out in both networks."""
+    sides = dense.get_submodule(name), model.get_submodule(name)
+    sums: list[Tensor] = []
+    n_rows = 0
+    for batch in batches:
+        for inputs in paired_inputs(name, dense, model, batch):
+            y, other = (_rows(sides[0], side(x)) for side, x in zip(sides, inputs, strict=True))
+            terms = y, other, y * other, other.square()
+            totals = [term.sum(dim=0) for term in terms]
+            sums = totals if not sums else [s + t for s, t in zip(sums, totals, strict=True)]
+            n_rows += len(y)
+    return Channels(*(total / n_rows for total in sums))
+
+
+def _rows(module: nn.Module, output: Tensor) -> Tensor:
+    """Return what a layer puts out as `(positions, channels)`, fp64."""
+    rows = output if isinstance(module, nn.Linear) else output.movedim(1, -1)
+    return rows.reshape(-1, rows.shape[-1]).double()
