@@ -206,3 +206,65 @@ def test_layers_that_do_not_take_part_are_refused():
         moments(seeded(Twice), ["layer", "spare"], [torch.randn(2, 5, 4)])
     with pytest.raises(ValueError, match="output must depend on the layers to be searched"):
         moments(hidden(nn.ReLU()), [], [ONES])
+
+
+FOLLOWED = {
+    "convolution": (lambda: nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6)), "inputs"),
+    "linear": (lambda: nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6)), "inputs"),
+    "transposed": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 6, 1), nn.BatchNorm2d(6)),
+        "gradients",
+    ),
+    "something between": (
+        lambda: nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.BatchNorm2d(6)),
+        None,
+    ),
+    "another norm": (lambda: nn.Sequential(nn.Conv2d(3, 6, 1), nn.GroupNorm(2, 6)), None),
+}
+
+
+@pytest.mark.parametrize("kind", FOLLOWED)
+def test_inputs_are_about_their_mean_where_batch_norm_follows(kind):
+    make, side = FOLLOWED[kind]
+    network = seeded(make).eval()
+    x = torch.randn(7, 3) + 1.0 if kind == "linear" else torch.randn(7, 3, 5, 4) + 1.0
+    rows = x if kind == "linear" else x.movedim(1, -1).reshape(-1, 3)
+    found = moments(network, ["0"], x.split(4))["0"]
+    if side is None:
+        wanted, side = outer_mean(rows), "inputs"
+    else:
+        wanted = torch.cov(rows.double().T, correction=0)
+    torch.testing.assert_close(getattr(found, side), wanted, rtol=1e-4, atol=1e-6)
+    plain = moments(network, ["0"], x.split(4), centred=False)["0"]
+    side = "gradients" if kind == "transposed" else "inputs"
+    torch.testing.assert_close(getattr(plain, side), outer_mean(rows), rtol=1e-4, atol=1e-6)
+
+
+def test_patches_diagonals_and_groups_are_centred_too(monkeypatch):
+    network = seeded(
+        lambda: nn.Sequential(nn.Conv2d(4, 6, (3, 2), groups=2), nn.BatchNorm2d(6))
+    ).eval()
+    x = torch.randn(7, 4, 6, 5) + 1.0
+    by_channel = moments(network, ["0"], [x])["0"].inputs
+    rows = x.movedim(1, -1).reshape(-1, 2, 2).movedim(1, 0)
+    wanted = torch.stack([torch.cov(group.double().T, correction=0) for group in rows])
+    torch.testing.assert_close(by_channel, wanted, rtol=1e-4, atol=1e-6)
+    ungrouped = seeded(lambda: nn.Sequential(nn.Conv2d(4, 6, (3, 2)), nn.BatchNorm2d(6))).eval()
+    patches = nn.functional.unfold(x, (3, 2)).movedim(1, -1).reshape(-1, 24)
+    found = moments(ungrouped, ["0"], [x], largest_patch=24)["0"].inputs
+    wanted = torch.cov(patches.double().T, correction=0)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr("sekron.calibration.moments.WIDEST", 3)
+    diagonal = moments(ungrouped, ["0"], [x])["0"].inputs
+    wanted = torch.cov(x.movedim(1, -1).reshape(-1, 4).double().T, correction=0).diagonal()
+    torch.testing.assert_close(diagonal, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_large_batches_are_passed_through_in_parts(monkeypatch):
+    network, seen = hidden(nn.ReLU()), []
+    monkeypatch.setattr("sekron.calibration.moments.AT_ONCE", 4)
+    network[0].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    x = torch.randn(9, 4)
+    found = moments(network, ["0"], [x])["0"]
+    torch.testing.assert_close(found.inputs, outer_mean(x), rtol=1e-5, atol=1e-6)
+    assert found.n_positions == 1

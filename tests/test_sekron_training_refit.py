@@ -11,7 +11,7 @@ import sekron
 from sekron import Plan, Structure, decompose, reconstruct, refit
 from sekron.calibration.metrics import metric_of
 from sekron.calibration.moments import moments
-from sekron.training.factor_fit import _squared, fit_factors
+from sekron.training.factor_fit import _squared, fit_factors, metric_of_fit
 from sekron.training.refit import LARGEST_PATCH
 from tests.conftest import decayed
 
@@ -121,6 +121,19 @@ def test_diagonals_weigh_as_the_matrices_that_they_stand_for(dense, batches):
         fit_factors(layer, dense[3].weight, metric_of(diagonal), 3)
         kernels.append(layer.dense_weight().detach())
     torch.testing.assert_close(*kernels, rtol=1e-4, atol=1e-5)
+
+
+def test_where_the_start_has_large_and_small_factors_a_fit_gets_as_far(dense, batches):
+    metric = metric_of_fit(moments(dense, ["3"], batches, largest_patch=LARGEST_PATCH)["3"])
+    weight, errors = dense[3].weight, []
+    for scales in ((1.0, 1.0, 1.0), (1e3, 1e-3, 1.0)):
+        layer = Plan({"3": Structure.parse("cp:12x1x1x1,1x8x1x1,1x1x3x3@5")}).apply(dense)[3]
+        pairs = zip(scales, layer.factors(), strict=True)
+        layer.set_factors([scale * factor.detach() for scale, factor in pairs])
+        errors.append(fit_factors(layer, weight, metric, 100))
+    assert errors[1][0] == pytest.approx(errors[0][0], rel=1e-3)
+    assert errors[1][1] == pytest.approx(errors[0][1], rel=1e-2)
+    assert errors[0][1] < 0.9 * errors[0][0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

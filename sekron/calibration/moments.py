@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,9 @@ CHUNK = 16
 
 N_DRAWS = 4
 """Draws of the gradient for each batch."""
+
+AT_ONCE = 32
+"""Images that are passed forwards and back at once."""
 
 WIDEST = 4096
 """Most channels of which the products of all pairs are collected; of more, only the squares are.
@@ -60,6 +63,7 @@ def moments(
     seed: int = 0,
     largest_patch: int = 0,
     output: Output | None = None,
+    centred: bool = True,
 ) -> dict[str, Moments]:
     """Pass unlabelled batches through a network, forwards and back, and collect the moments.
 
@@ -74,6 +78,7 @@ def moments(
         largest_patch: Whole patches are collected instead of channels where a kernel takes in at
             most that many numbers.
         output: What the network puts out; None to guess.
+        centred: Whether moments of inputs are about the mean where batch norm follows.
 
     Returns:
         Layer name -> moments.
@@ -96,12 +101,13 @@ def moments(
         network.get_submodule(name).register_forward_hook(layer_sums.hook, with_kwargs=True)
         for name, layer_sums in sums.items()
     ]
-    handles += _centring(network, sums.values())
+    if centred:
+        handles += _centring(network, list(sums.values()))
     generator = torch.Generator().manual_seed(seed)
     n_images = 0
     kind = None
     try:
-        for x in inputs_of(batches, "`calibration`"):
+        for x in _few_at_once(inputs_of(batches, "`calibration`")):
             n_images += len(x)
             with torch.enable_grad():
                 put_out = output_of(network, x, "the calibration batches")
@@ -179,9 +185,14 @@ class _Sums:
         return Moments(gradients, inputs, self._n_outputs / N_DRAWS / n_images)
 
 
-def _centring(network: nn.Module, layers: Iterable[_Sums]) -> list[RemovableHandle]:
+def _few_at_once(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Cut batches: what a backward pass keeps is as large as all activations of one."""
+    for x in batches:
+        yield from torch.split(x, AT_ONCE)
+
+
+def _centring(network: nn.Module, layers: Sequence[_Sums]) -> list[RemovableHandle]:
     """Hook batch norm: a layer whose output goes into one is known to be followed by it."""
-    layers = list(layers)
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         for layer in layers:
