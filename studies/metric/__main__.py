@@ -85,6 +85,7 @@ def _settings(depth: int, model: nn.Module, split: Split) -> Iterator[tuple[str,
             calibration=None if metric is None else NetworkMetric(metric),
         )
 
+    about_zero = moments(model, names, _batches(split), centred=False)
     default, by_size, measured = _metrics(model, collected, POWER, DAMPING, split)
     result = searched("default", default)
     yield "default", result
@@ -113,6 +114,8 @@ def _settings(depth: int, model: nn.Module, split: Split) -> Iterator[tuple[str,
             f"damping {damping}",
             searched(f"damping-{damping}", _metrics(model, collected, POWER, damping, split)[0]),
         )
+    uncentred = _metrics(model, about_zero, POWER, DAMPING, split)[0]
+    yield "moments about zero", searched("about-zero", uncentred)
     yield "no metric", searched("plain", None)
 
 
