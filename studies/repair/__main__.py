@@ -16,12 +16,8 @@ from torch import Tensor, nn
 
 import search
 import sekron
-from sekron.calibration.moments import moments
-from sekron.layers.factorized import Factorized
-from sekron.network.surgery import structures_of, weight_of
-from sekron.training.factor_fit import fit_factors, metric_of_fit
-from sekron.training.refit import LARGEST_PATCH
 from studies.digits import Split
+from studies.each_alone import fit_each_alone
 from studies.glyphs import glyphs, trained_resnet
 from studies.training import RUNS, accuracy
 
@@ -80,19 +76,10 @@ def _repaired(
         networks = [result.plan(budget).apply(model) for _ in range(4)]
         _, renormed, alone, repaired = networks
         sekron.recalibrate(renormed, images)
-        _fit_alone(alone, model, images)
+        fit_each_alone(alone, model, images)
+        sekron.recalibrate(alone, images)
         seconds = _timed(repaired, model, images)
         yield name, str(budget), *map(score, (model, *networks)), seconds
-
-
-def _fit_alone(small: nn.Module, model: nn.Module, images: tuple[Tensor, ...]) -> None:
-    """Fit each layer to its own weight, and no layer to what it gets: half of a repair."""
-    names = list(structures_of(small))
-    for name, of_layer in moments(model, names, images, largest_patch=LARGEST_PATCH).items():
-        layer = small.get_submodule(name)
-        assert isinstance(layer, Factorized)
-        fit_factors(layer, weight_of(model, name), metric_of_fit(of_layer), 100)
-    sekron.recalibrate(small, images)
 
 
 def _timed(small: nn.Module, model: nn.Module, images: tuple[Tensor, ...]) -> float:

@@ -17,11 +17,7 @@ from torch import Tensor, nn
 
 import search
 import sekron
-from sekron.calibration.moments import moments
-from sekron.layers.factorized import Factorized
-from sekron.network.surgery import structures_of, weight_of
-from sekron.training.factor_fit import fit_factors, metric_of_fit
-from sekron.training.refit import LARGEST_PATCH
+from studies.each_alone import fit_each_alone
 from studies.pretrained.photographs import CALIBRATION, TEST, crops
 from studies.pretrained.srvggnet import realesr_animevideov3
 from studies.training import RUNS
@@ -70,7 +66,7 @@ def _repaired(
     for budget in budgets:
         networks = [result.plan(budget).apply(model) for _ in range(3)]
         _, alone, repaired = networks
-        _fit_alone(alone, model, calibration)
+        fit_each_alone(alone, model, calibration)
         start = time.process_time()
         sekron.repair(repaired, model, calibration, progress=False)
         seconds = time.process_time() - start
@@ -83,15 +79,6 @@ def fidelity(network: nn.Module, dense: nn.Module, images: Tensor) -> float:
     with torch.no_grad():
         squares = (network(images) - dense(images)).square().mean()
     return float(-10.0 * squares.log10())
-
-
-def _fit_alone(small: nn.Module, model: nn.Module, images: tuple[Tensor, ...]) -> None:
-    """Fit each layer to its own weight, and no layer to what it gets: half of a repair."""
-    names = list(structures_of(small))
-    for name, of_layer in moments(model, names, images, largest_patch=LARGEST_PATCH).items():
-        layer = small.get_submodule(name)
-        assert isinstance(layer, Factorized)
-        fit_factors(layer, weight_of(model, name), metric_of_fit(of_layer), 100)
 
 
 def _options() -> argparse.Namespace:
