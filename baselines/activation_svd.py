@@ -120,7 +120,7 @@ def whitenings(model: nn.Module, profile: NetworkProfile, batches: Batches) -> d
         ValueError: If there are no batches, or the network does not run on one.
     """
     names = [layer.name for layer in profile.searched]
-    collected = moments(model, names, batches, largest_patch=WIDEST)
+    collected = moments(model, names, batches, largest_patch=WIDEST, centred=False)
     results = {}
     for name, of_layer in collected.items():
         is_transposed = isinstance(model.get_submodule(name), TRANSPOSED)

@@ -21,6 +21,7 @@ import baselines
 import search
 import sekron
 from baselines.entrants import ACTIVATION_SVD, IN_METRIC
+from sekron.budget import RESOURCES
 from sekron.decomposition.decompose import EXACT
 from sekron.decomposition.errors import fitted_error
 from studies.cifar import cifar10, cifar100
@@ -47,7 +48,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     split, model = _trained(options.data, options.path)
-    budgets = _budgets(options.shares)
+    budgets = _budgets(options.resources, options.shares)
     run = RUNS / f"compare-{options.data}"
     start = time.perf_counter()
     ours = _searched(model, split, run, calibration=None)
@@ -62,7 +63,8 @@ def main() -> None:
     frame = compare(budgets, methods=None, repair=False)
     _write(frame, f"{options.data}.csv")
     _print_tables(frame)
-    to_repair = _budgets([share for share in options.shares if share in REPAIRED])
+    repaired_shares = [share for share in options.shares if share in REPAIRED]
+    to_repair = _budgets(options.resources, repaired_shares)
     _print_apart(frame, "score_recalibrated", to_repair)
     if to_repair:
         repaired = compare(to_repair, methods=[], repair=True)
@@ -124,8 +126,8 @@ def _images(split: Split) -> tuple[Tensor, ...]:
     return split.train_images[:1024].split(128)
 
 
-def _budgets(shares: Sequence[float]) -> list[search.Budget]:
-    return [search.Budget(**{name: s}) for name in ("flops", "params") for s in shares]
+def _budgets(resources: Sequence[str], shares: Sequence[float]) -> list[search.Budget]:
+    return [search.Budget(**{name: share}) for name in resources for share in shares]
 
 
 def _write(frame: pd.DataFrame, name: str) -> None:
@@ -209,6 +211,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--path", default="", help="folder of CIFAR in its binary format")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
+    parser.add_argument("--resources", nargs="+", choices=RESOURCES, default=RESOURCES)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
