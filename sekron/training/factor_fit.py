@@ -23,6 +23,9 @@ POWER, DAMPING = 1.0, 0.01
 LEAST = 1e-9
 """Least eigenvalue of what the factors are seen in, relative to the largest."""
 
+HISTORY = 20
+"""Steps that L-BFGS remembers; more cost time and gain nothing."""
+
 TOLERANCE = 1e-10
 """A fit ends when no step changes anything by more."""
 
@@ -76,6 +79,7 @@ def fit_factors(
     optimizer = torch.optim.LBFGS(
         seen,
         max_iter=steps,
+        history_size=HISTORY,
         tolerance_grad=TOLERANCE,
         tolerance_change=TOLERANCE,
         line_search_fn="strong_wolfe",

@@ -22,7 +22,10 @@ from sekron.training.factor_fit import fit_factors, metric_of_fit
 from sekron.training.sequential_fit import LARGEST_PATCH, batch_statistics, fit_in_sequence
 
 STEPS = 300
-"""Of L-BFGS, at most, for each fit of a layer."""
+"""Of L-BFGS, at most, for the fit of a layer in sequence."""
+
+START = 3
+"""The fit of a layer alone, where the one in sequence starts, has so many times fewer steps."""
 
 
 def refit(
@@ -48,7 +51,7 @@ def refit(
         dense: Not modified; a layer that is factorized in it too stays as it is.
         batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; they are
             gone through a few times for every layer.
-        steps: Most steps of L-BFGS for each fit of a layer.
+        steps: Most steps of L-BFGS for the fit of a layer in sequence; alone, a third of them.
         output: What the networks put out: `logits`, `values`, or a divergence of two outputs;
             default by what the outputs look like.
         progress: Whether to show a progress bar on stderr.
@@ -120,7 +123,7 @@ def fit_layers(
         def advance() -> None:
             shown.advance(task)
 
-        _fit_each(model, dense, layers, collected, reference, steps, advance)
+        _fit_each(model, dense, layers, collected, reference, -(-steps // START), advance)
         gradients = {name: _gradients(dense, name, own) for name, own in collected.items()}
         fit_in_sequence(model, dense, layers, gradients, reference, steps, advance)
     if norms_with_statistics(model):
