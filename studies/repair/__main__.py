@@ -40,9 +40,12 @@ def main() -> None:
     path = options.output
     frame = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
     for depth in options.depths:
-        model, name = trained_resnet(split, depth), f"resnet{depth}"
+        name = f"resnet{depth}"
         known = set(frame.loc[frame["network"] == name, "budget"])
-        for row in _repaired(name, model, split, [b for b in BUDGETS if str(b) not in known]):
+        budgets = [budget for budget in BUDGETS if str(budget) not in known]
+        if not budgets:
+            continue
+        for row in _repaired(name, trained_resnet(split, depth), split, budgets):
             frame.loc[len(frame)] = list(row)
             frame.round(4).to_csv(path, index=False)
             print(*row, flush=True)

@@ -40,6 +40,8 @@ def main() -> None:
     for label in ("plain", "calibrated"):
         known = set(frame.loc[frame["search"] == label, "budget"])
         budgets = [budget for budget in BUDGETS if str(budget) not in known]
+        if not budgets:
+            continue
         for row in _repaired(model, label, budgets, calibration, test):
             frame.loc[len(frame)] = list(row)
             frame.round(2).to_csv(path, index=False)
