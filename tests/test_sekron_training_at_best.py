@@ -52,7 +52,7 @@ def test_the_best_state_stays(network, reference, values, best, ratio):
 
 def test_after_an_error_the_network_is_as_it_came(network, reference):
     put(network, 5.0)
-    with pytest.raises(KeyboardInterrupt), at_best(network, reference) as found:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), at_best(network, reference) as found:  # noqa: PT012  the block raises
         put(network, 2.0)
         found.look()
         raise KeyboardInterrupt

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from sekron.calibration.divergence import Reference, reference_of
@@ -150,8 +149,7 @@ def _fit_each(
             on_layer()
         if not reference.divergence(model) < before:
             for name, layer in layers.items():
-                with torch.no_grad():
-                    layer.set_factors(backup[name])
+                layer.set_factors(backup[name])
 
 
 def _gradients(dense: nn.Module, name: str, own: Moments) -> Tensor:

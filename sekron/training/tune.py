@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sekron.calibration.divergence import reference_of
-from sekron.calibration.output_kind import Output, OutputKind
+from sekron.calibration.output_kind import KINDS, Output, OutputKind
 from sekron.forward import Batches, evaluating, inputs_of, output_of, without_singles
 from sekron.network.counterparts import paired
 from sekron.progress import bar
@@ -173,12 +173,8 @@ def _loss(
         target = output_of(dense, x, "the batches")
     with _outputs(model, names) as outputs:
         output = model(x)
-    terms = [
-        (a - b).square().sum() / b.square().sum().clamp_min(1e-12)
-        for name in names
-        for a, b in zip(outputs[name], targets[name], strict=True)
-    ]
-    return torch.stack([*terms, kind.divergence(output, target, TEMPERATURE)]).sum()
+    of_layers = KINDS["values"].divergence(outputs, targets, TEMPERATURE)
+    return of_layers + kind.divergence(output, target, TEMPERATURE)
 
 
 @contextmanager
