@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from baselines.methods import SVD
+from sekron.batches import Batches
 from sekron.calibration.moments import WIDEST, moments
-from sekron.forward import Batches
 from sekron.network.eligibility import TRANSPOSED
 from sekron.network.surgery import weight_of
 from sekron.profiling.network_profile import NetworkProfile
@@ -114,7 +114,7 @@ def whitenings(model: nn.Module, profile: NetworkProfile, batches: Batches) -> d
     Args:
         model: A trained network; not modified.
         profile: Names the layers.
-        batches: Inputs of the network, or `(input, …)` tuples whose first entry is taken.
+        batches: Inputs of the network, as `sekron.recalibrate` takes them.
 
     Raises:
         ValueError: If there are no batches, or the network does not run on one.

@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
 from baselines.allocations import ALLOCATIONS
 from baselines.contenders import Contender
 from baselines.entrants import RIVALS, Field, rules_of
 from baselines.judge import Clock, Judge
 from baselines.rows import Rows
+from sekron.batches import Batches
 from sekron.budget import RESOURCES, Budget
 from sekron.decomposition.metric import Metric
-from sekron.forward import Score
+from sekron.forward import Score, inputs_of
+from sekron.inputs import Inputs, example_of
 from sekron.network.plan import Plan
 from sekron.network.surgery import check_finite
-from sekron.profiling.profile import Inputs, profile
+from sekron.profiling.profile import profile
 from sekron.profiling.selection import Selection
 from sekron.progress import bar
 from sekron.rank_curves.table import CandidateTable
@@ -41,7 +43,7 @@ def compare(
     plans: Mapping[str, Callable[[Budget], Plan]] | None = None,
     metric: Mapping[str, Metric] | None = None,
     score: Score | None = None,
-    calibration: Sequence[Tensor] | None = None,
+    calibration: Batches | None = None,
     repair: bool = False,
     clock: Clock | None = None,
     include: Selection | None = None,
@@ -63,7 +65,8 @@ def compare(
 
     Args:
         model: A trained network; not modified.
-        example_input: What its forward takes; a tensor `(batch, …)` or a tuple of arguments.
+        example_input: What its forward takes: a tensor `(batch, …)`, a tuple of positional or a
+            mapping of keyword arguments.
         budget: One budget of FLOPs and parameters, or several.
         methods: Names from `METHODS`, each also with ` in metric` behind it, `activation_svd` and
             `pruning`; default all that have what they need: `metric`, for `activation_svd`
@@ -105,14 +108,18 @@ def compare(
     _check(budgets, methods or (), allocations)
     if repair and (score is None or calibration is None):
         raise ValueError("`repair` must come with `score` and `calibration`; give both.")
+    batches = None
+    if calibration is not None:
+        example = example_of(example_input)
+        batches = list(inputs_of(calibration, model, "`calibration`", example))
     measured = profile(model, example_input, include, exclude)
     check_finite(model, [layer.name for layer in measured.searched])
-    field = Field(model, example_input, measured, metric, calibration, max_seconds)
+    field = Field(model, example_input, measured, metric, batches, max_seconds)
     names = field.rivals() if methods is None else list(methods)
     _check_names([*plans, *tables, *names], output)
     if lacking := [f"{name!r} {field.lack(name)}" for name in names if field.lack(name)]:
         raise ValueError(f"{lacking[0]}.")
-    judge = Judge(model, measured, metric, score, calibration, repair, clock)
+    judge = Judge(model, measured, metric, score, batches, repair, clock)
     fingerprint = judge.fingerprint(example_input, max_seconds)
     rows = Rows(None if output is None else Path(output), fingerprint)
     makers: dict[str, Callable[[], Contender]] = {

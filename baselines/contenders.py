@@ -17,12 +17,13 @@ from baselines.vbmf import vbmf_plan
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.decomposition.errors import fitted_error
 from sekron.decomposition.metric import Metric, whole_channels
+from sekron.inputs import Inputs
 from sekron.layers.factorized import Factorized
 from sekron.network.plan import Plan
 from sekron.network.surgery import compressed, weight_of
 from sekron.profiling.count import count_flops
 from sekron.profiling.network_profile import NetworkProfile
-from sekron.profiling.profile import Inputs, first_image
+from sekron.profiling.profile import first_image
 from sekron.rank_curves.table import CandidateTable
 from sekron.structures.structure import Structure
 

@@ -7,17 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from baselines.activation_svd import activation_candidates, whitenings
 from baselines.contenders import VBMF, Contender, Decomposed, Planned, Pruned
 from baselines.layer_candidates import candidates
 from baselines.methods import METHODS, truncate
+from sekron.batches import Batches
 from sekron.budget import Budget
 from sekron.decomposition.metric import Metric
+from sekron.inputs import Inputs
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
-from sekron.profiling.profile import Inputs
 from sekron.rank_curves.table import CandidateTable
 
 ACTIVATION_SVD = "activation_svd"
@@ -50,7 +51,7 @@ class Field:
     example_input: Inputs
     profile: NetworkProfile
     metric: Mapping[str, Metric] | None
-    calibration: Sequence[Tensor] | None
+    calibration: Batches | None
     max_seconds: float
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from baselines.contenders import Entry
 from baselines.rows import COLUMNS, Row
@@ -16,11 +16,12 @@ from sekron.budget import RESOURCES
 from sekron.decomposition.errors import fitted_error
 from sekron.decomposition.metric import ERROR_POWER, Metric
 from sekron.forward import Score
+from sekron.inputs import Arguments, Inputs
 from sekron.layers.factorized import Factorized
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.surgery import structures_of, weight_of
 from sekron.profiling.network_profile import NetworkProfile
-from sekron.profiling.profile import Inputs, first_image
+from sekron.profiling.profile import first_image
 from sekron.training.batch_norm import recalibrate
 from sekron.training.repair import repair
 
@@ -47,7 +48,7 @@ class Judge:
     profile: NetworkProfile
     metric: Mapping[str, Metric] | None
     score: Score | None
-    calibration: Sequence[Tensor] | None
+    calibration: Sequence[Arguments] | None
     repairs: bool
     clock: Clock | None
 
@@ -93,13 +94,17 @@ class Judge:
             example_input: What the network's forward takes.
             max_seconds: Time for the candidates of one method.
         """
-        shapes = [tuple(a.shape) for a in first_image(example_input) if isinstance(a, Tensor)]
+        shapes = [tuple(tensor.shape) for tensor in first_image(example_input).tensors]
         layers = [layer.name for layer in self.profile.searched]
         flags = [self.score is not None, self.clock is not None, self.repairs]
         metric = NetworkMetric(self.metric).digest
         digest = hashlib.sha256(f"{shapes} {layers} {flags} {max_seconds} {metric}".encode())
-        batches = {str(number): batch for number, batch in enumerate(self.calibration or ())}
-        for name, tensor in (*self.model.state_dict().items(), *batches.items()):
+        batches = [
+            (str(number), tensor)
+            for number, batch in enumerate(self.calibration or ())
+            for tensor in batch.tensors
+        ]
+        for name, tensor in (*self.model.state_dict().items(), *batches):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()[:16]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-Batches = Iterable[Tensor | Sequence[Tensor]]
-"""Unlabelled inputs in batches, as loaders and lists hold them."""
+from sekron.batches import Batches, arguments_of
+from sekron.inputs import Arguments
 
 Score = Callable[[nn.Module], float]
 """A function that rates a network; higher is better."""
+
+ONE_VALUE = "Expected more than 1 value per channel"
+"""What torch's batch norm says of a batch that holds no variance."""
 
 
 @contextmanager
@@ -28,22 +31,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def output_of(network: nn.Module, x: Tensor, what: str) -> object:
-    """Run a network on one input.
+def output_of(network: nn.Module, arguments: Arguments, what: str) -> object:
+    """Run a network on one batch.
 
     Args:
         network: The network, in the mode that it is in.
-        x: One batch.
+        arguments: One batch.
         what: Name of the batches, for the error.
 
     Raises:
-        ValueError: If the network does not run; the message says on which shape, and why.
+        ValueError: If the network does not run; the message says on which shapes, and why.
     """
     try:
-        return network(x)
+        return arguments.run(network)
     except Exception as error:  # whatever the network raises
+        cure = ""
+        if ONE_VALUE in str(error):
+            cure = "; batch norm needs two images or more: a larger `batch_size`, or `drop_last`"
         raise ValueError(
-            f"the network must run on {what}, but on {tuple(x.shape)} it raised {one_line(error)}"
+            f"the network must run on {what}, but on {arguments} it raised {one_line(error)}{cure}"
         ) from error
 
 
@@ -52,48 +58,89 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
-def without_singles(inputs: Iterable[Tensor]) -> Iterator[Tensor]:
+def must_allow_gradients(network: nn.Module) -> None:
+    """Refuse to work where torch would keep no gradients.
+
+    `torch.no_grad()` around the caller is no hindrance, since it can be taken back within.
+
+    Args:
+        network: Whose parameters the gradients are of.
+
+    Raises:
+        ValueError: If inference mode is on, or the parameters were made in it.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "gradients must be possible, but the call stands within `torch.inference_mode()`; take "
+            "it out of there."
+        )
+    if any(parameter.is_inference() for parameter in network.parameters()):
+        raise ValueError(
+            "gradients must be possible, but the network was made within `torch.inference_mode()`; "
+            "make or load it outside of it."
+        )
+
+
+def must_have_gradient(loss: Tensor) -> None:
+    """Refuse a loss that no parameter has a part in.
+
+    Raises:
+        ValueError: With what the cause may be.
+    """
+    if not loss.requires_grad:
+        raise ValueError(
+            "gradients must reach the parameters, but do not: forward may run within "
+            "`torch.no_grad()` or `inference_mode()`; take that out of it."
+        )
+
+
+def without_singles(batches: Iterable[Arguments]) -> Iterator[Arguments]:
     """Join a batch of a single image to the one before, so that batch norm finds a variance.
 
     What a loader leaves for its last batch may be that.
     """
-    before: Tensor | None = None
-    for x in inputs:
-        if before is not None:
-            if len(x) == 1 and x.shape[1:] == before.shape[1:]:
-                before = torch.cat([before, x])
-                continue
+    before: Arguments | None = None
+    for batch in batches:
+        joined = before.joined(batch) if before is not None and len(batch) == 1 else None
+        if before is not None and joined is None:
             yield before
-        before = x
+        before = batch if joined is None else joined
     if before is not None:
         yield before
 
 
-def inputs_of(batches: Batches, what: str) -> Iterator[Tensor]:
-    """Yield the inputs one batch after another.
+def inputs_of(
+    batches: Batches, network: nn.Module, what: str, example: Arguments | None = None
+) -> Iterator[Arguments]:
+    """Yield the arguments of the network's forward, one batch after another.
 
     Args:
-        batches: Inputs of a network, or `(input, …)` tuples or lists whose first entry is taken.
+        batches: As `arguments_of` reads them, one by one.
+        network: That takes them.
         what: Name of the batches, for the errors.
+        example: Arguments of the same kind, where there is one.
 
     Raises:
-        ValueError: If there is no batch, or one is no tensor, has no images or is not finite.
+        ValueError: If there is no batch, one has no images or holds NaN, a lone tensor Inf; and as
+            `arguments_of` does.
     """
     if isinstance(batches, Tensor):
         raise ValueError(f"{what} must be a list or a loader of batches, got one tensor.")
     n_batches = 0
     for batch in batches:
-        x = batch[0] if isinstance(batch, Sequence) and len(batch) else batch
-        if not isinstance(x, Tensor):
-            raise ValueError(
-                f"{what} must hold tensors, or tuples with a tensor first, got "
-                f"{type(batch).__name__}."
-            )
-        if x.dim() == 0 or len(x) == 0:
-            raise ValueError(f"{what} must hold images, got a batch of shape {tuple(x.shape)}.")
-        if not torch.isfinite(x).all():
-            raise ValueError(f"{what} must be finite, got NaN or Inf in a batch.")
+        arguments = arguments_of(batch, network, what, example)
+        _check(arguments, what)
         n_batches += 1
-        yield x
+        yield arguments
     if n_batches == 0:
         raise ValueError(f"{what} must hold at least one batch, got none.")
+
+
+def _check(arguments: Arguments, what: str) -> None:
+    """Refuse what holds no images, and numbers that are none; a mask may well be infinite."""
+    tensors = arguments.tensors
+    if not tensors or tensors[0].dim() == 0 or any(t.shape[:1] == (0,) for t in tensors):
+        raise ValueError(f"{what} must hold images, got a batch of shape {arguments}.")
+    is_wrong = torch.isnan if len(tensors) > 1 else lambda tensor: ~torch.isfinite(tensor)
+    if any(is_wrong(tensor).any() for tensor in tensors):
+        raise ValueError(f"{what} must be finite, got NaN or Inf in a batch.")

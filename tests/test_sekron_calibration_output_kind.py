@@ -10,6 +10,7 @@ from sekron import Plan, Structure
 from sekron.calibration.divergence import reference_of
 from sekron.calibration.moments import moments
 from sekron.calibration.output_kind import KINDS, kind_of
+from sekron.inputs import as_arguments
 
 N_DRAWS = 4000
 LOGITS, VALUES = KINDS["logits"], KINDS["values"]
@@ -120,7 +121,7 @@ def tracker():
 
 
 def test_every_stage_takes_the_word_of_the_user(tracker):
-    batches = [drawn(16, 9), drawn(16, 9, seed=1)]
+    batches = [as_arguments(drawn(16, 9, seed=seed)) for seed in (0, 1)]
     plan = Plan({"0": Structure.parse("sekron:8x1,1x9@3")})
 
     def distance(y, t):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from sekron import Structure, decompose, reconstruct, relative_error
 from sekron.calibration.sensitivity import LEAST, LEVELS, divergences, sensitivities, weighted_by
 from sekron.decomposition.metric import Metric
+from sekron.inputs import as_arguments
 
 
 def identity(n_out, n_in, sensitivity=1.0):
@@ -30,7 +31,7 @@ def model():
 @pytest.fixture
 def batches():
     torch.manual_seed(1)
-    return torch.randn(10, 3, 8, 8).split(4)
+    return [as_arguments(x) for x in torch.randn(10, 3, 8, 8).split(4)]
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def outputs(network, x, on_batch=True):
     network = copy.deepcopy(network).eval()
     network[1].train(on_batch)
     with torch.no_grad():
-        return network(x).log_softmax(1)
+        return x.run(network).log_softmax(1)
 
 
 def compressed(model, name, structure, metric):
@@ -62,7 +63,7 @@ def low_rank(weight, rank):
 
 @pytest.mark.parametrize("n_images", [10, 1])
 def test_one_layer_at_a_time_is_compressed(model, batches, metrics, n_images):
-    batches = batches if n_images > 1 else [batches[0][:1]]
+    batches = batches if n_images > 1 else [batches[0].images(0, 1)]
     before = copy.deepcopy(model.state_dict())
     found = divergences(model, metrics, batches)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
@@ -142,4 +143,4 @@ class Of(nn.Module):
 )
 def test_outputs_that_cannot_be_compared_are_refused(function, rule):
     with pytest.raises(ValueError, match=f"must {rule} when layer 'layer' is compressed"):
-        divergences(Of(function), {"layer": identity(4, 4)}, [torch.eye(4)])
+        divergences(Of(function), {"layer": identity(4, 4)}, [as_arguments(torch.eye(4))])

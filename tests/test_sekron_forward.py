@@ -4,11 +4,15 @@ import re
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sekron.forward import inputs_of, without_singles
+import sekron
+from sekron.forward import inputs_of, must_allow_gradients, without_singles
+from sekron.inputs import as_arguments
 
 IMAGES = torch.arange(24.0).reshape(6, 4)
+NETWORK = nn.Linear(4, 2)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +25,11 @@ IMAGES = torch.arange(24.0).reshape(6, 4)
     ids=["tensors", "generator of tuples", "loader"],
 )
 def test_inputs_are_the_tensors_or_what_is_first(batches):
-    assert torch.equal(torch.cat(list(inputs_of(batches, "it"))), IMAGES)
+    found = [batch.tensors[0] for batch in inputs_of(batches, NETWORK, "it")]
+    assert torch.equal(torch.cat(found), IMAGES)
+
+
+KINDS = "it must hold tensors, tuples with the inputs first, or mappings of keyword arguments, got "
 
 
 @pytest.mark.parametrize(
@@ -29,17 +37,24 @@ def test_inputs_are_the_tensors_or_what_is_first(batches):
     [
         ([], "it must hold at least one batch, got none."),
         (IMAGES, "it must be a list or a loader of batches, got one tensor."),
-        ([{"image": IMAGES}], "it must hold tensors, or tuples with a tensor first, got dict."),
-        ([IMAGES.numpy()], "it must hold tensors, or tuples with a tensor first, got ndarray."),
-        ([()], "it must hold tensors, or tuples with a tensor first, got tuple."),
+        ([IMAGES.numpy()], f"{KINDS}ndarray."),
+        ([()], f"{KINDS}tuple."),
         ([IMAGES, IMAGES[:0]], "it must hold images, got a batch of shape (0, 4)."),
         ([torch.tensor(1.0)], "it must hold images, got a batch of shape ()."),
+        ([{"x": 3}], "it must hold images, got a batch of shape x=int."),
         ([IMAGES, IMAGES / 0], "it must be finite, got NaN or Inf in a batch."),
+        ([{"x": IMAGES, "mask": IMAGES / 0}], "it must be finite, got NaN or Inf in a batch."),
     ],
 )
 def test_anything_else_is_refused(batches, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        list(inputs_of(batches, "it"))
+        list(inputs_of(batches, NETWORK, "it"))
+
+
+def test_a_mask_may_be_infinite():
+    mask = torch.full((6, 4), -torch.inf)
+    (found,) = inputs_of([{"x": IMAGES, "mask": mask}], NETWORK, "it")
+    assert found.named["mask"] is mask
 
 
 @pytest.mark.parametrize(
@@ -48,11 +63,31 @@ def test_anything_else_is_refused(batches, message):
 )
 def test_a_batch_of_one_is_joined_to_the_one_before(sizes, joined):
     x = torch.arange(float(sum(sizes)))[:, None]
-    batches = list(without_singles(x.split(sizes)))
+    batches = list(without_singles(map(as_arguments, x.split(sizes))))
     assert [len(batch) for batch in batches] == joined
-    assert torch.equal(torch.cat(batches), x)
+    assert torch.equal(torch.cat([batch.tensors[0] for batch in batches]), x)
 
 
 def test_images_of_another_size_are_not_joined():
-    batches = [torch.zeros(3, 2), torch.zeros(1, 5)]
-    assert [x.shape for x in without_singles(batches)] == [(3, 2), (1, 5)]
+    batches = map(as_arguments, [torch.zeros(3, 2), torch.zeros(1, 5)])
+    assert [batch.tensors[0].shape for batch in without_singles(batches)] == [(3, 2), (1, 5)]
+
+
+def test_a_lone_image_without_a_variance_is_told_with_the_cure():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    with pytest.raises(ValueError, match=r"two images or more: a larger `batch_size`, or `drop_la"):
+        sekron.recalibrate(network, [torch.randn(1, 3, 1, 1)])
+
+
+def test_gradients_must_be_possible():
+    with torch.no_grad():
+        must_allow_gradients(NETWORK)
+    with (
+        torch.inference_mode(),
+        pytest.raises(ValueError, match=r"stands within `torch.inference_mode\(\)`; take it out"),
+    ):
+        must_allow_gradients(NETWORK)
+    with torch.inference_mode():
+        network = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"network was made within `torch.inference_mode\(\)`"):
+        must_allow_gradients(network)

@@ -1,5 +1,9 @@
 """Counts against torch's own counter, and against what the operators do."""
 
+from collections import UserDict
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sekron.profiling.count import count_flops
+from sekron.profiling.count import count, count_flops
 
 
 class Of(nn.Module):
@@ -114,3 +118,61 @@ def test_an_encoder_is_counted_as_torch_does_but_for_its_norms():
         finally:
             torch.backends.mha.set_fastpath_enabled(True)
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+@dataclass
+class Found:
+    logits: torch.Tensor
+    hidden: list
+    count: int = 3
+
+
+OUTPUTS = {
+    "number beside": lambda y: (y, 3, 2.5, True, None, "text"),
+    "keys of numbers": lambda y: {0: y, 1: {2: y.relu()}},
+    "data class": lambda y: Found(y, [y.relu()]),
+    "namespace": lambda y: SimpleNamespace(y=y),
+    "mapping": lambda y: UserDict(y=y),
+    "number of a tensor": lambda y: y.sum().item(),
+    "no tensor": lambda y: y.shape[0],
+    "set": lambda y: {y},
+    "nested": lambda y: [(y, {"a": [y]})],
+}
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_whatever_a_network_puts_out_it_is_counted(output):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 2, 1))
+    x = torch.randn(1, 3, 7, 7)
+
+    class Putting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x):
+            return OUTPUTS[output](self.layers(x))
+
+    counts, plain = count(Putting(), x), count(layers, x)
+    assert counts.by_module[""] == counts.by_module["layers"] == plain.by_module[""] == 3625
+    assert counts.by_module["layers.0"] == plain.by_module["0"] == 3375
+
+
+def test_arguments_may_be_named_and_anything_but_tensors():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x, *, times=1, mask=None, options=None):
+            y = sum(self.layer(x) for _ in range(times))
+            return {"y": y if mask is None else y * mask, "options": options}
+
+    inputs = {
+        "x": torch.randn(1, 4),
+        "times": 3,
+        "mask": torch.ones(1, 3),
+        "options": {"a": object()},
+    }
+    assert count_flops(Named(), inputs)[0] == 36

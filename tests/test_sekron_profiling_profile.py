@@ -187,11 +187,16 @@ def test_a_pattern_that_matches_nothing(zoo, images, settings):
 @pytest.mark.parametrize(
     ("example", "message"),
     [
-        (torch.zeros(1, 4, 9, 9), r"on \[\(1, 4, 9, 9\)\] it raised RuntimeError: .*4 channels"),
-        (torch.zeros(1, 3), r"on \[\(1, 3\)\] it raised"),
-        ((torch.zeros(1, 3, 9, 9), 2), r"on \[\(1, 3, 9, 9\), 'int'\] it raised TypeError"),
+        (torch.zeros(1, 4, 9, 9), r"on \(1, 4, 9, 9\) it raised RuntimeError: .*4 channels"),
+        (torch.zeros(1, 3), r"on \(1, 3\) it raised"),
+        ((torch.zeros(1, 3, 9, 9), 2), r"on \(1, 3, 9, 9\), int it raised TypeError"),
+        (
+            torch.zeros(3, 9, 9),
+            r"on \(1, 9, 9\), the first image of \(3, 9, 9\), it raised Runtime",
+        ),
+        ({"y": torch.zeros(1, 3, 9, 9)}, r"on y=\(1, 3, 9, 9\) it raised TypeError"),
     ],
-    ids=["channels", "vector", "arguments"],
+    ids=["channels", "vector", "arguments", "image", "name"],
 )
 def test_an_example_that_does_not_run(zoo, example, message):
     with pytest.raises(
@@ -210,19 +215,42 @@ class TwoInputs(nn.Module):
         return self.last(self.first(a) + self.second(input=b))
 
 
-def test_a_tuple_is_taken_whole():
-    class Positional(TwoInputs):
-        def forward(self, a, b):
-            return self.last(self.first(a) + self.second(b))
-
-    network = Positional()
-    measured = profile(network, (torch.zeros(4, 5), torch.zeros(4, 3)))
-    assert measured.flops == 4 * (5 * 7 + 3 * 7 + 7 * 2)
-    assert [layer.flops for layer in measured.layers] == [4 * 35, 4 * 21, 4 * 14]
+@pytest.mark.parametrize("kind", [tuple, list, lambda pair: dict(zip("ab", pair, strict=True))])
+def test_one_image_counts_where_all_inputs_go_through_all_images(kind):
+    measured = profile(TwoInputs(), kind((torch.zeros(4, 5), torch.zeros(4, 3))))
+    assert measured.flops == 5 * 7 + 3 * 7 + 7 * 2
+    assert [layer.flops for layer in measured.layers] == [35, 21, 14]
 
 
-def test_a_layer_called_by_keyword_is_recorded():
-    assert profile(TwoInputs(), (torch.zeros(4, 5), torch.zeros(4, 3))).flops == 4 * 70
+def test_everything_counts_where_an_input_is_shared_by_all_images():
+    measured = profile(TwoInputs(), (torch.zeros(4, 5), torch.zeros(1, 3)))
+    assert [layer.flops for layer in measured.layers] == [4 * 35, 21, 4 * 14]
+    assert measured.flops == 4 * 35 + 21 + 4 * 14
+
+
+class Frames(nn.Module):
+    """Works on the frames of a film one by one, all of them in one batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        y = self.body(self.stem(x.flatten(0, 1)))
+        return self.head(y.mean((2, 3))).unflatten(0, x.shape[:2])
+
+
+def test_a_batch_within_the_network_counts_for_each_of_its_images():
+    network, x = Frames(), torch.randn(2, 5, 3, 9, 9)
+    measured = profile(network, x, include=["body"])
+    by_name = {layer.name: layer.flops for layer in measured.layers}
+    assert by_name == {"stem": 5 * 49 * 216, "body": 5 * 25 * 576, "head": 5 * 32}
+    assert count_flops(network, x[:1])[0] == measured.flops
+    structure = Structure.parse("sekron:8x1x3x1,1x8x1x3@4")
+    small = Plan({"body": structure}).apply(network)
+    saved = measured.flops - count_flops(small, x[:1])[0]
+    assert saved == by_name["body"] - measured.searched[0].flops_of(structure)
 
 
 def test_a_linear_layer_on_positions_counts_them():

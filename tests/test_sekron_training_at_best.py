@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from sekron.calibration.divergence import reference_of
+from sekron.inputs import as_arguments
 from sekron.training.at_best import at_best
 
-BATCHES = [torch.eye(3)]
+BATCHES = [as_arguments(torch.eye(3))]
 
 
 @pytest.fixture
@@ -60,10 +61,10 @@ def test_after_an_error_the_network_is_as_it_came(network, reference):
 
 
 def test_a_sample_comes_from_all_places():
-    batches = [torch.full((4, 3), float(i)) for i in range(10)]
+    batches = [as_arguments(torch.full((4, 3), float(i))) for i in range(10)]
     reference = reference_of(nn.Linear(3, 2), batches)
     for n_images, places in ((1, [0]), (8, [0, 5]), (20, [0, 2, 4, 6, 8]), (99, range(10))):
         sample = reference.sample(n_images)
-        assert [int(x[0, 0]) for x in sample.batches] == list(places)
+        assert [int(x.tensors[0][0, 0]) for x in sample.batches] == list(places)
         for i, output in zip(places, sample.outputs, strict=True):
             assert output is reference.outputs[i]

@@ -9,6 +9,7 @@ from torch import nn
 
 from sekron import Plan, Structure, repair
 from sekron.calibration.divergence import reference_of
+from sekron.inputs import as_arguments
 from sekron.network.counterparts import in_running_order, paired
 from sekron.training.gain_and_offset import rescale
 from tests.conftest import decayed
@@ -35,13 +36,14 @@ def pair(kind):
 def images(kind):
     n = 6 if kind == "grouped" else 5
     shape = (4, 9, n) if kind == "linear" else (4, n, 9, 8)
-    return (torch.randn(shape, generator=torch.Generator().manual_seed(1)) + 0.5).split(2)
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(1)) + 0.5
+    return [as_arguments(batch) for batch in drawn.split(2)]
 
 
 def channels(network, batches):
     """What every channel puts out, as rows."""
     with torch.no_grad():
-        outputs = [network(x) for x in batches]
+        outputs = [batch.run(network) for batch in batches]
     flat = [y.flatten(0, -2).T if y.dim() == 3 else y.transpose(0, 1).flatten(1) for y in outputs]
     return torch.cat(flat, dim=1).double().numpy()
 

@@ -10,6 +10,7 @@ import sekron
 from sekron import Plan, Structure, tune
 from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import KINDS
+from sekron.inputs import as_arguments
 from sekron.training.tune import _loss, _split, rate_for
 from tests.conftest import decayed
 
@@ -71,13 +72,13 @@ def test_the_outputs_come_nearer_to_the_dense_ones(small, dense, batches):
 
 
 def loss(small, dense, names, x, kind="logits"):
-    return float(_loss(small, dense, names, KINDS[kind], x).detach())
+    return float(_loss(small, dense, names, KINDS[kind], as_arguments(x)).detach())
 
 
 def test_what_is_returned_is_the_ratio_of_the_divergences_on_what_is_held_out(
     small, dense, batches
 ):
-    held_out = reference_of(dense, [x[7:] for x in batches])
+    held_out = reference_of(dense, [as_arguments(x[7:]) for x in batches])
     before = held_out.divergence(small)
     ratio = tune(small, dense, batches, steps=20, **QUIET)
     assert ratio == pytest.approx(held_out.divergence(small) / before, rel=1e-5)
@@ -89,10 +90,10 @@ def test_what_is_returned_is_the_ratio_of_the_divergences_on_what_is_held_out(
     ids=str,
 )
 def test_one_image_in_eight_judges(sizes, fitted, judging):
-    images = torch.arange(sum(sizes)).split(sizes)
+    images = [as_arguments(x) for x in torch.arange(sum(sizes)).split(sizes)]
     parts = _split(images)
     assert [[len(x) for x in part] for part in parts] == [fitted, judging]
-    assert {int(i) for part in parts for x in part for i in x} == set(range(sum(sizes)))
+    assert {int(i) for part in parts for x in part for i in x.tensors[0]} == set(range(sum(sizes)))
 
 
 def test_few_steps_are_small_ones():

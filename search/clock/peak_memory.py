@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sekron.forward import evaluating
-from sekron.profiling.profile import Inputs
+from sekron.inputs import Arguments, Inputs, example_of
 
 
 def peak_activation_bytes(model: nn.Module, example_input: Inputs) -> int:
@@ -35,23 +35,23 @@ def peak_activation_bytes(model: nn.Module, example_input: Inputs) -> int:
         >>> peak_activation_bytes(nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 3)), torch.ones(2, 8))
         64
     """
-    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
-    devices = {a.device for a in arguments if isinstance(a, Tensor) and a.is_cuda}
+    arguments = example_of(example_input)
+    devices = {tensor.device for tensor in arguments.tensors if tensor.is_cuda}
     if devices:
         with evaluating(model):
             return _allocated(model, arguments, devices)
     alive = _Alive()
     with evaluating(model), alive:
-        model(*arguments)
+        arguments.run(model)
     return alive.most
 
 
-def _allocated(model: nn.Module, arguments: tuple[Any, ...], devices: set[torch.device]) -> int:
-    model(*arguments)  # what the libraries allocate once and keep is there afterwards
+def _allocated(model: nn.Module, arguments: Arguments, devices: set[torch.device]) -> int:
+    arguments.run(model)  # what the libraries allocate once and keep is there afterwards
     before = sum(torch.cuda.memory_allocated(device) for device in devices)
     for device in devices:
         torch.cuda.reset_peak_memory_stats(device)
-    model(*arguments)
+    arguments.run(model)
     return sum(torch.cuda.max_memory_allocated(device) for device in devices) - before
 
 

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from filelock import FileLock
 from scipy.stats import quantile_test
-from torch import Tensor, nn
+from torch import nn
 
 from search.clock.glibc import kept_memory
 from sekron.forward import evaluating
-from sekron.profiling.profile import Inputs
+from sekron.inputs import Inputs, example_of
+from sekron.tensors import tensors_in
 
 Result = TypeVar("Result")
 
@@ -206,15 +207,13 @@ def _once(runs: Sequence[Callable[[], object]], before: Callable[[], object]) ->
 
 
 def _forward(model: nn.Module, example_input: Inputs) -> Callable[[], object]:
-    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
-    return synchronized(lambda: model(*arguments), arguments)
+    arguments = example_of(example_input)
+    return synchronized(lambda: arguments.run(model), arguments)
 
 
-def synchronized(
-    function: Callable[[], Result], arguments: Sequence[object]
-) -> Callable[[], Result]:
+def synchronized(function: Callable[[], Result], arguments: object) -> Callable[[], Result]:
     """Return a function that ends when the work on the arguments' devices has."""
-    devices = {a.device for a in arguments if isinstance(a, Tensor) and a.is_cuda}
+    devices = {tensor.device for tensor in tensors_in(arguments) if tensor.is_cuda}
     if not devices:
         return function
 

@@ -8,18 +8,18 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from search.clock.cold_caches import displacing
 from search.clock.layer_calls import record, watched
 from search.clock.peak_memory import peak_activation_bytes
 from search.clock.race import compare, processor_name, race, synchronized
 from search.clock.timetable import LayerTime, Setting, Timetable
+from sekron.inputs import Inputs, example_of
 from sekron.layers.operations import Form
 from sekron.network.plan import Plan
 from sekron.network.surgery import blank_layer, rebuild
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
-from sekron.profiling.profile import Inputs
 from sekron.structures.structure import Structure
 
 RATIO_PRECISION = 0.03
@@ -43,7 +43,7 @@ class Stopwatch:
 
     def __init__(self, model: nn.Module, example_input: Inputs, profile: NetworkProfile) -> None:
         self._network = copy.deepcopy(model).eval()
-        self._arguments = example_input if isinstance(example_input, tuple) else (example_input,)
+        self._arguments = example_of(example_input)
         self.layers = profile.searched
         self._calls = record(self._network, self._names(), self._forward)
 
@@ -53,11 +53,11 @@ class Stopwatch:
         Raises:
             ValueError: If the example input holds no tensor.
         """
-        tensors = [a for a in self._arguments if isinstance(a, Tensor)]
+        tensors = self._arguments.tensors
         if not tensors:
             raise ValueError(
-                "the example input must hold a tensor to be timed, got "
-                f"{[type(a).__name__ for a in self._arguments]}; or set `measure_seconds` to 0."
+                f"the example input must hold a tensor to be timed, got {self._arguments}; or set "
+                "`measure_seconds` to 0."
             )
         first = tensors[0]
         channels_last = first.dim() == 4 and not first.is_contiguous()
@@ -148,7 +148,7 @@ class Stopwatch:
         return weights + self._dense_activations
 
     def _forward(self) -> object:
-        return self._network(*self._arguments)
+        return self._arguments.run(self._network)
 
     def _names(self) -> list[str]:
         return [layer.name for layer in self.layers]

@@ -15,7 +15,7 @@ from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
 from sekron.rank_curves.table import CandidateTable
 from sekron.structures.families import FAMILIES, Point
-from sekron.structures.flops import flops_of_ranks
+from sekron.structures.flops import flops_of_calls
 
 LEAST_REALIZED, UNLIKELY = 0.5, 0.01
 """Networks that save a smaller share have an overhead; the weight of the belief in none."""
@@ -208,9 +208,8 @@ class Timetable:
             timed = np.array(list(times.ratios), dtype=np.int64)
             ranks = np.array([table.ranks[row] for row in rows], dtype=np.int64)
             at, flops[rows] = (
-                sum(
-                    flops_of_ranks(shapes, FAMILIES[family](len(shapes)), r, g, times.form.order)
-                    for g in layer.calls
+                flops_of_calls(
+                    shapes, FAMILIES[family](len(shapes)), r, layer.calls, times.form.order
                 )
                 for r in (timed, ranks)
             )

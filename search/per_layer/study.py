@@ -21,7 +21,7 @@ from sekron.rank_curves.curves import RankCurve, Spectra
 from sekron.rank_curves.pareto import hypervolume
 from sekron.rank_curves.table import FRONTS, CandidateTable
 from sekron.structures.families import FAMILIES, Point, clipped_ranks, n_ranks
-from sekron.structures.flops import flops_of_ranks, n_params_of_ranks
+from sekron.structures.flops import flops_of_calls, n_params_of_ranks
 from sekron.structures.geometry import Geometry
 from sekron.structures.structure import Structure
 
@@ -190,7 +190,7 @@ def _curve(trial: FrozenTrial, point: Point, geometries: tuple[Geometry, ...]) -
     bonds = FAMILIES[family](len(shapes))
     ranks = np.array(trial.user_attrs["ranks"], dtype=np.int64)
     ranks = ranks.reshape(-1, n_ranks(family, len(shapes)))
-    flops = np.sum([flops_of_ranks(shapes, bonds, ranks, g) for g in geometries], axis=0)
+    flops = flops_of_calls(shapes, bonds, ranks, geometries)
     groups = geometries[0].groups
     params = groups * n_params_of_ranks(shapes, bonds, ranks)
     errors = np.array(trial.user_attrs["errors"], dtype=np.float64)
@@ -210,11 +210,7 @@ def least_structures(
         if clipped_ranks(family, shapes, ranks) != ranks:
             continue
         structure = Structure(family, shapes, ranks, geometries[0].groups)
-        flops = sum(
-            structure.flops(
-                g.output_size, stride=g.stride, dilation=g.dilation, input_size=g.input_size
-            )
-            for g in geometries
-        )
+        row = np.array([ranks], dtype=np.int64)
+        flops = int(flops_of_calls(shapes, structure.bonds, row, geometries)[0])
         least.append((structure, flops, structure.n_params))
     return least

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, pairwise
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from search.pipeline.request import Request
+from sekron.batches import Batches
 from sekron.calibration.metrics import metrics_of
 from sekron.calibration.moments import moments
 from sekron.calibration.output_kind import OutputKind, kind_of
 from sekron.calibration.sensitivity import LEVELS, divergences, weighted_by
-from sekron.forward import Batches, evaluating, inputs_of, output_of
+from sekron.forward import evaluating, inputs_of, output_of
+from sekron.inputs import Arguments, example_of
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.surgery import weight_of
 from sekron.profiling.network_profile import NetworkProfile
@@ -86,8 +87,8 @@ def calibrate(
         kind: Of what the network puts out.
     """
     names = [layer.name for layer in profile.searched]
-    shown: list[Tensor] = []
-    kept = _keeping(batches, shown, _n_images(profile))
+    shown: list[Arguments] = []
+    kept = _keeping(inputs_of(batches, model, "`calibration`"), shown, _n_images(profile))
     collected = moments(model, names, kept, output=kind)
     by_size = metrics_of({name: weight_of(model, name) for name in names}, collected)
     try:
@@ -101,7 +102,8 @@ def calibrate(
 def _kind(request: Request) -> tuple[Batches, OutputKind]:
     """Return the calibration, and what the network puts out for it; tell where that is a guess."""
     assert request.calibration is not None
-    inputs = inputs_of(request.calibration, "`calibration`")
+    example = example_of(request.example_input)
+    inputs = inputs_of(request.calibration, request.model, "`calibration`", example)
     first = next(inputs)
     with evaluating(request.model):
         kind = kind_of(request.output, output_of(request.model, first, "the calibration batches"))
@@ -118,18 +120,25 @@ def _n_images(profile: NetworkProfile) -> int:
     return min(max(int(WORK / work), FEWEST_IMAGES), MOST_IMAGES)
 
 
-def _keeping(batches: Batches, shown: list[Tensor], n_images: int) -> Iterator[Tensor]:
+def _keeping(
+    batches: Iterable[Arguments], shown: list[Arguments], n_images: int
+) -> Iterator[Arguments]:
     """Pass batches on, and keep the first images."""
-    for x in inputs_of(batches, "`calibration`"):
+    for batch in batches:
         left = n_images - sum(map(len, shown))
         if left > 0:
-            shown.append(x[:left])
-        yield x
+            shown.append(batch.images(0, left))
+        yield batch
 
 
-def _chunks(batches: Sequence[Tensor]) -> Sequence[Tensor]:
+def _chunks(batches: Sequence[Arguments]) -> Sequence[Arguments]:
     """Join batches where they are alike, so that none is of a single image."""
-    if len({x.shape[1:] for x in batches}) > 1:
-        return batches
-    images = torch.cat(list(batches))
-    return images.tensor_split(-(-len(images) // AT_ONCE))
+    joined = batches[0]
+    for batch in batches[1:]:
+        both = joined.joined(batch)
+        if both is None:
+            return batches
+        joined = both
+    n_chunks = -(-len(joined) // AT_ONCE)
+    bounds = [len(joined) * i // n_chunks for i in range(n_chunks + 1)]
+    return [joined.images(start, stop) for start, stop in pairwise(bounds)]

@@ -11,12 +11,13 @@ from search.folder.settings import Settings
 from search.folder.storage import without_password
 from search.per_layer.samplers import SAMPLERS
 from search.per_layer.space import DEFAULT_FAMILIES
+from sekron.batches import Batches
 from sekron.budget import Budget
 from sekron.calibration.output_kind import Output, kind_of
-from sekron.forward import Batches, Score, inputs_of
+from sekron.forward import Score, inputs_of
+from sekron.inputs import Inputs, example_of
 from sekron.network.eligibility import replaceable_modules
 from sekron.network.network_metric import NetworkMetric
-from sekron.profiling.profile import Inputs
 from sekron.profiling.selection import Selection, patterns_of
 from sekron.structures.families import FAMILIES
 
@@ -124,7 +125,7 @@ def request_of(
     batches = None if isinstance(calibration, NetworkMetric) else calibration
     if score is not None and batches is not None:
         # Gone through again for every network that is scored.
-        batches = list(inputs_of(batches, "`calibration`"))
+        batches = list(inputs_of(batches, model, "`calibration`", example_of(example_input)))
     return Request(
         model,
         example_input,

@@ -14,11 +14,12 @@ from search.front.result import SearchResult
 from search.per_layer.space import DEFAULT_FAMILIES
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
+from sekron.batches import Batches
 from sekron.budget import Budget
 from sekron.calibration.output_kind import Output
-from sekron.forward import Batches, Score
+from sekron.forward import Score
+from sekron.inputs import Inputs
 from sekron.network.network_metric import NetworkMetric
-from sekron.profiling.profile import Inputs
 from sekron.profiling.selection import Selection
 
 
@@ -55,7 +56,8 @@ def run(
 
     Args:
         model: A trained network; never modified.
-        example_input: What its forward takes; a tensor `(batch, …)` or a tuple of arguments.
+        example_input: What its forward takes: a tensor `(batch, …)`, a tuple of positional or a
+            mapping of keyword arguments.
         budget: Of the whole network.
         n_trials: Structures proposed per layer, besides the enumerated ones.
         max_sequence_length: Most factors of a structure, at least 2.
@@ -78,7 +80,8 @@ def run(
             machine or in another setting.
         n_network_trials: Whole plans that an Optuna study tries around the exact ones, where
             latency is limited or there is a score, and so not everything is additive.
-        calibration: Unlabelled batches of images. Errors are then measured, and weights
+        calibration: Unlabelled batches that hold what the example does; of tuples what follows
+            is left out, labels for example. Errors are then measured, and weights
             decomposed, in a metric of what goes through the network and of what its output
             depends on; a run folder keeps it. Or such a metric, of an earlier result.
         output: What the network puts out, and so what the calibration holds dear: `logits` of

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sekron.calibration.output_kind import Output, OutputKind, kind_of
 from sekron.forward import evaluating, output_of
+from sekron.inputs import Arguments
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -23,7 +24,7 @@ class Reference:
         kind: Of the outputs.
     """
 
-    batches: Sequence[Tensor]
+    batches: Sequence[Arguments]
     outputs: Sequence[object]
     kind: OutputKind
 
@@ -58,7 +59,7 @@ class Reference:
 
 
 def reference_of(
-    dense: nn.Module, batches: Iterable[Tensor], output: Output | None = None
+    dense: nn.Module, batches: Iterable[Arguments], output: Output | None = None
 ) -> Reference:
     """Run the dense network on batches.
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
+from sekron.batches import Batches
 from sekron.calibration.output_kind import Output, kind_of
-from sekron.forward import Batches, inputs_of, output_of
+from sekron.forward import inputs_of, must_allow_gradients, output_of
 from sekron.network.eligibility import TRANSPOSED
+from sekron.tensors import tensors_in
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -26,7 +28,7 @@ N_DRAWS = 4
 """Draws of the gradient for each batch."""
 
 AT_ONCE = 32
-"""Images that are passed forwards and back at once."""
+"""Images that are passed forwards and back at once: a backward pass keeps all activations."""
 
 WIDEST = 4096
 """Most channels of which the products of all pairs are collected; of more, only the squares are.
@@ -73,7 +75,7 @@ def moments(
     Args:
         model: Not modified; a copy of it runs in evaluation mode.
         names: Layers to collect for.
-        batches: Inputs of the network, or `(input, …)` tuples whose first entry is taken.
+        batches: Inputs of the network, as `recalibrate` takes them.
         seed: Seed of the draws.
         largest_patch: Whole patches are collected instead of channels where a kernel takes in at
             most that many numbers.
@@ -87,11 +89,7 @@ def moments(
         ValueError: If there are no batches, one is not finite, the network does not run, or one of
             the layers takes no part in its output.
     """
-    if torch.is_inference_mode_enabled():
-        raise ValueError(
-            "gradients must be possible, but the call stands within `torch.inference_mode()`; take "
-            "it out of there."
-        )
+    must_allow_gradients(model)
     network = copy.deepcopy(model).eval().requires_grad_(False)
     sums = {
         name: _Sums(largest_patch, isinstance(network.get_submodule(name), TRANSPOSED))
@@ -107,10 +105,12 @@ def moments(
     n_images = 0
     kind = None
     try:
-        for x in _few_at_once(inputs_of(batches, "`calibration`")):
-            n_images += len(x)
+        for batch in chain.from_iterable(
+            b.split(AT_ONCE) for b in inputs_of(batches, network, "`calibration`")
+        ):
+            n_images += len(batch)
             with torch.enable_grad():
-                put_out = output_of(network, x, "the calibration batches")
+                put_out = output_of(network, batch, "the calibration batches")
                 _check(put_out)
                 kind = kind or kind_of(output, put_out)
                 for k in reversed(range(N_DRAWS)):
@@ -185,12 +185,6 @@ class _Sums:
         return Moments(gradients, inputs, self._n_outputs / N_DRAWS / n_images)
 
 
-def _few_at_once(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Cut batches: what a backward pass keeps is as large as all activations of one."""
-    for x in batches:
-        yield from torch.split(x, AT_ONCE)
-
-
 def _centring(network: nn.Module, layers: Sequence[_Sums]) -> list[RemovableHandle]:
     """Hook batch norm: a layer whose output goes into one is known to be followed by it."""
 
@@ -204,10 +198,11 @@ def _centring(network: nn.Module, layers: Sequence[_Sums]) -> list[RemovableHand
 
 
 def _check(output: object) -> None:
-    leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+    leaves = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
     if not leaves:
         raise ValueError(
-            "the network's output must depend on the layers to be searched, but does not."
+            "the network's output must depend on the layers to be searched, but does not: forward "
+            "may run within `torch.no_grad()` or `inference_mode()`, or detach what it returns."
         )
     if not all(torch.isfinite(leaf).all() for leaf in leaves):
         raise ValueError("the network's output must be finite, got NaN or Inf on a batch.")

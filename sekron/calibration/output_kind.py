@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves, tree_map
+
+from sekron.tensors import map_tensors, tensors_in
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -82,8 +83,7 @@ def _tensors(tree: object) -> list[Tensor]:
 
     Sums over many numbers overflow in half precision, and differences of logarithms vanish.
     """
-    leaves = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
-    found = [leaf for leaf in leaves if leaf.is_floating_point()]
+    found = [tensor for tensor in tensors_in(tree) if tensor.is_floating_point()]
     return [leaf.float() if leaf.dtype in HALF else leaf for leaf in found]
 
 
@@ -163,12 +163,12 @@ def _given(function: Callable[[Any, Any], Tensor]) -> OutputKind:
     def draw(output: object, generator: torch.Generator) -> Tensor:
         """Return the divergence from outputs nearby, whose gradient is `H z` for random signs z."""
 
-        def nudged(leaf: object) -> object:
-            if not (isinstance(leaf, Tensor) and leaf.is_floating_point()):
+        def nudged(leaf: Tensor) -> Tensor:
+            if not leaf.is_floating_point():
                 return leaf
             size = leaf.detach().square().mean().sqrt()
             return leaf.detach() + NUDGE * size * _signs(leaf, generator)
 
-        return function(output, tree_map(nudged, output))
+        return function(output, map_tensors(nudged, output))
 
     return OutputKind("given", divergence, draw)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sekron.calibration.moments import CHUNK, Convolution, patches_of, rows_of
+from sekron.inputs import Arguments
 
 ROWS = 200
 """Positions that are looked at for every number that a kernel takes in, where there are as many."""
@@ -43,7 +44,7 @@ def paired_moments(
     name: str,
     dense: nn.Module,
     compressed: nn.Module,
-    batches: Sequence[Tensor],
+    batches: Sequence[Arguments],
     largest_patch: int,
 ) -> PairedMoments:
     """Pass batches through both networks up to a layer, and collect the moments of its input.
@@ -90,7 +91,7 @@ def paired_inputs(
     name: str,
     dense: nn.Module,
     compressed: nn.Module,
-    batch: Tensor,
+    batch: Arguments,
     n_calls: int | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Return what every call of a layer gets for a batch, in the dense and the compressed network.
@@ -116,7 +117,7 @@ class _AllCalled(Exception):
     """Raised at the last call of a layer: nothing behind it needs to run."""
 
 
-def _inputs(name: str, network: nn.Module, batch: Tensor, n_calls: int | None) -> list[Tensor]:
+def _inputs(name: str, network: nn.Module, batch: Arguments, n_calls: int | None) -> list[Tensor]:
     """Return the input of every call of a layer, of which there are that many if that is known."""
     inputs: list[Tensor] = []
 
@@ -128,7 +129,7 @@ def _inputs(name: str, network: nn.Module, batch: Tensor, n_calls: int | None) -
 
     handle = network.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
     try:
-        network(batch)
+        batch.run(network)
     except _AllCalled:
         pass
     finally:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sekron.calibration.divergence import Reference
 from sekron.calibration.output_kind import Output, kind_of
 from sekron.decomposition.metric import ERROR_POWER, Metric
+from sekron.inputs import Arguments
 from sekron.network.surgery import weight_of
 
 LEVELS = (0.3, 0.5, 0.7)
@@ -27,7 +28,7 @@ LEAST = 1e-9
 def divergences(
     model: nn.Module,
     metrics: Mapping[str, Metric],
-    batches: Sequence[Tensor],
+    batches: Sequence[Arguments],
     output: Output | None = None,
 ) -> dict[str, list[tuple[float, float]]]:
     """Compress one layer after another to lower rank, and compare the network's outputs.
@@ -54,7 +55,7 @@ def divergences(
             module.training = isinstance(module, _BatchNorm)
     by_layer: dict[str, list[tuple[float, float]]] = {}
     with torch.no_grad():
-        outputs = [network(x) for x in batches]
+        outputs = [batch.run(network) for batch in batches]
         reference = Reference(batches, outputs, kind_of(output, outputs[0]))
         for name, metric in metrics.items():
             weight = weight_of(network, name)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from sekron.forward import evaluating
+from sekron.inputs import Arguments
 from sekron.layers.factorized import Factorized
 from sekron.network.surgery import structures_of
 
@@ -42,14 +43,14 @@ def paired(model: nn.Module, dense: nn.Module) -> dict[str, Factorized]:
 
 
 def in_running_order(
-    layers: Mapping[str, Factorized], network: nn.Module, batch: Tensor
+    layers: Mapping[str, Factorized], network: nn.Module, batch: Arguments
 ) -> dict[str, Factorized]:
     """Return the layers in the order in which they run first, those that run at all.
 
     Args:
         layers: Layer name -> layer.
-        network: Has modules of these names, and runs on one image.
-        batch: Its input.
+        network: Has modules of these names.
+        batch: Its input; one image is enough where it can be taken out.
     """
     order: dict[str, Factorized] = {}
     handles = [
@@ -60,7 +61,7 @@ def in_running_order(
     ]
     try:
         with evaluating(network):
-            network(batch[:1])
+            batch.images(0, 1).run(network)
     finally:
         for handle in handles:
             handle.remove()

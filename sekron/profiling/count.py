@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import conv_flop_count, get_shape
-from torch import nn
+from torch import Tensor, nn
 
 from sekron.forward import evaluating, one_line
+from sekron.inputs import Arguments, Inputs, example_of
 from sekron.profiling.einsum_flops import einsum_flops
+from sekron.tensors import map_tensors, tensors_in
 
 
-def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict[str, int]]:
+def count_flops(model: nn.Module, inputs: Inputs) -> tuple[int, dict[str, int]]:
     """Return fvcore's multiply-adds of a network, and the operators that it does not count.
 
     Operators that multiply, but that fvcore takes for free or fails at, are counted here:
@@ -25,7 +27,7 @@ def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict
 
     Args:
         model: The network; it runs in evaluation mode, and is then as it was.
-        arguments: Arguments of its forward pass.
+        inputs: What its forward takes; all images count.
 
     Raises:
         ValueError: If the network cannot be traced.
@@ -33,7 +35,7 @@ def count_flops(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, dict
     Reference:
         fvcore, docs/flop_count.md: one FLOP is one multiply-add.
     """
-    counts = count(model, arguments)
+    counts = count(model, inputs)
     return counts.by_module[""], counts.unsupported
 
 
@@ -51,14 +53,15 @@ class Counts(NamedTuple):
     unsupported: dict[str, int]
 
 
-def count(model: nn.Module, arguments: tuple[Any, ...]) -> Counts:
+def count(model: nn.Module, inputs: Inputs) -> Counts:
     """Count as `count_flops` does, for every module and for every operator.
 
     Raises:
         ValueError: If the network cannot be traced.
     """
     with evaluating(model), modules_alone():
-        analysis = FlopCountAnalysis(model, arguments)
+        arguments = example_of(inputs)
+        analysis = FlopCountAnalysis(_OfTensors(model, arguments), tuple(arguments.tensors))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
         for operator, handle in HANDLES.items():
@@ -71,11 +74,51 @@ def count(model: nn.Module, arguments: tuple[Any, ...]) -> Counts:
                 f"but it raised {one_line(error)} "
                 "Compile, script and quantize after the compression, not before."
             ) from error
+        by_module[INNER] = by_module.pop("network")
         return Counts(
-            {name: int(flops) for name, flops in by_module.items()},
+            {name.removeprefix(INNER): int(flops) for name, flops in by_module.items() if name},
             {name: int(flops) for name, flops in by_operator.items()},
             dict(analysis.unsupported_ops()),
         )
+
+
+INNER = "network."
+"""What fvcore puts before the names of modules within `_OfTensors`."""
+
+
+class _OfTensors(nn.Module):
+    """A network as torch.jit can trace it: from tensors to tensors.
+
+    A trace drops what no output depends on. Where the network puts out no tensors, or hides them
+    where nobody finds them, all that its modules put out stands in their place.
+
+    Args:
+        network: The network; what it puts out besides tensors is left out.
+        arguments: Of its forward; the tensors among them are handed in, one by one.
+    """
+
+    def __init__(self, network: nn.Module, arguments: Arguments) -> None:
+        super().__init__()
+        self.network, self._arguments = network, arguments
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors that the network puts out, or else those of its modules."""
+        given = iter(tensors)
+        arguments = map_tensors(lambda _: next(given), self._arguments)
+        return tuple(tensors_in(arguments.run(self.network))) or self._of_modules(arguments)
+
+    def _of_modules(self, arguments: Arguments) -> tuple[Tensor, ...]:
+        found: list[Tensor] = []
+        handles = [
+            module.register_forward_hook(lambda *call: found.extend(tensors_in(call[2])))
+            for module in self.network.modules()
+        ]
+        try:
+            arguments.run(self.network)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return tuple(found) or (torch.zeros(()),)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sekron.inputs import Arguments, Inputs, example_of
 from sekron.layers.factorized import HOOKS
 from sekron.network.surgery import swap
 
@@ -48,9 +49,7 @@ class _Witness(nn.Module):
             return value
 
 
-def reasons_to_keep(
-    network: nn.Module, names: Sequence[str], arguments: tuple[Any, ...]
-) -> dict[str, str]:
+def reasons_to_keep(network: nn.Module, names: Sequence[str], inputs: Inputs) -> dict[str, str]:
     """Return layer name -> why nothing else can stand in its place, where that is so.
 
     A network that reads `layer.weight` would compute something else, or fail, with another layer
@@ -59,8 +58,9 @@ def reasons_to_keep(
     Args:
         network: Not modified; copies of it run.
         names: Names of layers that run on the arguments.
-        arguments: Arguments of the forward pass, on which the network runs.
+        inputs: What its forward takes, on which it runs.
     """
+    arguments = example_of(inputs)
     try:
         return _reads(network, names, arguments)
     except Exception:  # whatever the network raises; a run per layer shows which one is the cause
@@ -75,12 +75,12 @@ def reasons_to_keep(
         return reasons
 
 
-def _reads(network: nn.Module, names: Sequence[str], arguments: tuple[Any, ...]) -> dict[str, str]:
+def _reads(network: nn.Module, names: Sequence[str], arguments: Arguments) -> dict[str, str]:
     network = copy.deepcopy(network)
     witnesses = {name: _Witness(network.get_submodule(name)) for name in names if name}
     swap(network, witnesses)
     with torch.no_grad():
-        network(*arguments)
+        arguments.run(network)
     reasons = {
         name: f"the network reads its {witness.read[0]!r} besides calling it"
         for name, witness in witnesses.items()

@@ -9,7 +9,7 @@ import numpy as np
 from sekron.budget import RESOURCES, Budget
 from sekron.network.plan import Plan
 from sekron.structures.families import block_shape
-from sekron.structures.flops import flops_of_ranks
+from sekron.structures.flops import flops_of_calls
 from sekron.structures.geometry import Geometry
 from sekron.structures.structure import Structure
 
@@ -22,7 +22,8 @@ class LayerProfile:
         name: Name of the module; the first one, where it has several.
         kind: Class of the module.
         weight_shape: `(out, in, kernel extents…)`; `in` of one group.
-        calls: Geometry of every call in the example's forward pass.
+        calls: Geometry of every call in the example's forward pass; a convolution called on a batch
+            counts as one call for each image in it.
         flops: Multiply-adds of all calls.
         params: Numbers in the weight.
         reason: Why it is left dense; empty where it is searched.
@@ -53,10 +54,8 @@ class LayerProfile:
     def flops_of(self, structure: Structure, order: tuple[int, ...] | None = None) -> int:
         """Return the multiply-adds of all calls with a structure, default in its cheapest order."""
         ranks = np.array([structure.ranks], dtype=np.int64)
-        return sum(
-            int(flops_of_ranks(structure.shapes, structure.bonds, ranks, call, order)[0])
-            for call in self.calls
-        )
+        shapes, bonds = structure.shapes, structure.bonds
+        return int(flops_of_calls(shapes, bonds, ranks, self.calls, order)[0])
 
 
 @dataclass(frozen=True, slots=True)

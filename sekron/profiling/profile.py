@@ -6,12 +6,14 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
 from sekron.forward import one_line
+from sekron.inputs import Arguments, Inputs, example_of
 from sekron.layers.factorized import Factorized
 from sekron.network.eligibility import (
     TRANSPOSED,
@@ -25,10 +27,9 @@ from sekron.profiling.dry_run import reasons_to_keep
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.selection import Selection, left_out, patterns_of, sensitive_ends
 from sekron.profiling.unsearched import leftovers, matrices
+from sekron.structures.flops import flops_of_calls
 from sekron.structures.geometry import Geometry
 from sekron.structures.structure import Structure
-
-Inputs = Tensor | tuple[Any, ...]
 
 
 def profile(
@@ -44,9 +45,9 @@ def profile(
     `include` names them. The model is not touched: everything runs on a copy.
 
     Args:
-        model: Any network that torch.jit can trace.
-        example_input: What its forward takes: a tensor, or a tuple of arguments. Only the first
-            image of a tensor counts, but everything in a tuple.
+        model: Any network whose operators torch.jit can trace.
+        example_input: What its forward takes: a tensor, a tuple of positional or a mapping of
+            keyword arguments. Only the first image counts where all tensors go through all images.
         include: Shell-style patterns of layer names, classes of layers, or a function of name and
             module; only these are searched.
         exclude: Layers that are left dense, in the same way.
@@ -64,7 +65,7 @@ def profile(
         raise ValueError(f"`min_share` must be between 0 and 1, got {min_share}.")
     network = copy.deepcopy(model).eval()
     arguments = first_image(example_input)
-    calls = _record_calls(network, arguments)
+    calls = _record_calls(network, arguments, example_of(example_input))
     counts = count(network, arguments)
     total, n_params = counts.by_module[""], _n_params(network)
     reasons = _reasons(model, network, calls, arguments, include, exclude)
@@ -90,7 +91,7 @@ def _reasons(
     model: nn.Module,
     network: nn.Module,
     calls: dict[str, list[Geometry]],
-    arguments: tuple[Any, ...],
+    arguments: Arguments,
     include: Selection | None,
     exclude: Selection | None,
 ) -> dict[str, str]:
@@ -128,12 +129,15 @@ def _n_params(network: nn.Module) -> int:
     return sum(p.numel() for p in parameters)
 
 
-def first_image(example_input: Inputs) -> tuple[Any, ...]:
-    """Return the arguments that FLOPs are counted on: a tuple, or the first image of a tensor."""
-    return example_input if isinstance(example_input, tuple) else (example_input[:1],)
+def first_image(example_input: Inputs) -> Arguments:
+    """Return the arguments that FLOPs are counted on: for the first image, if it can be told."""
+    return example_of(example_input).images(0, 1)
 
 
-def _record_calls(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, list[Geometry]]:
+def _record_calls(
+    network: nn.Module, arguments: Arguments, example: Arguments
+) -> dict[str, list[Geometry]]:
+    """Return layer name -> geometry of its calls, one for each image of a batch."""
     calls: dict[str, list[Geometry]] = {}
 
     def record(name: str) -> Any:
@@ -141,7 +145,10 @@ def _record_calls(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, l
             module: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor
         ) -> None:
             x = inputs[0] if inputs else kwargs["input"]
-            calls.setdefault(name, []).append(_geometry(module, x, output))
+            n_images = (
+                len(x) if isinstance(module, _ConvNd) and x.dim() == module.weight.dim() else 1
+            )
+            calls.setdefault(name, []).extend([_geometry(module, x, output)] * n_images)
 
         return hook
 
@@ -152,11 +159,11 @@ def _record_calls(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, l
     ]
     try:
         with torch.no_grad():
-            network(*arguments)
+            arguments.run(network)
     except Exception as error:
-        shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in arguments]
+        cut = "" if str(arguments) == str(example) else f", the first image of {example},"
         raise ValueError(
-            f"the network must run on the example input, but on {shapes} it raised "
+            f"the network must run on the example input, but on {arguments}{cut} it raised "
             f"{one_line(error)}"
         ) from error
     finally:
@@ -191,10 +198,8 @@ def _layer(name: str, module: nn.Module, calls: tuple[Geometry, ...], reason: st
         return LayerProfile(name, kind, (), calls, 0, 0, reason)
     shape = tuple(weight.shape)
     dense = Structure.dense(shape, int(getattr(module, "groups", 1)))
-    flops = sum(
-        dense.flops(c.output_size, stride=c.stride, dilation=c.dilation, input_size=c.input_size)
-        for c in calls
-    )
+    ranks = np.zeros((1, 0), dtype=np.int64)
+    flops = int(flops_of_calls(dense.shapes, dense.bonds, ranks, calls)[0])
     return LayerProfile(name, kind, shape, calls, flops, weight.numel(), reason)
 
 

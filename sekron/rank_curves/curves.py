@@ -19,7 +19,7 @@ from sekron.decomposition.metric import Metric, whole_channels
 from sekron.rank_curves.pareto import mixed_front
 from sekron.rank_curves.rank_grid import cp_ranks, earlier_ranks, fitted_ranks
 from sekron.structures.families import FAMILIES, Shape, block_shape, n_ranks
-from sekron.structures.flops import flops_of_ranks, n_params_of_ranks
+from sekron.structures.flops import flops_of_calls, n_params_of_ranks
 from sekron.structures.geometry import Geometry
 from sekron.structures.structure import Structure
 
@@ -94,10 +94,7 @@ class Spectra:
         ranks: NDArray[np.int64],
     ) -> NDArray[np.int64]:
         """Return the multiply-adds of all calls, one number per row of ranks."""
-        total = np.zeros(len(ranks), dtype=np.int64)
-        for geometry in self.geometries:
-            total += flops_of_ranks(shapes, bonds, ranks, geometry)
-        return total
+        return flops_of_calls(shapes, bonds, ranks, self.geometries)
 
     def params(
         self,

@@ -5,6 +5,8 @@ Costs are monomials in the ranks, so those of many ranks are computed at once.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from itertools import permutations
 from math import prod
@@ -115,6 +117,20 @@ def flops_of_ranks(
     for choice in np.unique(choices):
         rows, cheapest = choices == choice, orders(shapes, bonds)[choice]
         total[rows] = flops_of_ranks(shapes, bonds, ranks[rows], geometry, cheapest)
+    return total
+
+
+def flops_of_calls(
+    shapes: tuple[Shape, ...],
+    bonds: Bonds,
+    ranks: NDArray[np.int64],
+    calls: Sequence[Geometry],
+    order: tuple[int, ...] | None = None,
+) -> NDArray[np.int64]:
+    """Return what `flops_of_ranks` does, summed over all calls of a layer; most are alike."""
+    total = np.zeros(len(ranks), dtype=np.int64)
+    for geometry, times in Counter(calls).items():
+        total += times * flops_of_ranks(shapes, bonds, ranks, geometry, order)
     return total
 
 

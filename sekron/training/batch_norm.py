@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sekron.forward import Batches, inputs_of, output_of, without_singles
+from sekron.batches import Batches
+from sekron.forward import inputs_of, output_of, without_singles
 
 
 def recalibrate(model: nn.Module, batches: Batches) -> None:
@@ -20,7 +21,8 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
     Args:
         model: Its batch-norm buffers are changed, nothing else. One without batch norm is left
             alone, with a warning.
-        batches: Inputs of the network, or `(input, …)` tuples whose first entry is taken.
+        batches: Inputs of the network: tensors, mappings of keyword arguments, or tuples of inputs
+            and then labels, which are left out (`sekron.inputs.arguments_of`).
 
     Raises:
         ValueError: If there are no batches, one is not finite, the network does not run on one, or
@@ -43,8 +45,8 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
             norm.momentum = None  # torch's cumulative average
             norm.training = True
         with torch.no_grad():
-            for x in without_singles(inputs_of(batches, "`batches`")):
-                output_of(model, x, "the batches")
+            for batch in without_singles(inputs_of(batches, model, "`batches`")):
+                output_of(model, batch, "the batches")
         if not all(torch.isfinite(b).all() for norm in norms for b in norm.buffers()):
             raise ValueError("the network's activations must be finite on `batches`, but are not.")
         finished = True

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sekron.calibration.output_kind import Output
-from sekron.forward import Score, evaluating
+from sekron.forward import Score, evaluating, must_allow_gradients
 from sekron.layers.factorized import Factorized
 from sekron.network.checkpoint import load_weights
 from sekron.progress import bar
-from sekron.training.loss import Loss
+from sekron.training.loss import Loss, TaskLoss
 from sekron.training.recipe import DEFAULT_RECIPE, Recipe
 from sekron.training.record import Epoch, TrainingRecord
 
@@ -60,6 +60,7 @@ def finetune(
     recipe: Recipe = DEFAULT_RECIPE,
     folder: str | Path | None = None,
     output: Output | None = None,
+    loss: TaskLoss | None = None,
     progress: bool = True,
 ) -> list[Epoch]:
     """Train a compressed network, in place, with momentum and a cosine schedule.
@@ -70,7 +71,9 @@ def finetune(
     Args:
         model: From `Plan.apply`; any other network works too. Afterwards it has the weights that
             scored best, those it came with included, or the last where nothing scores.
-        loader: Batches `(images, labels)`; with `distillation=1` images alone will do.
+        loader: Batches `(images, labels)`; with `distillation=1` images alone will do. A network of
+            several inputs takes `((input, …), labels)` or `(input, …, labels)`, one that names them
+            `({"name": input, …}, labels)`.
         dense: Teaches, where given; not modified.
         score: Rates the network after every epoch, higher is better; called in evaluation mode,
             on the device that trains.
@@ -78,6 +81,9 @@ def finetune(
         folder: Where the state is kept after every epoch; a later call with it goes on from there.
         output: What the dense network puts out, and so how it teaches: `logits`, `values`, or a
             divergence of two outputs; default by what the outputs look like.
+        loss: What is learnt from the batches, beside the dense network: a function of what the
+            network puts out and the batch, which returns a scalar tensor; default the
+            cross-entropy of the labels.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
@@ -94,7 +100,7 @@ def finetune(
         Hinton et al., arXiv 1503.02531, for the distillation; Khodak et al., Initialization and
         regularization of factorized neural layers, arXiv 2105.01029, for the decay of products.
     """
-    return fit(model, loader, dense, score, recipe, folder, output, progress)
+    return fit(model, loader, dense, score, recipe, folder, output, progress, task_loss=loss)
 
 
 def fit(
@@ -107,11 +113,13 @@ def fit(
     output: Output | None,
     progress: bool,
     regularizer: Regularizer | None = None,
+    task_loss: TaskLoss | None = None,
 ) -> list[Epoch]:
     """Train; what `finetune` does, with or without something else on top."""
+    must_allow_gradients(model)
     accelerator = _accelerator(recipe)
     n_batches, orders = _n_batches(loader), _orders(loader)
-    with _restored(model):
+    with torch.enable_grad(), _restored(model):
         groups = _groups(model, recipe, regularizer)
         clipped = [p for group in groups[:2] for p in group["params"]]
         optimizer = torch.optim.SGD(groups, recipe.learning_rate, MOMENTUM, nesterov=True)
@@ -123,10 +131,11 @@ def fit(
             "taught": dense is not None,
             "scored": score is not None,
             "batches": n_batches,
+            **({} if task_loss is None else {"loss": "given"}),
         }
         record = TrainingRecord(accelerator, schedule, orders, model, settings, folder)
         teacher = None if dense is None else copy.deepcopy(dense).to(accelerator.device)
-        loss_of = Loss(teacher, recipe, output)
+        loss_of = Loss(teacher, recipe, output, task_loss)
         if not record.epochs:
             record.add(Epoch(0, math.nan, _scored(model, score)), model)
         try:

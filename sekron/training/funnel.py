@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.calibration.output_kind import Output
 from sekron.decomposition.decompose import reconstruct
+from sekron.inputs import Inputs
 from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.operations import DEFAULT_FORM
 from sekron.network.plan import Plan
 from sekron.network.surgery import blank_layer, compressed, structures_of, swap, weight_of
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
-from sekron.profiling.profile import Inputs, profile
+from sekron.profiling.profile import profile
 from sekron.profiling.selection import Selection
 from sekron.structures.families import Point, clipped_ranks, n_ranks
 from sekron.structures.structure import Structure

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sekron.calibration.paired_moments import paired_inputs
 from sekron.decomposition.metric import Metric, whole_channels
 from sekron.forward import evaluating
+from sekron.inputs import Arguments
 from sekron.layers.factorized import Factorized
 
 RIDGE = 1e-3
@@ -49,7 +50,7 @@ def rescale(
     model: nn.Module,
     dense: nn.Module,
     layers: Mapping[str, Factorized],
-    batches: Sequence[Tensor],
+    batches: Sequence[Arguments],
 ) -> None:
     """Give every channel of the layers the gain and the offset that fit the dense network best.
 
@@ -77,7 +78,9 @@ def rescale(
                 layer.bias.data.copy_((gain * layer.bias + offset).to(layer.bias))
 
 
-def _channels(name: str, dense: nn.Module, model: nn.Module, batches: Sequence[Tensor]) -> Channels:
+def _channels(
+    name: str, dense: nn.Module, model: nn.Module, batches: Sequence[Arguments]
+) -> Channels:
     """Collect the moments of what a layer puts out in both networks."""
     sides = dense.get_submodule(name), model.get_submodule(name)
     sums: list[Tensor] = []

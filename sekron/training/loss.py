@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sekron.batches import arguments_and_labels, arguments_of
 from sekron.calibration.output_kind import Output, kind_of
-from sekron.forward import evaluating, output_of
+from sekron.forward import evaluating, must_have_gradient, output_of
 from sekron.training.recipe import Recipe
+
+TaskLoss = Callable[[Any, Any], Tensor]
+"""A user's loss: a function of what the network puts out and the batch as the loader yields it,
+which returns a scalar tensor."""
+
+WHAT = "the batches of `loader`"
 
 
 class Loss:
-    """`(1 − distillation) · cross-entropy + distillation · divergence`, on one batch.
+    """`(1 − distillation) · task + distillation · divergence`, on one batch.
+
+    The task is the cross-entropy of the labels, unless the user gives another loss.
 
     Args:
         teacher: The dense network, or None; without it `distillation` counts as 0.
         recipe: The recipe, which holds `distillation` and the temperature of the divergence.
         output: What the networks put out; None to guess by the first batch.
+        task: The user's loss, or None.
     """
 
     def __init__(
-        self, teacher: nn.Module | None, recipe: Recipe, output: Output | None = None
+        self,
+        teacher: nn.Module | None,
+        recipe: Recipe,
+        output: Output | None = None,
+        task: TaskLoss | None = None,
     ) -> None:
-        self._teacher, self._output = teacher, output
+        self._teacher, self._output, self._task = teacher, output, task
         self._share = 0.0 if teacher is None else recipe.distillation
         self._temperature = recipe.temperature
 
@@ -34,43 +49,49 @@ class Loss:
 
         Args:
             network: The network, in training mode.
-            batch: `(images, labels)`, or images alone.
+            batch: `(images, labels)`, or images alone; `arguments_of` tells what images may be.
 
         Raises:
-            ValueError: If the batch is none, does not fit a network, or there is nothing to learn
-                from.
+            ValueError: If the batch is none, does not fit a network, there is nothing to learn
+                from, or no gradient.
         """
-        images, *labels = batch if isinstance(batch, Sequence) and len(batch) else (batch,)
-        if not isinstance(images, Tensor):
-            raise ValueError(
-                "`loader` must hold tensors, or tuples (images, labels), got "
-                f"{type(batch).__name__}."
-            )
-        output = _outputs(network, images)
-        loss: Tensor = output.new_zeros(())
         if self._share < 1.0:
-            if not labels:
-                raise ValueError(
-                    "the batches must hold labels beside the images, or a dense network must teach "
-                    "with `distillation=1`; got images alone."
-                )
-            classes = _classes(labels[0], output)
-            loss = loss + (1.0 - self._share) * F.cross_entropy(output, classes)
+            arguments, labels = arguments_and_labels(batch, network, WHAT)
+        else:
+            arguments, labels = arguments_of(batch, network, WHAT), ()
+        output = output_of(network, arguments, WHAT)
+        terms = []
+        if self._share < 1.0:
+            terms.append((1.0 - self._share) * self._of_task(output, batch, labels))
         if self._teacher is not None and self._share > 0.0:
             with evaluating(self._teacher):
-                target = _outputs(self._teacher, images)
+                target = output_of(self._teacher, arguments, WHAT)
             kind = self._output = kind_of(self._output, target)
-            loss = loss + self._share * kind.divergence(output, target, self._temperature)
-        return loss
+            terms.append(self._share * kind.divergence(output, target, self._temperature))
+        total = torch.stack(terms).sum()
+        must_have_gradient(total)
+        return total
 
-
-def _outputs(network: nn.Module, images: Tensor) -> Tensor:
-    output = output_of(network, images, "the batches of `loader`")
-    if not isinstance(output, Tensor):
-        raise ValueError(
-            f"the network must put out one tensor to be trained, got {type(output).__name__}."
-        )
-    return output
+    def _of_task(self, output: object, batch: Any, labels: tuple[Any, ...]) -> Tensor:
+        if self._task is not None:
+            loss = self._task(output, batch)
+            if not isinstance(loss, Tensor) or loss.dim() > 0:
+                raise ValueError(
+                    "`loss` must return a scalar tensor, got "
+                    f"{tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__}."
+                )
+            return loss
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                "the network must put out one tensor to be trained on labels, or `loss` must be "
+                f"given; got {type(output).__name__}."
+            )
+        if not labels:
+            raise ValueError(
+                "the batches must hold labels beside the images, or a dense network must teach "
+                "with `distillation=1`, or `loss` must be given; got images alone."
+            )
+        return F.cross_entropy(output, _classes(labels[0], output))
 
 
 def _classes(labels: Any, output: Tensor) -> Tensor:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from sekron.batches import Batches
 from sekron.calibration.divergence import Reference, reference_of
 from sekron.calibration.moments import Moments, moments
 from sekron.calibration.output_kind import Output
-from sekron.forward import Batches, evaluating, inputs_of, without_singles
+from sekron.forward import evaluating, inputs_of, must_allow_gradients, without_singles
 from sekron.layers.factorized import Factorized
 from sekron.network.counterparts import in_running_order, paired
 from sekron.network.eligibility import TRANSPOSED
@@ -48,8 +49,8 @@ def refit(
         model: From `Plan.apply` on `dense`; its factors, the biases of its factorized layers and
             its batch-norm buffers are changed.
         dense: Not modified; a layer that is factorized in it too stays as it is.
-        batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; they are
-            gone through a few times for every layer.
+        batches: Unlabelled inputs, as `recalibrate` takes them; they are gone through a few times
+            for every layer.
         steps: Most steps of L-BFGS for the fit of a layer in sequence; alone, a third of them.
         output: What the networks put out: `logits`, `values`, or a divergence of two outputs;
             default by what the outputs look like.
@@ -70,7 +71,8 @@ def refit(
     layers = layers_to_fit(model, dense)
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
-    inputs = without_singles(inputs_of(batches, "`batches`"))
+    must_allow_gradients(model)
+    inputs = without_singles(inputs_of(batches, dense, "`batches`"))
     reference = reference_of(dense, inputs, output)
     with at_best(model, reference) as best:
         fit_layers(model, dense, layers, reference, steps=steps, progress=progress)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from sekron.batches import Batches
 from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import Output
-from sekron.forward import Batches, inputs_of, without_singles
+from sekron.forward import inputs_of, must_allow_gradients, without_singles
 from sekron.network.counterparts import in_running_order
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
@@ -56,8 +57,8 @@ def repair(
         model: From `Plan.apply` on `dense`; its factors, the biases of its factorized layers and
             its batch-norm buffers are changed.
         dense: Not modified.
-        batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; some
-            hundred images, as many as the network will see anyway being none too many.
+        batches: Unlabelled inputs, as `recalibrate` takes them; some hundred images, as many as
+            the network will see anyway being none too many.
         output: What the networks put out: `logits`, `values`, or a divergence of two outputs;
             default by what the outputs look like.
         progress: Whether to show a progress bar and the outcome on stderr.
@@ -70,7 +71,8 @@ def repair(
         ValueError: As `refit` does; the network is then as it was.
     """
     layers = layers_to_fit(model, dense)
-    inputs = list(without_singles(inputs_of(batches, "`batches`")))
+    must_allow_gradients(model)
+    inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))
     reference = reference_of(dense, inputs, output)
     with at_best(model, reference) as best:
         if norms_with_statistics(model):

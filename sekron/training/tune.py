@@ -10,9 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sekron.batches import Batches
 from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import KINDS, Output, OutputKind
-from sekron.forward import Batches, evaluating, inputs_of, output_of, without_singles
+from sekron.forward import (
+    evaluating,
+    inputs_of,
+    must_allow_gradients,
+    must_have_gradient,
+    output_of,
+    without_singles,
+)
+from sekron.inputs import Arguments
 from sekron.network.counterparts import paired
 from sekron.progress import bar
 from sekron.training.at_best import at_best
@@ -60,8 +69,8 @@ def tune(
     Args:
         model: From `Plan.apply` on `dense`; its parameters and batch-norm buffers are changed.
         dense: Not modified.
-        batches: Unlabelled inputs, or `(input, …)` tuples whose first entry is taken; they are
-            gone through again and again. Fewer than eight images judge themselves.
+        batches: Unlabelled inputs, as `recalibrate` takes them; they are gone through again and
+            again. Fewer than eight images judge themselves.
         steps: Steps of the optimizer, one batch each.
         learning_rate: Largest learning rate; it rises to that within the first tenth of the steps
             and falls to zero along a cosine. Default 0.002, less where there are few steps.
@@ -83,7 +92,8 @@ def tune(
         neural network, arXiv 1503.02531, for the output.
     """
     names = list(paired(model, dense))
-    inputs = list(without_singles(inputs_of(batches, "`batches`")))
+    must_allow_gradients(model)
+    inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))
     rate = rate_for(steps) if learning_rate is None else learning_rate
     _check(model, names, steps, rate)
     fitted, judging = _split(inputs)
@@ -98,8 +108,8 @@ def tune(
 
         look()
 
-        def loss(x: Tensor) -> Tensor:
-            return _loss(model, dense, names, reference.kind, x)
+        def loss(batch: Arguments) -> Tensor:
+            return _loss(model, dense, names, reference.kind, batch)
 
         with bar(progress) as shown:
             task = shown.add_task(f"tune, outputs as {reference.kind.name}", total=steps)
@@ -114,20 +124,22 @@ def rate_for(steps: int) -> float:
     return LEARNING_RATE * min(1.0, math.sqrt(steps / MANY_STEPS))
 
 
-def _split(inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the images to fit to and those that judge, some of every batch."""
-    pairs = [(x[: len(x) - len(x) // HELD_OUT], x[len(x) - len(x) // HELD_OUT :]) for x in inputs]
-    judging = [held for _, held in pairs if len(held)]
-    if not judging:
-        return list(inputs), list(inputs)
-    return [fitted for fitted, _ in pairs], judging
+def _split(inputs: Sequence[Arguments]) -> tuple[list[Arguments], list[Arguments]]:
+    """Return the images to fit to and those that judge, some of every batch that is divisible."""
+    fitted, judging = [], []
+    for batch in inputs:
+        n_held = len(batch) // HELD_OUT if batch.is_divisible else 0
+        fitted.append(batch.images(0, len(batch) - n_held))
+        if n_held:
+            judging.append(batch.images(len(batch) - n_held, len(batch)))
+    return fitted, judging or list(inputs)
 
 
 def _descend(
     model: nn.Module,
     dense: nn.Module,
-    loss_of: Callable[[Tensor], Tensor],
-    inputs: Sequence[Tensor],
+    loss_of: Callable[[Arguments], Tensor],
+    inputs: Sequence[Arguments],
     steps: int,
     learning_rate: float,
     look: Callable[[], None],
@@ -149,6 +161,7 @@ def _descend(
                 norm.train()
             optimizer.zero_grad()
             loss = loss_of(inputs[step % len(inputs)])
+            must_have_gradient(loss)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise ValueError(
@@ -166,13 +179,13 @@ def _descend(
 
 
 def _loss(
-    model: nn.Module, dense: nn.Module, names: Sequence[str], kind: OutputKind, x: Tensor
+    model: nn.Module, dense: nn.Module, names: Sequence[str], kind: OutputKind, batch: Arguments
 ) -> Tensor:
     """Return `Σₗ ‖yₗ − tₗ‖² / ‖tₗ‖²` over the layers, plus the divergence of the outputs."""
     with torch.no_grad(), _outputs(dense, names) as targets:
-        target = output_of(dense, x, "the batches")
+        target = output_of(dense, batch, "the batches")
     with _outputs(model, names) as outputs:
-        output = model(x)
+        output = batch.run(model)
     of_layers = KINDS["values"].divergence(outputs, targets, TEMPERATURE)
     return of_layers + kind.divergence(output, target, TEMPERATURE)
 

@@ -22,6 +22,7 @@ from sekron.calibration.metrics import DAMPING, POWER, metrics_of
 from sekron.calibration.moments import Moments, moments
 from sekron.calibration.sensitivity import divergences, sensitivities, weighted_by
 from sekron.decomposition.metric import ERROR_POWER, Metric
+from sekron.inputs import as_arguments
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.surgery import weight_of
 from sekron.profiling.profile import profile
@@ -125,7 +126,7 @@ def _metrics(
     """Return the metrics as a search weighs them, as they weigh themselves, and divergences."""
     weights = {name: weight_of(model, name) for name in collected}
     by_size = metrics_of(weights, collected, power, damping)
-    measured = divergences(model, by_size, _batches(split)[:2])
+    measured = divergences(model, by_size, [as_arguments(batch) for batch in _batches(split)[:2]])
     return weighted_by(by_size, measured), by_size, measured
 
 

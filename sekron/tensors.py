@@ -1,0 +1,85 @@
+"""The tensors within a value of any shape, as networks take and return them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+
+
+def tensors_in(value: object) -> list[Tensor]:
+    """Return the tensors of a value, in order.
+
+    Args:
+        value: A tensor; a mapping, list, tuple, data class or namespace of such, as deep as it
+            likes; or anything else, which holds none.
+
+    Example:
+        >>> import torch
+        >>> [len(t) for t in tensors_in({"loss": None, 0: (torch.ones(2), [torch.ones(3)])})]
+        [2, 3]
+    """
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for part in _parts(value) for tensor in tensors_in(part)]
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Return a value of the same shape, with the function of every tensor in its place.
+
+    Args:
+        function: Of a tensor.
+        value: As `tensors_in` takes it; what it holds besides tensors is handed on as it is.
+
+    Example:
+        >>> import torch
+        >>> map_tensors(lambda tensor: tensor.sum().item(), {"a": torch.ones(2), "b": "text"})
+        {'a': 2.0, 'b': 'text'}
+    """
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return _with_items(value, {key: map_tensors(function, part) for key, part in value.items()})
+    if isinstance(value, list | tuple):
+        parts = [map_tensors(function, part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if _has_attributes(value):
+        mapped = copy.copy(value)
+        for name in _names(value):
+            object.__setattr__(mapped, name, map_tensors(function, getattr(value, name)))
+        return mapped
+    return value
+
+
+def _with_items(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    """Return a mapping of the same class; a plain one where that class cannot be filled."""
+    if type(value) is dict or not hasattr(value, "__setitem__"):
+        return items
+    mapped: Any = copy.copy(value)
+    for key, part in items.items():
+        mapped[key] = part
+    return mapped
+
+
+def _parts(value: object) -> Iterator[object]:
+    if isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, list | tuple):
+        yield from value
+    elif _has_attributes(value):
+        yield from (getattr(value, name) for name in _names(value))
+
+
+def _has_attributes(value: object) -> bool:
+    is_value = is_dataclass(value) and not isinstance(value, type)
+    return is_value or isinstance(value, SimpleNamespace)
+
+
+def _names(value: Any) -> list[str]:
+    if is_dataclass(value):
+        return [field.name for field in fields(value) if hasattr(value, field.name)]
+    return list(vars(value))
