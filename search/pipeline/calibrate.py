@@ -140,5 +140,5 @@ def _chunks(batches: Sequence[Arguments]) -> Sequence[Arguments]:
             return batches
         joined = both
     n_chunks = -(-len(joined) // AT_ONCE)
-    bounds = [len(joined) * i // n_chunks for i in range(n_chunks + 1)]
+    bounds = [-(-len(joined) * i // n_chunks) for i in range(n_chunks + 1)]
     return [joined.images(start, stop) for start, stop in pairwise(bounds)]
