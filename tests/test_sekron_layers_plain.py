@@ -167,3 +167,18 @@ def test_layers_that_may_compute_something_else_are_named():
     pruned = SeKronConv2d(structure)
     prune.l1_unstructured(pruned.weights, "0", 0.5)
     assert "computed from other parameters" in reason_to_keep(pruned)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "shape"),
+    [
+        ("chain:7x1,1x5@3", SeKronLinear, (2, 3, 5)),
+        ("chain:7x1,1x1,1x5@3,2", SeKronLinear, (5,)),
+        ("chain:6x1x3x1,1x4x1x3@5", SeKronConv2d, (2, 4, 7, 8)),
+        ("cp:6x1x1,1x1x3,1x4x1@5", SeKronConv, (2, 4, 9)),
+    ],
+)
+def test_torch_fx_traces_a_factorized_layer_whose_steps_are_plain(text, kind, shape):
+    layer, x = kind(Structure.parse(text)), torch.randn(shape)
+    with torch.no_grad():
+        assert torch.equal(torch.fx.symbolic_trace(layer)(x), layer(x))
