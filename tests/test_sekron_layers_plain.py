@@ -1,12 +1,13 @@
 """Plain layers against the factorized ones that they come from, in fp64."""
 
 import copy
+from functools import partial
 from itertools import permutations
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import fusion, prune
 
 from sekron import SeKronConv, SeKronConv2d, SeKronConvTranspose, SeKronLinear, Structure
 from sekron.layers.factorized import Factorized
@@ -43,6 +44,17 @@ def check(layer, x):
     return found
 
 
+def check_one_image(layer, plain_layer, x):
+    """Without a batch it is the same too, or it is refused: it is never other numbers."""
+    with torch.no_grad():
+        try:
+            found = plain_layer(x)
+        except RuntimeError:
+            assert reshapes(plain_layer)
+        else:
+            torch.testing.assert_close(found, layer(x))
+
+
 def check_tools(module, x):
     """Torch can read the code of a network, and computes the same with what it has read."""
     network = nn.Sequential(module)  # a module of torch's own is no code to be traced
@@ -59,6 +71,7 @@ def test_a_plain_convolution_equals_the_factorized_one_in_every_order(tests, cas
     for order in permutations(range(first.structure.length)):
         layer = tests.layer_of(case, form=Form(order), **tests.GEOMETRIES[geometry])
         found = check(layer, x)
+    check_one_image(layer, found, x[0])
     if geometry in ("plain", "reflect-same", "all"):
         check_tools(found, x)
 
@@ -145,6 +158,49 @@ def test_all_that_is_no_number_comes_along(text):
     assert {p.dtype for p in found.parameters()} == {torch.bfloat16}
     assert sum(not p.requires_grad for p in found.parameters()) == 1
     assert torch.equal(found.mask, torch.ones(2))
+
+
+def test_an_image_whose_size_is_its_number_of_channels_is_not_mistaken():
+    layer = SeKronConv2d(Structure.parse("sekron:2x3x3x1,3x2x1x3@3"), padding=1).double()
+    for order in permutations(range(2)):
+        layer = SeKronConv2d(layer.structure, padding=1, form=Form(order)).double()
+        check_one_image(
+            layer, check(layer, torch.randn(2, 6, 6, 6).double()), torch.randn(6, 6, 6).double()
+        )
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "fuse", "shape"),
+    [
+        (
+            SeKronConvTranspose(Structure.parse("chain:5x1x4x1,1x7x1x2@6"), stride=2),
+            nn.BatchNorm2d(7),
+            partial(fusion.fuse_conv_bn_eval, transpose=True),
+            (2, 5, 4, 3),
+        ),
+        (
+            SeKronConv(Structure.parse("chain:6x1x1,1x4x3@4"), bias=False),
+            nn.BatchNorm1d(6),
+            fusion.fuse_conv_bn_eval,
+            (2, 4, 9),
+        ),
+        (
+            SeKronLinear(Structure.parse("chain:7x1,1x5@3")),
+            nn.BatchNorm1d(7),
+            fusion.fuse_linear_bn_eval,
+            (4, 5),
+        ),
+    ],
+    ids=["transposed", "conv-1d", "linear"],
+)
+def test_torch_fuses_a_batch_norm_into_the_sequence(layer, norm, fuse, shape):
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2.0)
+    plain_layer, norm, x = plain(copy.deepcopy(layer)).eval(), norm.eval(), torch.randn(shape)
+    with torch.no_grad():
+        expected = norm(layer(x))
+        torch.testing.assert_close(fuse(plain_layer, norm)(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm(plain_layer(x)), expected)  # a copy was fused
 
 
 def test_nothing_is_drawn():

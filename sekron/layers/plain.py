@@ -84,10 +84,10 @@ def _convolution(layer: SeKronConv) -> list[nn.Module]:
             padding_mode=layer.padding_mode if any(padding) else "zeros",
             dilation=operation.dilation,
         )
-        modules += _rearranged(operation.before, before)
+        modules += _rearranged(layer.n_axes, operation.before, before)
         modules += _folded([*(_pad(layer.padding_mode, pads) if pads else []), conv], fold)
-        modules += _rearranged(after)
-    return modules + _rearranged(layer.after)
+        modules += _rearranged(layer.n_axes, after)
+    return modules + _rearranged(layer.n_axes, layer.after)
 
 
 def _transposed(layer: SeKronConvTranspose) -> list[nn.Module]:
@@ -96,7 +96,7 @@ def _transposed(layer: SeKronConvTranspose) -> list[nn.Module]:
     The rows of `output_padding` are zeros behind all that a step puts out: the step with the stride
     adds them, and it does not matter that one further on crops the padding.
     """
-    modules = _rearranged(_inverse(layer.after))
+    modules = _rearranged(layer.n_axes, _inverse(layer.after))
     for k, operation in reversed(list(enumerate(layer.operations))):
         weight = layer.weights[k]
         fold, groups, before, after = _folding(operation)
@@ -117,16 +117,16 @@ def _transposed(layer: SeKronConvTranspose) -> list[nn.Module]:
             dilation=tuple(d if n < s else max(d, n + 1) for d, s, n in axes),
         )
         cropped = _pad("zeros", [(-low, -high) for low, high in pads]) if pads else []
-        modules += _rearranged(_inverse(after))
+        modules += _rearranged(layer.n_axes, _inverse(after))
         modules += _folded([conv, *cropped], fold)
-        modules += _rearranged(_inverse(before), _inverse(operation.before))
+        modules += _rearranged(layer.n_axes, _inverse(before), _inverse(operation.before))
     return modules
 
 
 def _linear(layer: SeKronLinear) -> list[nn.Module]:
     modules: list[nn.Module] = []
     for operation, weight in zip(layer.operations, layer.weights, strict=True):
-        modules += _rearranged(operation.before, axis=-1)
+        modules += _rearranged(0, operation.before)
         if operation.groups > 1:
             linear: nn.Module = GroupedLinear(weight, operation.groups)
         else:
@@ -137,7 +137,7 @@ def _linear(layer: SeKronLinear) -> list[nn.Module]:
             modules += [nn.Unflatten(-1, (operation.fold, -1)), linear, nn.Flatten(-2)]
         else:
             modules.append(linear)
-    return modules + _rearranged(layer.after, axis=-1)
+    return modules + _rearranged(0, layer.after)
 
 
 _MAKERS: dict[type[nn.Module], Callable[[Any], list[nn.Module]]] = {
@@ -187,7 +187,9 @@ def _inverse(permutation: Rearrangement | None) -> Rearrangement | None:
     return None if permutation is None else permutation.inverse
 
 
-def _rearranged(*permutations: Rearrangement | None, axis: int = 1) -> list[nn.Module]:
+def _rearranged(n_axes: int, *permutations: Rearrangement | None) -> list[nn.Module]:
+    """Return what permutes the channels, which so many axes follow."""
+    axis = -1 - n_axes
     return [Rearranged(p.sizes, p.permutation, axis) for p in permutations if p is not None]
 
 

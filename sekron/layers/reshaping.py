@@ -17,18 +17,18 @@ class Rearranged(nn.Module):
     Args:
         sizes: Sizes of these axes, slowest first.
         permutation: Old position of the axis at each new position.
-        axis: Where the channels are: 1, or -1.
+        axis: Where the channels are, counted from the end: -1 is the last.
     """
 
     def __init__(self, sizes: Sequence[int], permutation: Sequence[int], axis: int) -> None:
         super().__init__()
-        first = 1 if axis == 1 else -len(sizes)
+        first = axis - len(sizes) + 1  # of them, once they are apart
         self.axis, self.sizes = axis, list(sizes)
         self.source = [first + old for old in permutation]
         self.destination = [first + new for new in range(len(sizes))]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(N, channels, …)` or `(…, channels)` to the same shape."""
+        """Map `(…, channels, sizes…)` to the same shape."""
         split = torch.unflatten(x, self.axis, self.sizes)
         moved = torch.movedim(split, self.source, self.destination)
         return moved.flatten(self.destination[0], self.destination[-1])

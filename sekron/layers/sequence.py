@@ -19,7 +19,12 @@ class PlainSequence(nn.Sequential):
         modules: Steps of a layer; the last is a convolution or a linear layer.
     """
 
-    __jit_unused_properties__: ClassVar[list[str]] = ["weight", "bias", "out_channels"]
+    __jit_unused_properties__: ClassVar[list[str]] = [
+        "weight",
+        "bias",
+        "out_channels",
+        "out_features",
+    ]
 
     @property
     def weight(self) -> Any:
@@ -37,8 +42,13 @@ class PlainSequence(nn.Sequential):
 
     @property
     def out_channels(self) -> Any:
-        """Number of channels that come out."""
+        """Number of channels that come out of convolutions."""
         return self[-1].out_channels
+
+    @property
+    def out_features(self) -> Any:
+        """Number of features that come out of linear layers."""
+        return self[-1].out_features
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Give a weight or a bias to the last step; so does an assignment."""
