@@ -11,6 +11,7 @@ from sekron.layers.linear import SeKronLinear
 from sekron.layers.transposed import SeKronConvTranspose
 from sekron.network.checkpoint import load, save
 from sekron.network.eligibility import register
+from sekron.network.plain import to_plain
 from sekron.network.plan import Plan
 from sekron.structures.structure import Structure
 from sekron.training.batch_norm import recalibrate
@@ -40,5 +41,6 @@ __all__ = [
     "relative_error",
     "repair",
     "save",
+    "to_plain",
     "tune",
 ]

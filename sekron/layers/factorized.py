@@ -107,8 +107,7 @@ class Factorized(nn.Module):
 def in_place_of(source: nn.Module, target: Layer) -> Layer:
     """Take over all that does not depend on how the weight is stored, and return the target.
 
-    That is the bias, the train flag, which parameters need gradients, the hooks of the forward and
-    the backward pass, and buffers that somebody has given to the layer.
+    That is the bias, which parameters need gradients, and what `take_over` does.
     """
     if isinstance(source.bias, Tensor) and isinstance(target.bias, Tensor):
         target.bias.data.copy_(source.bias)
@@ -120,6 +119,15 @@ def in_place_of(source: nn.Module, target: Layer) -> Layer:
     }
     for name, parameter in target.named_parameters():
         parameter.requires_grad_(needs_grad[name == "bias"])
+    return take_over(source, target)
+
+
+def take_over(source: nn.Module, target: Layer) -> Layer:
+    """Take over all that is not a parameter, and return the target.
+
+    That is the train flag, the hooks of the forward and the backward pass, and buffers that
+    somebody has given to the layer.
+    """
     for hooks in HOOKS:
         getattr(target, hooks).update(getattr(source, hooks))
     target._is_full_backward_hook = source._is_full_backward_hook

@@ -40,6 +40,9 @@ class SeKronLinear(Factorized):
         if len(structure.weight_shape) != 2 or structure.groups > 1:
             raise ValueError(f"a linear layer has a weight of 2 modes, no groups, got {structure}.")
         super().__init__(structure, form, (), (), bias, device, dtype)
+        self.is_sequence = self.after is None and all(
+            operation.is_plain and operation.groups == 1 for operation in self.operations
+        )
 
     @classmethod
     def from_linear(
@@ -77,6 +80,11 @@ class SeKronLinear(Factorized):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch names it
         """Map `(…, in)` to `(…, out)`."""
+        if self.is_sequence:  # asks nothing about the input, so that torch.fx can trace it
+            x, (*first, last) = input, self.weights
+            for weight in first:
+                x = F.linear(x, weight)
+            return F.linear(x, last, self.bias)
         leading = input.shape[:-1]
         bias = self.bias
         x = input.reshape(-1, input.shape[-1])
