@@ -22,6 +22,7 @@ from baselines.rows import Rows
 from sekron.budget import RESOURCES, Budget
 from sekron.decomposition.metric import Metric
 from sekron.forward import Score
+from sekron.network.opening import opened
 from sekron.network.plan import Plan
 from sekron.network.surgery import check_finite
 from sekron.profiling.profile import Inputs, profile
@@ -107,7 +108,8 @@ def compare(
         raise ValueError("`repair` must come with `score` and `calibration`; give both.")
     measured = profile(model, example_input, include, exclude)
     check_finite(model, [layer.name for layer in measured.searched])
-    field = Field(model, example_input, measured, metric, calibration, max_seconds)
+    network = opened(model, [layer.name for layer in measured.searched])
+    field = Field(network, example_input, measured, metric, calibration, max_seconds)
     names = field.rivals() if methods is None else list(methods)
     _check_names([*plans, *tables, *names], output)
     if lacking := [f"{name!r} {field.lack(name)}" for name in names if field.lack(name)]:

@@ -16,6 +16,7 @@ from sekron.calibration.output_kind import OutputKind, kind_of
 from sekron.calibration.sensitivity import LEVELS, divergences, weighted_by
 from sekron.forward import Batches, evaluating, inputs_of, output_of
 from sekron.network.network_metric import NetworkMetric
+from sekron.network.opening import opened
 from sekron.network.surgery import weight_of
 from sekron.profiling.network_profile import NetworkProfile
 
@@ -86,6 +87,7 @@ def calibrate(
         kind: Of what the network puts out.
     """
     names = [layer.name for layer in profile.searched]
+    model = opened(model, names)
     shown: list[Tensor] = []
     kept = _keeping(batches, shown, _n_images(profile))
     collected = moments(model, names, kept, output=kind)

@@ -120,6 +120,11 @@ def in_place_of(source: nn.Module, target: Layer) -> Layer:
     }
     for name, parameter in target.named_parameters():
         parameter.requires_grad_(needs_grad[name == "bias"])
+    return with_state_of(source, target)
+
+
+def with_state_of(source: nn.Module, target: Layer) -> Layer:
+    """Take over a module's hooks, its own buffers and the train flag, and return the target."""
     for hooks in HOOKS:
         getattr(target, hooks).update(getattr(source, hooks))
     target._is_full_backward_hook = source._is_full_backward_hook

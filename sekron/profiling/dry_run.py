@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sekron.layers.factorized import HOOKS
-from sekron.network.surgery import swap
+from sekron.network.swap import swap
 
 KEPT = ("bias", "stride", "padding", "dilation", "padding_mode", "output_padding")
 """Attributes that a factorized layer has as well."""

@@ -11,6 +11,8 @@ from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import Output
 from sekron.forward import Batches, inputs_of, without_singles
 from sekron.network.counterparts import in_running_order
+from sekron.network.opening import opened
+from sekron.network.surgery import structures_of
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 from sekron.training.gain_and_offset import rescale
@@ -69,6 +71,7 @@ def repair(
     Raises:
         ValueError: As `refit` does; the network is then as it was.
     """
+    dense = opened(dense, structures_of(model))
     layers = layers_to_fit(model, dense)
     inputs = list(without_singles(inputs_of(batches, "`batches`")))
     reference = reference_of(dense, inputs, output)

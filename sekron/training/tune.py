@@ -14,6 +14,8 @@ from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import KINDS, Output, OutputKind
 from sekron.forward import Batches, evaluating, inputs_of, output_of, without_singles
 from sekron.network.counterparts import paired
+from sekron.network.opening import opened
+from sekron.network.surgery import structures_of
 from sekron.progress import bar
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
@@ -82,6 +84,7 @@ def tune(
         Romero et al., FitNets, arXiv 1412.6550; Hinton et al., Distilling the knowledge in a
         neural network, arXiv 1503.02531, for the output.
     """
+    dense = opened(dense, structures_of(model))
     names = list(paired(model, dense))
     inputs = list(without_singles(inputs_of(batches, "`batches`")))
     rate = rate_for(steps) if learning_rate is None else learning_rate
