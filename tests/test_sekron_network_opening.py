@@ -422,3 +422,29 @@ def test_gpt2_at_full_rank(torchvision):
     with torch.no_grad():
         torch.testing.assert_close(small(words)[0], network(words)[0], atol=1e-4, rtol=1e-3)
     assert count_flops(network, (words,))[0] == measured.flops
+
+
+@pytest.mark.parametrize("name", ["vit", "swin", "swin v2"])
+def test_tools_that_trace_go_through_opened_networks(torchvision, name):
+    torch.manual_seed(0)
+    swin = torchvision.models.swin_transformer
+    options = {
+        "swin": {},
+        "swin v2": {
+            "block": swin.SwinTransformerBlockV2,
+            "downsample_layer": swin.PatchMergingV2,
+        },
+    }
+    network = (
+        torchvision.models.VisionTransformer(16, 8, 1, 2, 24, 40)
+        if name == "vit"
+        else torchvision.models.SwinTransformer([2, 2], 12, [1, 1], [2, 3], [2, 2], **options[name])
+    ).eval()
+    found, x = opened(network), torch.randn(3, 3, 16, 16)
+    batch = ({0: torch.export.Dim("batch", min=2, max=16)},)
+    for traced in (
+        torch.fx.symbolic_trace(found),
+        torch.compile(found, backend="eager", fullgraph=True),
+        torch.export.export(found, (x,), dynamic_shapes=batch).module(),
+    ):
+        torch.testing.assert_close(outputs(traced, x), outputs(network, x))

@@ -87,60 +87,110 @@ class Attention(nn.Module):
         """
         if is_causal and attn_mask is None:
             raise ValueError("`is_causal` says that `attn_mask` is causal, got none; give it.")
-        is_batched = query.dim() == 3
-        q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
-        if not is_batched:
-            q, k, v = q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0)
-        elif not self.batch_first:
-            q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
-        is_causal = is_causal and key_padding_mask is None and not need_weights
-        mask = self._mask(None if is_causal else attn_mask, key_padding_mask, q)
-        q, k, v = self._heads(q), *map(self._heads, self._lengthened(k, v))
-        dropout = self.dropout if self.training else 0.0
-        weights = None
-        if need_weights:
-            weights = self._weights(q, k, mask, dropout)
-            x = weights @ v  # (N, num_heads, L, head_dim)
-            weights = weights.mean(dim=1) if average_attn_weights else weights
-        else:
-            x = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal)
-        x = x.transpose(1, 2).flatten(2)  # (N, L, embed_dim)
-        if not is_batched:
-            x, weights = x.squeeze(0), None if weights is None else weights.squeeze(0)
-        elif not self.batch_first:
-            x = x.transpose(0, 1)
+        x, weights = attend(
+            self.q_proj(query),
+            self.k_proj(key),
+            self.v_proj(value),
+            self.num_heads,
+            self.batch_first,
+            self.bias_k,
+            self.bias_v,
+            self.add_zero_attn,
+            self.dropout if self.training else 0.0,
+            attn_mask,
+            key_padding_mask,
+            need_weights,
+            average_attn_weights,
+            is_causal,
+        )
         return self.out_proj(x), weights
 
-    def _lengthened(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the keys and values that do not depend on the input behind the others."""
-        if self.bias_k is not None and self.bias_v is not None:
-            k = torch.cat((k, self.bias_k.expand(len(k), 1, -1)), dim=1)
-            v = torch.cat((v, self.bias_v.expand(len(v), 1, -1)), dim=1)
-        if self.add_zero_attn:
-            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
-        return k, v
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """Return `(N, num_heads, length, head_dim)`."""
-        return x.reshape(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    num_heads: int,
+    batch_first: bool,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout: float,
+    attn_mask: Tensor | None,
+    key_padding_mask: Tensor | None,
+    need_weights: bool,
+    average_attn_weights: bool,
+    is_causal: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return what the heads take from the values, and the weights, as `Attention` does.
 
-    def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-        scores = (q * math.sqrt(1.0 / self.head_dim)) @ k.transpose(-2, -1)
-        scores = scores if mask is None else scores + mask
-        return F.dropout(scores.softmax(dim=-1), dropout)
+    A function of its own, which symbolic tracing does not look into.
 
-    def _mask(self, attended: Tensor | None, keys: Tensor | None, q: Tensor) -> Tensor | None:
-        """Return what is added to the scores: both masks in the shape of these, or None."""
-        parts = []
-        if attended is not None:
-            mask = _added(attended, q)
-            parts.append(mask if mask.dim() == 2 else mask.reshape(len(q), -1, *mask.shape[1:]))
-        if keys is not None:
-            parts.append(_added(keys, q).reshape(len(q), 1, 1, -1))
-        if not parts:
-            return None
-        mask = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-        return F.pad(mask, (0, int(self.bias_k is not None) + int(self.add_zero_attn)))
+    Args:
+        q: Projected queries in the shape of `Attention`'s input; all else is as there.
+        k: Projected keys.
+        v: Projected values.
+        num_heads: Number of heads.
+        batch_first: Whether the batch is the first axis.
+        bias_k: One more key, or None.
+        bias_v: Its value, or None.
+        add_zero_attn: Whether there is one more key and value of zeros.
+        dropout: Probability at which a weight is dropped now.
+        attn_mask: As in `Attention.forward`.
+        key_padding_mask: As in `Attention.forward`.
+        need_weights: As in `Attention.forward`.
+        average_attn_weights: As in `Attention.forward`.
+        is_causal: As in `Attention.forward`.
+    """
+    is_batched = q.dim() == 3
+    if not is_batched:
+        q, k, v = q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0)
+    elif not batch_first:
+        q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
+    is_causal = is_causal and key_padding_mask is None and not need_weights
+    mask = _mask(None if is_causal else attn_mask, key_padding_mask, q)
+    length = k.shape[1]
+    if bias_k is not None and bias_v is not None:
+        k = torch.cat((k, bias_k.expand(k.shape[0], 1, -1)), dim=1)
+        v = torch.cat((v, bias_v.expand(v.shape[0], 1, -1)), dim=1)
+    if add_zero_attn:
+        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+    if mask is not None:
+        mask = F.pad(mask, (0, k.shape[1] - length))
+    q, k, v = (x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (q, k, v))
+    weights = None
+    if need_weights:
+        weights = _weights(q, k, mask, dropout)
+        x = weights @ v  # (N, num_heads, L, head_dim)
+        weights = weights.mean(dim=1) if average_attn_weights else weights
+    else:
+        x = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal)
+    x = x.transpose(1, 2).flatten(2)  # (N, L, embed_dim)
+    if not is_batched:
+        x, weights = x.squeeze(0), None if weights is None else weights.squeeze(0)
+    elif not batch_first:
+        x = x.transpose(0, 1)
+    return x, weights
+
+
+torch.fx.wrap("attend")
+
+
+def _weights(q: Tensor, k: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    scores = (q * math.sqrt(1.0 / q.shape[-1])) @ k.transpose(-2, -1)
+    scores = scores if mask is None else scores + mask
+    return F.dropout(scores.softmax(dim=-1), dropout)
+
+
+def _mask(attended: Tensor | None, keys: Tensor | None, q: Tensor) -> Tensor | None:
+    """Return what is added to the scores: both masks in the shape of these, or None."""
+    parts = []
+    if attended is not None:
+        mask = _added(attended, q)
+        parts.append(mask if mask.dim() == 2 else mask.reshape(q.shape[0], -1, *mask.shape[1:]))
+    if keys is not None:
+        parts.append(_added(keys, q).reshape(q.shape[0], 1, 1, -1))
+    return sum(parts[1:], parts[0]) if parts else None
 
 
 def _added(mask: Tensor, like: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ def profile(
     """Count a network's cost on an example and find the layers that can be replaced.
 
     The first convolution and the last linear layer, cheap and sensitive, stay dense unless
-    `include` names them. The model is not touched: everything runs on a copy.
+    `include` names them. The model is not touched: everything runs on a copy, in which attention
+    is opened: its projections are linear layers there, by names such as `attention.q_proj`.
 
     Args:
         model: Any network that torch.jit can trace.
