@@ -24,6 +24,7 @@ from sekron.budget import RESOURCES, Budget
 from sekron.decomposition.metric import Metric
 from sekron.forward import Score, inputs_of
 from sekron.inputs import Inputs, example_of
+from sekron.network.opening import opened
 from sekron.network.plan import Plan
 from sekron.network.surgery import check_finite
 from sekron.profiling.profile import profile
@@ -114,7 +115,8 @@ def compare(
         batches = list(inputs_of(calibration, model, "`calibration`", example))
     measured = profile(model, example_input, include, exclude)
     check_finite(model, [layer.name for layer in measured.searched])
-    field = Field(model, example_input, measured, metric, batches, max_seconds)
+    network = opened(model, [layer.name for layer in measured.searched])
+    field = Field(network, example_input, measured, metric, batches, max_seconds)
     names = field.rivals() if methods is None else list(methods)
     _check_names([*plans, *tables, *names], output)
     if lacking := [f"{name!r} {field.lack(name)}" for name in names if field.lack(name)]:

@@ -19,6 +19,7 @@ from sekron.forward import Score
 from sekron.inputs import Arguments, Inputs
 from sekron.layers.factorized import Factorized
 from sekron.network.network_metric import NetworkMetric
+from sekron.network.opening import opened
 from sekron.network.surgery import structures_of, weight_of
 from sekron.profiling.network_profile import NetworkProfile
 from sekron.profiling.profile import first_image
@@ -119,7 +120,9 @@ def error_in_metric(network: nn.Module, dense: nn.Module, metric: Mapping[str, M
         metric: Layer name -> metric in which the layer's relative error is taken.
     """
     total = 0.0
-    for name, structure in structures_of(network).items():
+    structures = structures_of(network)
+    dense = opened(dense, structures)
+    for name, structure in structures.items():
         layer = network.get_submodule(name)
         assert isinstance(layer, Factorized)
         error = fitted_error(weight_of(dense, name), layer.factors(), structure, metric[name])

@@ -9,7 +9,7 @@ from sekron.network.surgery import structures_of
 from studies.survey.__main__ import full_rank, survey
 from studies.survey.networks import NETWORKS
 
-HERE = ("audio", "unet", "lstm")
+HERE = ("audio", "unet", "lstm", "transformer")
 
 
 def made(name):

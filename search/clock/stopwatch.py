@@ -17,6 +17,7 @@ from search.clock.race import compare, processor_name, race, synchronized
 from search.clock.timetable import LayerTime, Setting, Timetable
 from sekron.inputs import Inputs, example_of
 from sekron.layers.operations import Form
+from sekron.network.opening import opened
 from sekron.network.plan import Plan
 from sekron.network.surgery import blank_layer, rebuild
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
@@ -42,10 +43,11 @@ class Stopwatch:
     """
 
     def __init__(self, model: nn.Module, example_input: Inputs, profile: NetworkProfile) -> None:
-        self._network = copy.deepcopy(model).eval()
+        self._dense = copy.deepcopy(model).eval()
+        self._network = opened(self._dense, [layer.name for layer in profile.searched])
         self._arguments = example_of(example_input)
         self.layers = profile.searched
-        self._calls = record(self._network, self._names(), self._forward)
+        self._calls = record(self._network, self._names(), self._runner(self._network))
 
     def setting(self) -> Setting:
         """Return what decides the latencies, as it is now.
@@ -79,15 +81,17 @@ class Stopwatch:
     def start(self) -> Timetable:
         """Measure the dense network, and each searched layer inside it."""
         finish = synchronized(lambda: None, self._arguments)
+        networks = [self._dense, *([] if self._network is self._dense else [self._network])]
+        sides = [synchronized(self._runner(network), self._arguments) for network in networks]
         with watched(self._network, self._names(), finish) as seconds, torch.no_grad():
-            times = race([synchronized(self._forward, self._arguments)], RATIO_PRECISION)
+            times = race(sides, RATIO_PRECISION)
         n_runs = times.shape[1]
         layers = {}
         for layer in self.layers:
             of_calls = np.array(seconds[layer.name]).reshape(-1, len(self._calls[layer.name]))
             ms = 1e3 * float(np.median(of_calls[-n_runs:].sum(axis=1)))
             layers[layer.name] = LayerTime(self.key(layer), ms)
-        return Timetable(self.setting(), 1e3 * float(np.median(times)), layers)
+        return Timetable(self.setting(), 1e3 * float(np.median(times[0])), layers)
 
     def candidate_ratios(
         self, layer: LayerProfile, sides: Sequence[tuple[Structure, Form]]
@@ -115,7 +119,7 @@ class Stopwatch:
 
     def compressed(self, plan: Plan) -> nn.Module:
         """Return the network under a plan; what its factors are does not matter to the clock."""
-        return rebuild(self._network, plan, {name: plan.form(name) for name in plan})
+        return rebuild(self._dense, plan, {name: plan.form(name) for name in plan})
 
     def network_ratio(self, small: nn.Module, seconds: float) -> float:
         """Time a compressed network in turn with the dense one; return its time over that.
@@ -125,7 +129,7 @@ class Stopwatch:
             seconds: After which to stop, but not before the fewest rounds.
         """
         clock = compare(
-            self._network,
+            self._dense,
             small,
             self._arguments,
             precision=RATIO_PRECISION / 2,
@@ -139,7 +143,7 @@ class Stopwatch:
 
     @cached_property
     def _dense_activations(self) -> int:
-        return max(peak_activation_bytes(self._network, self._arguments), 1)
+        return max(peak_activation_bytes(self._dense, self._arguments), 1)
 
     @cached_property
     def _touched(self) -> int:
@@ -147,8 +151,8 @@ class Stopwatch:
         weights = sum(p.numel() * p.element_size() for p in self._network.parameters())
         return weights + self._dense_activations
 
-    def _forward(self) -> object:
-        return self._arguments.run(self._network)
+    def _runner(self, network: nn.Module) -> Callable[[], object]:
+        return lambda: self._arguments.run(network)
 
     def _names(self) -> list[str]:
         return [layer.name for layer in self.layers]

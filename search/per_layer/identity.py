@@ -7,13 +7,16 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from sekron.network.opening import opened
 from sekron.network.surgery import weight_of
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 
 
 def weight_digests(model: nn.Module, measured: NetworkProfile) -> dict[str, str]:
     """Return layer name -> digest of its weight, for the searched layers."""
-    return {layer.name: digest(weight_of(model, layer.name)) for layer in measured.searched}
+    names = [layer.name for layer in measured.searched]
+    network = opened(model, names)
+    return {name: digest(weight_of(network, name)) for name in names}
 
 
 def digest(weight: Tensor) -> str:

@@ -17,6 +17,7 @@ from sekron.calibration.sensitivity import LEVELS, divergences, weighted_by
 from sekron.forward import evaluating, inputs_of, output_of
 from sekron.inputs import Arguments, example_of
 from sekron.network.network_metric import NetworkMetric
+from sekron.network.opening import opened
 from sekron.network.surgery import weight_of
 from sekron.profiling.network_profile import NetworkProfile
 
@@ -87,6 +88,7 @@ def calibrate(
         kind: Of what the network puts out.
     """
     names = [layer.name for layer in profile.searched]
+    model = opened(model, names)
     shown: list[Arguments] = []
     kept = _keeping(inputs_of(batches, model, "`calibration`"), shown, _n_images(profile))
     collected = moments(model, names, kept, output=kind)

@@ -18,6 +18,7 @@ from sekron.forward import Score, inputs_of
 from sekron.inputs import Inputs, example_of
 from sekron.network.eligibility import replaceable_modules
 from sekron.network.network_metric import NetworkMetric
+from sekron.network.opening import opened
 from sekron.profiling.selection import Selection, patterns_of
 from sekron.structures.families import FAMILIES
 
@@ -103,7 +104,7 @@ def request_of(
         kind_of(output, None)
     if budget.min_score is not None and score is None:
         raise ValueError(f"a least score needs `score`, got {budget} without one.")
-    layers = replaceable_modules(model)
+    layers = replaceable_modules(opened(model))
     settings = Settings(
         max_sequence_length=max_sequence_length,
         families=tuple(sorted(families, key=lambda family: family == "cp")),

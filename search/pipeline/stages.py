@@ -15,6 +15,7 @@ from search.per_layer.study import LayerStudy
 from search.pipeline.request import Request
 from sekron.decomposition.decompose import EXACT
 from sekron.network.network_metric import NetworkMetric
+from sekron.network.opening import opened
 from sekron.network.surgery import check_finite, weight_of
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.profile import profile as profile_of
@@ -102,6 +103,7 @@ def search_candidates(
         storage: Of the studies, which may hold earlier trials.
     """
     settings, spaces = request.settings, spaces_of(profile, request.settings)
+    network = opened(request.model, [layer.name for layer in profile.searched])
     with bar(request.progress) as shown:
         task = shown.add_task("search", total=len(profile.searched))
 
@@ -109,7 +111,7 @@ def search_candidates(
             shown.update(task, description=layer.name)
             study = LayerStudy(
                 study_name(settings, layer),
-                _spectra(request.model, layer, metrics, settings),
+                _spectra(network, layer, metrics, settings),
                 spaces[layer.name],
                 sampler=settings.sampler,
                 seed=settings.seed,

@@ -7,6 +7,8 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from sekron.network.openers import OPENERS, Opener, class_name
+
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Their weight is `(in, out, kernel…)`, that of all others `(out, in, kernel…)`."""
 
@@ -18,27 +20,36 @@ Kind = TypeVar("Kind", bound=type[nn.Module])
 _registered: set[type[nn.Module]] = set()
 
 
-def register(kind: Kind) -> Kind:
+def register(kind: Kind, opener: Opener | None = None) -> Kind:
     """Declare that a subclass computes what its base does, so that its layers may be replaced.
 
     Otherwise only layers of torch's exact classes are replaced, since a subclass may do something
-    else with its weight.
+    else with its weight. Of a class of any other kind, tell how a module of it is written with
+    convolutions and linear layers.
 
     Args:
-        kind: Subclass of a convolution or a linear layer; it is returned, so that this serves as a
-            decorator.
+        kind: Subclass of a convolution or a linear layer, or any module's class with an `opener`;
+            it is returned, so that this serves as a decorator.
+        opener: From a module of that very class, a copy that may be taken apart, to a module that
+            computes the same with layers of torch as parts that it calls, or to such a layer.
 
     Raises:
-        ValueError: If it is no such subclass.
+        ValueError: If it is no such class.
 
     Example:
         >>> @register
         ... class NamedLinear(nn.Linear):
         ...     pass
     """
-    if not (isinstance(kind, type) and issubclass(kind, KINDS)):
-        raise ValueError(f"a subclass of a convolution or of nn.Linear is needed, got {kind!r}.")
-    _registered.add(kind)
+    if not (isinstance(kind, type) and issubclass(kind, KINDS if opener is None else nn.Module)):
+        raise ValueError(
+            "a subclass of a convolution or of nn.Linear is needed, or any module's class with "
+            f"`opener`, got {kind!r}."
+        )
+    if opener is None:
+        _registered.add(kind)
+    else:
+        OPENERS[class_name(kind)] = opener
     return kind
 
 

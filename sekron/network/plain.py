@@ -8,7 +8,7 @@ from torch import nn
 
 from sekron.layers.factorized import Factorized
 from sekron.layers.plain import plain, reason_to_keep, reshapes
-from sekron.network.surgery import swap
+from sekron.network.swap import swap
 
 
 def to_plain(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:

@@ -18,6 +18,8 @@ from sekron.layers.linear import SeKronLinear
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.layers.transposed import SeKronConvTranspose
 from sekron.network.eligibility import KINDS, TRANSPOSED, reason_to_skip
+from sekron.network.opening import open_modules, opened
+from sekron.network.swap import swap
 from sekron.structures.structure import Structure
 
 
@@ -44,7 +46,7 @@ def compressed(
         ValueError: If a name is no layer, cannot be replaced, or has another weight shape; the
             first such layer is named.
     """
-    network = copy.deepcopy(model)
+    network = open_modules(copy.deepcopy(model), structures)
     _check(network, structures)
 
     def fit(name: str, module: nn.Module, structure: Structure, form: Form) -> nn.Module:
@@ -63,7 +65,7 @@ def rebuild(
     forms: Mapping[str, Form] = MappingProxyType({}),
 ) -> nn.Module:
     """Return a copy of a network with factorized layers, their factors not yet filled in."""
-    network = copy.deepcopy(model)
+    network = open_modules(copy.deepcopy(model), structures)
     _check(network, structures)
     return swap(
         network, _new_layers(network, structures, forms, lambda _, *rest: blank_layer(*rest))
@@ -140,18 +142,6 @@ def _new_layers(
     return layers
 
 
-def swap(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
-    """Put layers into a network by name, in all places where the old ones stand; return it."""
-    replacements = {id(network.get_submodule(name)): layer for name, layer in layers.items()}
-    if id(network) in replacements:
-        return replacements[id(network)]
-    for parent in list(network.modules()):
-        for name, child in parent._modules.items():
-            if id(child) in replacements:
-                parent._modules[name] = replacements[id(child)]
-    return network
-
-
 def weight_of(model: nn.Module, name: str) -> Tensor:
     """Return the weight of a layer."""
     weight = model.get_submodule(name).weight
@@ -161,6 +151,7 @@ def weight_of(model: nn.Module, name: str) -> Tensor:
 
 def check_finite(model: nn.Module, names: list[str]) -> None:
     """Raise a ValueError that names the first layer whose weight is not finite."""
+    network = opened(model, names)
     for name in names:
-        if not torch.isfinite(weight_of(model, name)).all():
+        if not torch.isfinite(weight_of(network, name)).all():
             raise ValueError(f"the weight of layer {name!r} must be finite, got NaN or Inf in it.")

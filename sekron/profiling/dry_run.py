@@ -11,7 +11,7 @@ from torch import nn
 
 from sekron.inputs import Arguments, Inputs, example_of
 from sekron.layers.factorized import HOOKS
-from sekron.network.surgery import swap
+from sekron.network.swap import swap
 
 KEPT = ("bias", "stride", "padding", "dilation", "padding_mode", "output_padding")
 """Attributes that a factorized layer has as well."""

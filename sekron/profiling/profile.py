@@ -25,6 +25,7 @@ from sekron.network.eligibility import (
 from sekron.profiling.count import count
 from sekron.profiling.dry_run import reasons_to_keep
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
+from sekron.profiling.opened_modules import opened_as_it_runs
 from sekron.profiling.selection import Selection, left_out, patterns_of, sensitive_ends
 from sekron.profiling.unsearched import leftovers, matrices
 from sekron.structures.flops import flops_of_calls
@@ -42,7 +43,8 @@ def profile(
     """Count a network's cost on an example and find the layers that can be replaced.
 
     The first convolution and the last linear layer, cheap and sensitive, stay dense unless
-    `include` names them. The model is not touched: everything runs on a copy.
+    `include` names them. The model is not touched: everything runs on a copy, in which attention
+    is opened: its projections are linear layers there, by names such as `attention.q_proj`.
 
     Args:
         model: Any network whose operators torch.jit can trace.
@@ -63,8 +65,9 @@ def profile(
     """
     if not 0.0 <= min_share <= 1.0:
         raise ValueError(f"`min_share` must be between 0 and 1, got {min_share}.")
-    network = copy.deepcopy(model).eval()
     arguments = first_image(example_input)
+    model = opened_as_it_runs(model, arguments)
+    network = copy.deepcopy(model).eval()
     calls = _record_calls(network, arguments, example_of(example_input))
     counts = count(network, arguments)
     total, n_params = counts.by_module[""], _n_params(network)

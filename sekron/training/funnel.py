@@ -20,8 +20,10 @@ from sekron.decomposition.decompose import reconstruct
 from sekron.inputs import Inputs
 from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.operations import DEFAULT_FORM
+from sekron.network.opening import opened
 from sekron.network.plan import Plan
-from sekron.network.surgery import blank_layer, compressed, structures_of, swap, weight_of
+from sekron.network.surgery import blank_layer, compressed, structures_of, weight_of
+from sekron.network.swap import swap
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.profile import profile
 from sekron.profiling.selection import Selection
@@ -116,6 +118,7 @@ def funnel(
     if not gate_rate > 0:
         raise ValueError(f"`gate_rate` must be positive, got {gate_rate}.")
     measured = profile(model, example_input, include, exclude)
+    model = opened(model, [layer.name for layer in measured.searched])
     structures = {x.name: _largest(x, point or _default_point) for x in measured.searched}
     if not structures:
         raise ValueError("the network has no layer that can be factorized.")

@@ -14,7 +14,8 @@ from sekron.forward import evaluating, inputs_of, must_allow_gradients, without_
 from sekron.layers.factorized import Factorized
 from sekron.network.counterparts import in_running_order, paired
 from sekron.network.eligibility import TRANSPOSED
-from sekron.network.surgery import weight_of
+from sekron.network.opening import opened
+from sekron.network.surgery import structures_of, weight_of
 from sekron.progress import bar
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
@@ -68,6 +69,7 @@ def refit(
         Martens, Grosse, arXiv 1503.05671, for the metric; Zhang et al., Accelerating very deep
         convolutional networks, arXiv 1505.06798, section 3.3, for the asymmetric target.
     """
+    dense = opened(dense, structures_of(model))
     layers = layers_to_fit(model, dense)
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")

@@ -12,6 +12,8 @@ from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import Output
 from sekron.forward import inputs_of, must_allow_gradients, without_singles
 from sekron.network.counterparts import in_running_order
+from sekron.network.opening import opened
+from sekron.network.surgery import structures_of
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 from sekron.training.gain_and_offset import rescale
@@ -70,6 +72,7 @@ def repair(
     Raises:
         ValueError: As `refit` does; the network is then as it was.
     """
+    dense = opened(dense, structures_of(model))
     layers = layers_to_fit(model, dense)
     must_allow_gradients(model)
     inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))

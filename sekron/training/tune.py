@@ -23,6 +23,8 @@ from sekron.forward import (
 )
 from sekron.inputs import Arguments
 from sekron.network.counterparts import paired
+from sekron.network.opening import opened
+from sekron.network.surgery import structures_of
 from sekron.progress import bar
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
@@ -91,6 +93,7 @@ def tune(
         Romero et al., FitNets, arXiv 1412.6550; Hinton et al., Distilling the knowledge in a
         neural network, arXiv 1503.02531, for the output.
     """
+    dense = opened(dense, structures_of(model))
     names = list(paired(model, dense))
     must_allow_gradients(model)
     inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))

@@ -21,6 +21,7 @@ import sekron
 from search.per_layer.space import Space
 from sekron.forward import evaluating
 from sekron.layers.factorized import Factorized
+from sekron.network.opening import opened
 from sekron.profiling.count import count, count_flops, modules_alone
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.unsearched import matrices
@@ -201,6 +202,7 @@ def _left_dense(measured: NetworkProfile) -> str:
 
 def _unlisted(measured: NetworkProfile, network: nn.Module) -> int:
     """Return how many parameters with more than one axis are in no layer that is listed."""
+    network = opened(network)
     listed = {
         parameter
         for layer in measured.layers

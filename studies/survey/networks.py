@@ -38,10 +38,10 @@ def _video(name: str) -> Made:
     return network, torch.randn(1, 3, 8, 56, 56)
 
 
-def _timm(name: str, size: int = 96) -> Made:
+def _timm(name: str, size: int = 96, **settings: Any) -> Made:
     import timm  # noqa: PLC0415  as above
 
-    return timm.create_model(name, pretrained=False), _images(size)
+    return timm.create_model(name, pretrained=False, **settings), _images(size)
 
 
 def _folded(name: str) -> Made:
@@ -92,8 +92,41 @@ def _encoder() -> Made:
     return transformers.BertModel(config), torch.randint(0, 1000, (1, 48))
 
 
+def _decoder() -> Made:
+    import transformers  # noqa: PLC0415  as above
+
+    config = transformers.GPT2Config(
+        vocab_size=1000,
+        n_embd=192,
+        n_layer=4,
+        n_head=4,
+        n_positions=64,
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=False,
+        return_dict=False,
+    )
+    return transformers.GPT2Model(config), torch.randint(0, 1000, (1, 48))
+
+
 def _images(size: int) -> Tensor:
     return torch.randn(1, 3, size, size)
+
+
+class Translator(nn.Module):
+    """Torch's own encoder and decoder, the latter with a causal mask, between linear layers."""
+
+    def __init__(self, width: int = 96) -> None:
+        super().__init__()
+        self.table = nn.Embedding(500, width)
+        self.body = nn.Transformer(width, 4, 2, 2, 4 * width, batch_first=True)
+        self.head = nn.Linear(width, 500)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Map word numbers to logits of every word."""
+        causal = nn.Transformer.generate_square_subsequent_mask(words.shape[1])
+        x = self.table(words)
+        return self.head(self.body(x, x.flip(1), tgt_mask=causal, tgt_is_causal=True))
 
 
 class Chosen(nn.Module):
@@ -192,6 +225,8 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "unet": lambda: (UNet(), _images(64)),
     "lstm": lambda: (Tagger(), torch.randint(0, 500, (1, 20))),
     "bert": _encoder,
+    "gpt2": _decoder,
+    "transformer": lambda: (Translator(), torch.randint(0, 500, (1, 24))),
     **{
         name: partial(_torchvision, name)
         for name in (
@@ -205,6 +240,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     ),
     "vit_b_16": partial(_torchvision, "vit_b_16", image_size=96),
     "swin_t": partial(_torchvision, "swin_t"),
+    "swin_v2_t": partial(_torchvision, "swin_v2_t"),
     "fcos_resnet50_fpn": partial(_detector, "fcos_resnet50_fpn"),
     "deeplabv3_resnet50": partial(_segmenter, "deeplabv3_resnet50"),
     "r3d_18": partial(_video, "r3d_18"),
@@ -212,6 +248,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
         f"timm/{name}": partial(_timm, name)
         for name in ("edgenext_small", "dm_nfnet_f0", "resnest14d", "convmixer_768_32")
     },
+    "timm/vit_tiny_patch16_224": partial(_timm, "vit_tiny_patch16_224", img_size=96),
     "timm/nfnet_l0, folded": partial(_folded, "nfnet_l0"),
 }
 """Name -> function that makes a network and an input."""
