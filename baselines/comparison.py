@@ -106,6 +106,8 @@ def compare(
     if repair and (score is None or calibration is None):
         raise ValueError("`repair` must come with `score` and `calibration`; give both.")
     measured = profile(model, example_input, include, exclude)
+    if not (measured.flops and measured.params):
+        raise ValueError("the network must have weights to compress, but has no cost at all.")
     check_finite(model, [layer.name for layer in measured.searched])
     field = Field(model, example_input, measured, metric, calibration, max_seconds)
     names = field.rivals() if methods is None else list(methods)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+
+from sekron.structures.families import block_shape
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Their weight is `(in, out, kernel…)`, that of all others `(out, in, kernel…)`."""
@@ -97,6 +99,17 @@ def is_depthwise(module: nn.Module) -> bool:
     """
     groups = int(getattr(module, "groups", 1))
     return groups > 1 and groups in (module.in_channels, module.out_channels)
+
+
+def is_vector(module: nn.Module) -> bool:
+    """Whether a layer's weight, or the part of it for one group, has one long axis at most.
+
+    Factors of a vector have no fewer FLOPs at any rank.
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    block = block_shape(tuple(weight.shape), int(getattr(module, "groups", 1)))
+    return sum(size > 1 for size in block) < 2
 
 
 def shared_weights(model: nn.Module) -> dict[str, str]:

@@ -16,6 +16,7 @@ from sekron.layers.factorized import Factorized
 from sekron.network.eligibility import (
     TRANSPOSED,
     is_depthwise,
+    is_vector,
     reason_to_skip,
     replaceable_modules,
     shared_weights,
@@ -116,6 +117,7 @@ def _reasons(
         or (f"shares its weight with {shared[name]}" if name in shared else "")
         or ("" if name in calls else "never ran on the example input")
         or keeps.get(name, "")
+        or ("its weight is a vector, which has no rank" if is_vector(layers[name]) else "")
         or left_out(name, include, exclude)
         or ends.get(name, "")
         for name, reason in skips.items()
@@ -130,6 +132,10 @@ def _n_params(network: nn.Module) -> int:
 
 def first_image(example_input: Inputs) -> tuple[Any, ...]:
     """Return the arguments that FLOPs are counted on: a tuple, or the first image of a tensor."""
+    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
+    shapes = [tuple(a.shape) for a in arguments if isinstance(a, Tensor)]
+    if any(shape[:1] == (0,) for shape in shapes):
+        raise ValueError(f"the example input must hold an image or more, got shapes {shapes}.")
     return example_input if isinstance(example_input, tuple) else (example_input[:1],)
 
 

@@ -156,6 +156,8 @@ def fit(
                         if regularizer is not None:
                             regularizer.after_step()
                         shown.advance(task)
+                    if not losses:
+                        raise ValueError(f"`loader` must hold batches, got none in epoch {number}.")
                     mean = sum(losses) / len(losses)
                     record.add(Epoch(number, mean, _scored(model, score)), model)
         finally:
