@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.network.copying import copy_of
 from sekron.profiling.count import count_flops
 from sekron.profiling.network_profile import NetworkProfile
 from sekron.profiling.profile import Inputs, first_image
@@ -66,7 +66,7 @@ def _pruner(model: nn.Module, example_input: Inputs) -> Callable[[float], nn.Mod
     import torch_pruning as tp  # noqa: PLC0415  an extra
 
     def prune(ratio: float) -> nn.Module:
-        network = copy.deepcopy(model)
+        network = copy_of(model)
         trainable = {name: p.requires_grad for name, p in network.named_parameters()}
         network.requires_grad_(True)  # Torch-Pruning finds what depends on what by autograd
         with torch.enable_grad():

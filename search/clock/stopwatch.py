@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -16,6 +15,7 @@ from search.clock.peak_memory import peak_activation_bytes
 from search.clock.race import compare, processor_name, race, synchronized
 from search.clock.timetable import LayerTime, Setting, Timetable
 from sekron.layers.operations import Form
+from sekron.network.copying import copy_of
 from sekron.network.plan import Plan
 from sekron.network.surgery import blank_layer, rebuild
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
@@ -42,7 +42,7 @@ class Stopwatch:
     """
 
     def __init__(self, model: nn.Module, example_input: Inputs, profile: NetworkProfile) -> None:
-        self._network = copy.deepcopy(model).eval()
+        self._network = copy_of(model).eval()
         self._arguments = example_input if isinstance(example_input, tuple) else (example_input,)
         self.layers = profile.searched
         self._calls = record(self._network, self._names(), self._forward)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sekron.calibration.output_kind import Output, kind_of
 from sekron.forward import Batches, inputs_of, output_of
+from sekron.network.copying import copy_of
 from sekron.network.eligibility import TRANSPOSED
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -92,7 +92,7 @@ def moments(
             "gradients must be possible, but the call stands within `torch.inference_mode()`; take "
             "it out of there."
         )
-    network = copy.deepcopy(model).eval().requires_grad_(False)
+    network = copy_of(model).eval().requires_grad_(False)
     sums = {
         name: _Sums(largest_patch, isinstance(network.get_submodule(name), TRANSPOSED))
         for name in names

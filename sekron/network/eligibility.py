@@ -59,7 +59,21 @@ def reason_to_skip(module: nn.Module) -> str:
 
     Only the exact classes are taken: a subclass may compute something else with its weight.
     """
-    return _odd_class(module) or _odd_weight(module._parameters.get("weight"))
+    if reason := _odd_class(module):
+        return reason
+    if name := computed(module):
+        return f"its {name} is computed from other parameters"
+    return _odd_weight(module._parameters["weight"])
+
+
+def computed(module: nn.Module) -> str:
+    """Return which of a layer's tensors is computed from other parameters; empty if none is.
+
+    Parametrizations do that, and the hooks of weight norm, spectral norm and pruning masks.
+    """
+    if module._parameters.get("weight") is None:
+        return "weight"
+    return "" if "bias" in module._parameters else "bias"
 
 
 def _odd_class(module: nn.Module) -> str:
@@ -78,8 +92,6 @@ def _odd_class(module: nn.Module) -> str:
 
 
 def _odd_weight(weight: nn.Parameter | None) -> str:
-    if weight is None:
-        return "its weight is computed from other parameters"
     if isinstance(weight, UninitializedParameter):
         return "is lazy: run the network once, so that it knows its shape"
     if type(weight) is not nn.Parameter:

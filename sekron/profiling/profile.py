@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from sekron.forward import one_line
 from sekron.layers.factorized import Factorized
+from sekron.network.copying import copy_of
 from sekron.network.eligibility import (
     TRANSPOSED,
     is_depthwise,
@@ -63,7 +63,7 @@ def profile(
     """
     if not 0.0 <= min_share <= 1.0:
         raise ValueError(f"`min_share` must be between 0 and 1, got {min_share}.")
-    network = copy.deepcopy(model).eval()
+    network = copy_of(model).eval()
     arguments = first_image(example_input)
     calls = _record_calls(network, arguments)
     counts = count(network, arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from sekron.calibration.output_kind import Output
 from sekron.forward import Score, evaluating
 from sekron.layers.factorized import Factorized
 from sekron.network.checkpoint import load_weights
+from sekron.network.copying import copy_of
 from sekron.progress import bar
 from sekron.training.loss import Loss
 from sekron.training.recipe import DEFAULT_RECIPE, Recipe
@@ -125,7 +125,7 @@ def fit(
             "batches": n_batches,
         }
         record = TrainingRecord(accelerator, schedule, orders, model, settings, folder)
-        teacher = None if dense is None else copy.deepcopy(dense).to(accelerator.device)
+        teacher = None if dense is None else copy_of(dense).to(accelerator.device)
         loss_of = Loss(teacher, recipe, output)
         if not record.epochs:
             record.add(Epoch(0, math.nan, _scored(model, score)), model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from sekron.calibration.output_kind import Output
 from sekron.decomposition.decompose import reconstruct
 from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.operations import DEFAULT_FORM
+from sekron.network.copying import copy_of
 from sekron.network.plan import Plan
 from sekron.network.surgery import blank_layer, compressed, structures_of, swap, weight_of
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
@@ -152,7 +152,7 @@ def funnel(
             small.set_factors(trained.cut(threshold))
             final[name] = in_place_of(trained.layer, small)
         else:
-            dense_layer = in_place_of(trained.layer, copy.deepcopy(original))
+            dense_layer = in_place_of(trained.layer, copy_of(original))
             weight = reconstruct(trained.factors(), trained.layer.structure)
             weight_of(dense_layer, "").data.copy_(weight.detach())
             final[name] = dense_layer
