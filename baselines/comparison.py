@@ -28,6 +28,7 @@ from sekron.profiling.profile import Inputs, profile
 from sekron.profiling.selection import Selection
 from sekron.progress import bar
 from sekron.rank_curves.table import CandidateTable
+from sekron.scalars import number
 
 
 def compare(
@@ -103,6 +104,7 @@ def compare(
     budgets = [budget] if isinstance(budget, Budget) else list(budget)
     plans, tables = plans or {}, tables or {}
     _check(budgets, methods or (), allocations)
+    max_seconds = number("max_seconds", max_seconds)
     if repair and (score is None or calibration is None):
         raise ValueError("`repair` must come with `score` and `calibration`; give both.")
     measured = profile(model, example_input, include, exclude)

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from sekron.decomposition.decompose import decompose
 from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.operations import DEFAULT_FORM, Form, Operation
+from sekron.structures.geometry import per_axis
 from sekron.structures.structure import Structure
 
 Sizes = int | tuple[int, ...]
@@ -202,7 +203,7 @@ class SeKronConv(Factorized):
         return tuple((p, p) for p in self._per_axis(self.padding))
 
     def _per_axis(self, value: Sizes) -> tuple[int, ...]:
-        return (value,) * self.n_axes if isinstance(value, int) else tuple(value)
+        return per_axis(value, self.n_axes)
 
     def _sequence(self) -> tuple[tuple[Operation, tuple[int, ...]], ...] | None:
         """Return the convolutions with their paddings, where there is nothing between them."""

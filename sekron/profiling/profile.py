@@ -26,6 +26,7 @@ from sekron.profiling.dry_run import reasons_to_keep
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.selection import Selection, left_out, patterns_of, sensitive_ends
 from sekron.profiling.unsearched import leftovers, matrices
+from sekron.scalars import number
 from sekron.structures.geometry import Geometry
 from sekron.structures.structure import Structure
 
@@ -61,6 +62,7 @@ def profile(
         ValueError: If the network does not run on the example, a pattern, a class or a function
             matches no layer, or `min_share` is no share.
     """
+    min_share = number("min_share", min_share)
     if not 0.0 <= min_share <= 1.0:
         raise ValueError(f"`min_share` must be between 0 and 1, got {min_share}.")
     network = copy_of(model).eval()

@@ -24,6 +24,7 @@ from sekron.network.surgery import blank_layer, compressed, structures_of, swap,
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.profile import Inputs, profile
 from sekron.profiling.selection import Selection
+from sekron.scalars import number
 from sekron.structures.families import Point, clipped_ranks, n_ranks
 from sekron.structures.structure import Structure
 from sekron.structures.templates import channel_svd, tucker2
@@ -112,6 +113,7 @@ def funnel(
     is_limited = any(getattr(budget, name) is not None for name in RESOURCES)
     if not (budget.is_static and is_limited):
         raise ValueError(f"a funnel's budget must limit FLOPs or parameters, got {budget}.")
+    gate_rate = number("gate_rate", gate_rate)
     if not gate_rate > 0:
         raise ValueError(f"`gate_rate` must be positive, got {gate_rate}.")
     measured = profile(model, example_input, include, exclude)

@@ -15,6 +15,7 @@ from sekron.network.counterparts import in_running_order, paired
 from sekron.network.eligibility import TRANSPOSED
 from sekron.network.surgery import weight_of
 from sekron.progress import bar
+from sekron.scalars import whole
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 from sekron.training.factor_fit import fit_factors, metric_of_fit
@@ -68,6 +69,7 @@ def refit(
         convolutional networks, arXiv 1505.06798, section 3.3, for the asymmetric target.
     """
     layers = layers_to_fit(model, dense)
+    steps = whole("steps", steps)
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
     inputs = without_singles(inputs_of(batches, "`batches`"))

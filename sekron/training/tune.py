@@ -15,6 +15,7 @@ from sekron.calibration.output_kind import KINDS, Output, OutputKind
 from sekron.forward import Batches, evaluating, inputs_of, output_of, without_singles
 from sekron.network.counterparts import paired
 from sekron.progress import bar
+from sekron.scalars import number, whole
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 
@@ -84,7 +85,8 @@ def tune(
     """
     names = list(paired(model, dense))
     inputs = list(without_singles(inputs_of(batches, "`batches`")))
-    rate = rate_for(steps) if learning_rate is None else learning_rate
+    steps = whole("steps", steps)
+    rate = rate_for(steps) if learning_rate is None else number("learning_rate", learning_rate)
     _check(model, names, steps, rate)
     fitted, judging = _split(inputs)
     reference = reference_of(dense, judging, output)
