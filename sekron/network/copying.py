@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import copyreg
 import io
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, NoneType
 from typing import Any, NamedTuple, TypeVar
@@ -110,7 +111,7 @@ def _parts(value: Any) -> Mapping[Any, object]:
         return {"__self__": value.__self__}
     if hasattr(value, "__deepcopy__"):
         return vars(value) if isinstance(value, nn.Module | Tensor) else {}
-    if type(value) is dict:
+    if type(value) in (dict, OrderedDict):
         return dict(enumerate((*value, *value.values())))
     if type(value) in (list, tuple, set, frozenset):
         return dict(enumerate(value))
