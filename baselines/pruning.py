@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.inputs import Inputs, example_of
+from sekron.network.copying import copy_of
 from sekron.profiling.count import count_flops
 from sekron.profiling.network_profile import NetworkProfile
 from sekron.profiling.profile import first_image
@@ -71,7 +71,7 @@ def _pruner(model: nn.Module, example_input: Inputs) -> Callable[[float], nn.Mod
     inputs = dict(arguments.named) or arguments.positional
 
     def prune(ratio: float) -> nn.Module:
-        network = copy.deepcopy(model)
+        network = copy_of(model)
         trainable = {name: p.requires_grad for name, p in network.named_parameters()}
         network.requires_grad_(True)  # Torch-Pruning finds what depends on what by autograd
         with torch.enable_grad():

@@ -44,7 +44,8 @@ def layers(
     network = load_model(model, weights)
     costs = profile(network, example_of(input_shape), include, exclude, min_share)
     frame = layers_frame(costs)
-    print_frame(frame[["layer", "kind", "weight_shape", "flops_share", "params_share", "reason"]])
+    shown = ["layer", "kind", "weight_shape", "flops_share", "params_share", "reason"]
+    print_frame(frame.reindex(columns=shown))  # without layers it has no columns
     say(f"{costs.flops:,} FLOPs, {costs.params:,} parameters")
     note_uncounted(costs.unsupported)
 

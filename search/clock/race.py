@@ -21,6 +21,7 @@ from torch import nn
 from search.clock.glibc import kept_memory
 from sekron.forward import evaluating
 from sekron.inputs import Inputs, example_of
+from sekron.scalars import number
 from sekron.tensors import tensors_in
 
 Result = TypeVar("Result")
@@ -154,6 +155,8 @@ def race(
     Raises:
         ValueError: If `precision` or `max_seconds` is not positive.
     """
+    precision = number("precision", precision)
+    max_seconds = number("max_seconds", max_seconds)
     if not (precision > 0 and max_seconds > 0):
         raise ValueError(
             f"`precision` and `max_seconds` must be positive, got {precision} and {max_seconds}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -17,6 +16,7 @@ from search.clock.race import compare, processor_name, race, synchronized
 from search.clock.timetable import LayerTime, Setting, Timetable
 from sekron.inputs import Inputs, example_of
 from sekron.layers.operations import Form
+from sekron.network.copying import copy_of
 from sekron.network.opening import opened
 from sekron.network.plan import Plan
 from sekron.network.surgery import blank_layer, rebuild
@@ -43,7 +43,7 @@ class Stopwatch:
     """
 
     def __init__(self, model: nn.Module, example_input: Inputs, profile: NetworkProfile) -> None:
-        self._dense = copy.deepcopy(model).eval()
+        self._dense = copy_of(model).eval()
         self._network = opened(self._dense, [layer.name for layer in profile.searched])
         self._arguments = example_of(example_input)
         self.layers = profile.searched

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -14,9 +16,19 @@ from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.rank_curves.table import CandidateTable
 from sekron.structures.structure import Structure
 
+NOTHING_FOUND = "no structure that was found costs less"
+"""Why a layer stays dense that was searched."""
 
-def layers_frame(profile: NetworkProfile) -> pd.DataFrame:
-    """Return `SearchResult.layers` of a profile, before any search."""
+
+def layers_frame(
+    profile: NetworkProfile, tables: Mapping[str, CandidateTable] | None = None
+) -> pd.DataFrame:
+    """Return `SearchResult.layers` of a profile, before any search or with what one found."""
+    barren = {name for name, table in (tables or {}).items() if not len(table)}
+    reasons = {
+        layer.name: NOTHING_FOUND if layer.name in barren else layer.reason
+        for layer in profile.layers
+    }
     rows = [
         {
             "layer": layer.name,
@@ -26,9 +38,9 @@ def layers_frame(profile: NetworkProfile) -> pd.DataFrame:
             "flops": layer.flops,
             "params": layer.params,
             "flops_share": layer.flops / profile.flops if profile.flops else 0.0,
-            "params_share": layer.params / profile.params,
-            "status": "dense" if layer.reason else "searched",
-            "reason": layer.reason,
+            "params_share": layer.params / profile.params if profile.params else 0.0,
+            "status": "dense" if reasons[layer.name] else "searched",
+            "reason": reasons[layer.name],
         }
         for layer in profile.layers
     ]

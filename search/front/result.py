@@ -65,7 +65,7 @@ class SearchResult:
             flops_share, params_share (of the network), status (`searched` or `dense`), reason;
             with a calibration also sensitivity, by which the layer's error counts.
         """
-        frame = layers_frame(self.profile)
+        frame = layers_frame(self.profile, self.tables)
         if self.metrics:
             sensitivities = {name: metric.sensitivity for name, metric in self.metrics.items()}
             frame["sensitivity"] = frame["layer"].map(sensitivities)

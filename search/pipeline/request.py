@@ -20,6 +20,7 @@ from sekron.network.eligibility import replaceable_modules
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened
 from sekron.profiling.selection import Selection, patterns_of
+from sekron.scalars import number, whole
 from sekron.structures.families import FAMILIES
 
 
@@ -90,6 +91,11 @@ def request_of(
     Raises:
         ValueError: If one is out of range.
     """
+    n_trials = whole("n_trials", n_trials)
+    max_sequence_length = whole("max_sequence_length", max_sequence_length)
+    rank_multiple = whole("rank_multiple", rank_multiple)
+    n_network_trials = whole("n_network_trials", n_network_trials)
+    measure_seconds = number("measure_seconds", measure_seconds)
     _check_choices(n_trials, max_sequence_length, families, sampler)
     if rank_multiple < 1:
         raise ValueError(f"`rank_multiple` must be at least 1, got {rank_multiple}.")
@@ -109,14 +115,14 @@ def request_of(
         max_sequence_length=max_sequence_length,
         families=tuple(sorted(families, key=lambda family: family == "cp")),
         sampler=sampler,
-        seed=seed,
+        seed=whole("seed", seed),
         n_trials=n_trials,
         include=patterns_of("include", include, layers),
         exclude=patterns_of("exclude", exclude, layers),
         storage=None if storage is None else without_password(storage),
         name=name or "sekron",
         calibrated=calibration is not None,
-        min_share=min_share,
+        min_share=number("min_share", min_share),
         rank_multiple=rank_multiple,
         budget=budget,
         is_timed=measure_seconds > 0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from search.folder.scores import Scores
 from sekron.batches import Batches
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.forward import Score
+from sekron.network.copying import copy_of
 from sekron.network.plan import Plan
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 
@@ -48,7 +48,7 @@ class Judge:
                 "networks are scored without re-estimated batch norm, since there is no "
                 "`calibration` to do it with."
             )
-        dense = float(score(copy.deepcopy(model).eval()))
+        dense = float(score(copy_of(model).eval()))
         if not math.isfinite(dense):
             raise ValueError(f"`score` must be finite, got {dense} for the dense network.")
         if recorded is not None and recorded.dense != dense:

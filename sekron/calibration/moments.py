@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from sekron.batches import Batches
 from sekron.calibration.output_kind import Output, kind_of
 from sekron.forward import inputs_of, must_allow_gradients, output_of
+from sekron.network.copying import copy_of
 from sekron.network.eligibility import TRANSPOSED
 from sekron.tensors import tensors_in
 
@@ -90,7 +90,7 @@ def moments(
             the layers takes no part in its output.
     """
     must_allow_gradients(model)
-    network = copy.deepcopy(model).eval().requires_grad_(False)
+    network = copy_of(model).eval().requires_grad_(False)
     sums = {
         name: _Sums(largest_patch, isinstance(network.get_submodule(name), TRANSPOSED))
         for name in names

@@ -12,6 +12,7 @@ from sekron.decomposition.cp import fit_cp
 from sekron.decomposition.digits import from_digits, to_digits
 from sekron.decomposition.least_squares import contract, refine_digits
 from sekron.decomposition.metric import Metric, whole_channels
+from sekron.scalars import whole
 from sekron.structures.structure import Structure
 
 SWEEPS = 30
@@ -63,7 +64,8 @@ def decompose(
     exact = weight.detach().double()
     whitened = exact if metric is None else metric.whiten(exact, whole_channels(structure))
     digits = to_digits(whitened, structure.shapes)
-    factors = _START[structure.family](digits, structure.ranks, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(whole("seed", seed))
+    factors = _START[structure.family](digits, structure.ranks, generator)
     if structure.family in REFINED:
         factors = refine_digits(digits, factors, structure.bonds, SWEEPS)
     if structure.family == "cp":
@@ -99,7 +101,8 @@ def refine(
         a.detach().double().reshape(*(structure.ranks[b] for b in bonds), -1)
         for a, bonds in zip(factors, structure.bonds, strict=True)
     ]
-    return _shaped(refine_digits(digits, flat, structure.bonds, sweeps), structure, weight)
+    refined = refine_digits(digits, flat, structure.bonds, whole("sweeps", sweeps))
+    return _shaped(refined, structure, weight)
 
 
 def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:

@@ -17,6 +17,7 @@ from sekron.network.eligibility import TRANSPOSED
 from sekron.network.opening import opened
 from sekron.network.surgery import structures_of, weight_of
 from sekron.progress import bar
+from sekron.scalars import whole
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 from sekron.training.factor_fit import fit_factors, metric_of_fit
@@ -71,6 +72,7 @@ def refit(
     """
     dense = opened(dense, structures_of(model))
     layers = layers_to_fit(model, dense)
+    steps = whole("steps", steps)
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
     must_allow_gradients(model)

@@ -26,6 +26,7 @@ from sekron.network.counterparts import paired
 from sekron.network.opening import opened
 from sekron.network.surgery import structures_of
 from sekron.progress import bar
+from sekron.scalars import number, whole
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 
@@ -97,7 +98,8 @@ def tune(
     names = list(paired(model, dense))
     must_allow_gradients(model)
     inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))
-    rate = rate_for(steps) if learning_rate is None else learning_rate
+    steps = whole("steps", steps)
+    rate = rate_for(steps) if learning_rate is None else number("learning_rate", learning_rate)
     _check(model, names, steps, rate)
     fitted, judging = _split(inputs)
     reference = reference_of(dense, judging, output)

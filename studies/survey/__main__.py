@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import tempfile
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ import sekron
 from search.per_layer.space import Space
 from sekron.forward import evaluating
 from sekron.layers.factorized import Factorized
+from sekron.network.copying import copy_of
 from sekron.network.opening import opened
 from sekron.profiling.count import count, count_flops, modules_alone
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
@@ -150,7 +150,7 @@ def _planned(result: search.SearchResult, network: nn.Module, example: Tensor) -
 def _gradients(small: nn.Module, network: nn.Module, example: Tensor) -> bool:
     """Whether a backward pass reaches every factor, and all else that it reached before."""
     reached = []
-    for model in (copy.deepcopy(network), copy.deepcopy(small)):
+    for model in (copy_of(network), copy_of(small)):
         leaves = [t for t in _outputs(model, example) if t.requires_grad]
         torch.autograd.backward(torch.stack([t.square().mean() for t in leaves]).sum())
         reached.append({n for n, p in model.named_parameters() if p.grad is not None})
