@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import optuna
@@ -85,6 +86,8 @@ def sekron_command(files, monkeypatch, capsys):
     """Run a command in that directory and return its exit code, stdout and stderr."""
     monkeypatch.syspath_prepend(files)  # also takes back what the command adds
     monkeypatch.chdir(files)
+    for module, hook in ((sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(module, hook, getattr(module, hook))  # the command sets them
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["sekron", *map(str, arguments)])

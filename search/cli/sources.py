@@ -6,6 +6,8 @@ import os
 import pkgutil
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from search.cli.output import SHOWN_BY
 from sekron.forward import Score, one_line
 from sekron.network.checkpoint import load_weights
 
@@ -51,7 +54,12 @@ def load_score(spec: str) -> Score:
     function = _attribute(spec, "a score")
     if not callable(function):
         raise ValueError(f"{spec} must be a function of a network, got {function!r}.")
-    score: Score = function
+
+    def score(network: nn.Module) -> float:
+        with _told(f"{spec} must score the network"):
+            value: float = function(network)
+            return value
+
     return score
 
 
@@ -148,24 +156,27 @@ def parse_limit(text: str) -> float:
         raise ValueError(f"a limit reads '50%', '0.5' or '900000', got {text!r}.") from None
 
 
+@contextmanager
+def _told(rule: str) -> Iterator[None]:
+    """Say which rule the user's code breaks by raising, whatever it raises."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # `sys.exit` too
+        raise ValueError(f"{rule}, but raised {one_line(error)} {SHOWN_BY}") from error
+
+
 def _attribute(spec: str, what: str) -> object:
     if ":" not in spec:
         raise ValueError(f"{what} reads 'module:attribute', got {spec!r}.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     module, _, attribute = spec.partition(":")
-    try:
+    with _told(f"module {module!r} of {spec!r} must be importable"):
         pkgutil.resolve_name(f"{module}:")
-    except Exception as error:  # whatever the module raises
-        raise ValueError(
-            f"module {module!r} of {spec!r} must be importable, but raised {one_line(error)}"
-        ) from error
-    try:
+    with _told(f"module {module!r} must have the attribute {attribute!r} of {spec}"):
         return pkgutil.resolve_name(spec)
-    except AttributeError as error:
-        raise ValueError(
-            f"module {module!r} must have the attribute {attribute!r} of {spec}."
-        ) from error
 
 
 def _called(function: object, spec: str) -> nn.Module:
@@ -173,13 +184,8 @@ def _called(function: object, spec: str) -> nn.Module:
         raise ValueError(
             f"{spec} must be a model or a function that returns one, got {function!r}."
         )
-    try:
+    with _told(f"{spec} must return a model when called without arguments"):
         model = function()
-    except Exception as error:
-        raise ValueError(
-            f"{spec} must return a model when called without arguments, but raised "
-            f"{one_line(error)}"
-        ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec} must return a torch.nn.Module, got {type(model).__name__}.")
     return model
