@@ -181,7 +181,7 @@ MISTAKES = {
     "number": (("layers", "cli_networks:number", *SHAPE), "must be a model or a function"),
     "raises": (("layers", "cli_networks:broken", *SHAPE), "but raised RuntimeError: no"),
     "returns": (("layers", "cli_networks:nothing", *SHAPE), "torch.nn.Module, got NoneType"),
-    "shape-text": (("layers", "cli_networks:small", "--input", "3,4"), "an input shape reads"),
+    "shape-text": (("layers", "cli_networks:small", "--input", "3y4"), "an input reads '1x3x"),
     "input": (
         ("layers", "cli_networks:small", "--input", "1x4x11x9"),
         "the network must run on the example input, but on [(1, 4, 11, 9)] it raised",

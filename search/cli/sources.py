@@ -1,4 +1,4 @@
-"""What the command line names: a model, its weights, images, an input shape, a budget."""
+"""What the command line names: a model, its weights, labelled images, a limit."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ from torch import Tensor, nn
 from search.cli.output import SHOWN_BY
 from sekron.forward import Score, one_line
 from sekron.network.checkpoint import load_weights
-
-BATCH = 64
-"""Images that are passed through a network at once."""
 
 
 def load_model(spec: str, weights: str = "") -> nn.Module:
@@ -91,22 +88,6 @@ def load_state_dict(path: str) -> dict[str, Tensor]:
     return loaded
 
 
-def load_images(path: str) -> tuple[Tensor, ...]:
-    """Read unlabelled images in batches, from a file that holds one tensor `(N, …)`.
-
-    Raises:
-        ValueError: If it holds something else.
-        FileNotFoundError: If there is no such file.
-    """
-    tensors = list(load_state_dict(path).values())
-    if len(tensors) != 1 or tensors[0].dim() < 2 or not tensors[0].is_floating_point():
-        raise ValueError(
-            f"{path} must hold one tensor of images (N, …) under any name, got "
-            f"{', '.join(f'{tuple(t.shape)} {t.dtype}' for t in tensors) or 'nothing'}."
-        )
-    return torch.split(tensors[0], BATCH)
-
-
 def load_labelled(path: str) -> tuple[Tensor, Tensor]:
     """Return the tensors `images` (N, …) and `labels` (N) of a file.
 
@@ -121,21 +102,6 @@ def load_labelled(path: str) -> tuple[Tensor, Tensor]:
             f"{', '.join(f'{name} {tuple(t.shape)}' for name, t in tensors.items()) or 'nothing'}."
         )
     return images, labels
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """Read `1x3x224x224`.
-
-    Raises:
-        ValueError: If it is no shape.
-    """
-    try:
-        shape = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise ValueError(f"an input shape reads '1x3x224x224', got {text!r}.")
-    return shape
 
 
 def parse_limit(text: str) -> float:
