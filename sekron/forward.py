@@ -46,7 +46,7 @@ def output_of(network: nn.Module, arguments: Arguments, what: str) -> object:
         return arguments.run(network)
     except Exception as error:  # whatever the network raises
         cure = ""
-        if ONE_VALUE in str(error):
+        if ONE_VALUE in said(error):
             cure = "; batch norm needs two images or more: a larger `batch_size`, or `drop_last`"
         raise ValueError(
             f"the network must run on {what}, but on {arguments} it raised {one_line(error)}{cure}"

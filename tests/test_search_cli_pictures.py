@@ -146,7 +146,10 @@ def test_text_that_is_no_normalization(text):
 
 
 def load(path, *inputs, **options):
-    return load_calibration(str(path), [InputSpec.parse(text) for text in inputs], **options)
+    """Return the batches of a network with one input."""
+    specs = [InputSpec.parse(text) for text in inputs]
+    batches = load_calibration(str(path), specs, **options)
+    return [tensor for batch in batches for tensor in batch.positional]
 
 
 def test_batches_are_of_a_moderate_size_and_of_the_inputs_dtype(tmp_path):

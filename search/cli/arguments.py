@@ -14,6 +14,7 @@ from search.cli.sources import parse_limit
 from search.folder.input_spec import InputSpec, arguments_for
 from search.folder.settings import Source
 from sekron.budget import Budget
+from sekron.inputs import Arguments
 
 Value = TypeVar("Value")
 
@@ -96,7 +97,7 @@ def source_of(model: str, weights: str, inputs: list[list[InputSpec]]) -> Source
     return Source(model, weights, tuple(chain.from_iterable(inputs)))
 
 
-def example_of(source: Source) -> Any:
+def example_of(source: Source) -> Arguments:
     """Return what a network is run on, always the same."""
     generator = torch.Generator().manual_seed(0)
     return arguments_for(source.inputs, [spec.tensor(generator) for spec in source.inputs])

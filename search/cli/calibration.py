@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import count
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from search.cli.pictures import NORMALIZATIONS, Normalization, load_pictures, spread
 from search.cli.sources import load_state_dict
 from search.folder.input_spec import InputSpec, arguments_for
+from sekron.inputs import Arguments
 
 BATCH = 64
 """Images that are passed through a network at once, at most."""
@@ -30,7 +30,7 @@ def load_calibration(
     inputs: Sequence[InputSpec],
     normalization: Normalization | None = None,
     n_images: int | None = None,
-) -> tuple[Any, ...] | None:
+) -> tuple[Arguments, ...] | None:
     """Read unlabelled inputs in batches.
 
     Args:

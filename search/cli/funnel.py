@@ -52,7 +52,7 @@ def funnel(
     budget = budget_of(flops, params)
     check_folder(output)  # before hours of training
     example = example_of(source_of(model, weights, inputs))
-    if not isinstance(example, torch.Tensor):
+    if example.named or len(example.values) > 1:
         raise ValueError("funnel trains on one tensor of images: give one --input, without a name.")
     network = load_model(model, weights)
     images, labels = load_labelled(data)
@@ -78,7 +78,7 @@ def funnel(
         folder=folder,
     )
     save(result.network, output)
-    counted, _ = count_flops(result.network, (example[:1],))
+    counted, _ = count_flops(result.network, example.images(0, 1))
     dense = profile(network, example).flops
     note(
         f"{output}: {len(result.plan)} layers replaced, {counted:,} FLOPs ({counted / dense:.1%}), "

@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
+
+from sekron.inputs import Arguments
 
 Integer = Literal["int64", "int32", "int16", "int8", "uint8"]
 Dtype = Literal["float32", "float64", "float16", "bfloat16", Integer, "bool"]
@@ -106,15 +108,8 @@ class InputSpec:
         return torch.randint(self.below, self.shape, generator=generator).to(self.torch_dtype)
 
 
-def arguments_for(inputs: Sequence[InputSpec], tensors: Sequence[Tensor]) -> Any:
-    """Return what a network is called with: a tensor for each of its inputs, in their order.
-
-    Raises:
-        ValueError: If some inputs have a name and some have none.
-    """
+def arguments_for(inputs: Sequence[InputSpec], tensors: Sequence[Tensor]) -> Arguments:
+    """Return what a network is called with: a tensor for each of its inputs, in their order."""
     pairs = list(zip(inputs, tensors, strict=True))
     positional = tuple(tensor for spec, tensor in pairs if not spec.name)
-    named = {spec.name: tensor for spec, tensor in pairs if spec.name}
-    if named and positional:
-        raise ValueError("inputs must all be positional or all be keyword arguments, got both.")
-    return named or (positional[0] if len(positional) == 1 else positional)
+    return Arguments(positional, {spec.name: tensor for spec, tensor in pairs if spec.name})
