@@ -184,7 +184,7 @@ MISTAKES = {
     "shape-text": (("layers", "cli_networks:small", "--input", "3y4"), "an input reads '1x3x"),
     "input": (
         ("layers", "cli_networks:small", "--input", "1x4x11x9"),
-        "the network must run on the example input, but on [(1, 4, 11, 9)] it raised",
+        "the network must run on the example input, but on (1, 4, 11, 9) it raised",
     ),
     "pattern": ((*LAYERS, "--include", "layer*"), "the pattern 'layer*' must match a layer"),
     "no-file": ((*LAYERS, "--weights", "no.pt"), "no.pt must be a file"),
