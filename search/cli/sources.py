@@ -1,4 +1,4 @@
-"""What the command line names: a model, its weights, images, an input shape, a budget."""
+"""What the command line names: a model, its weights, labelled images, a limit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import pkgutil
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,11 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from search.cli.output import SHOWN_BY
 from sekron.forward import Score, one_line
 from sekron.network.checkpoint import load_weights
-
-BATCH = 64
-"""Images that are passed through a network at once."""
 
 
 def load_model(spec: str, weights: str = "") -> nn.Module:
@@ -51,7 +51,12 @@ def load_score(spec: str) -> Score:
     function = _attribute(spec, "a score")
     if not callable(function):
         raise ValueError(f"{spec} must be a function of a network, got {function!r}.")
-    score: Score = function
+
+    def score(network: nn.Module) -> float:
+        with _told(f"{spec} must score the network"):
+            value: float = function(network)
+            return value
+
     return score
 
 
@@ -83,22 +88,6 @@ def load_state_dict(path: str) -> dict[str, Tensor]:
     return loaded
 
 
-def load_images(path: str) -> tuple[Tensor, ...]:
-    """Read unlabelled images in batches, from a file that holds one tensor `(N, …)`.
-
-    Raises:
-        ValueError: If it holds something else.
-        FileNotFoundError: If there is no such file.
-    """
-    tensors = list(load_state_dict(path).values())
-    if len(tensors) != 1 or tensors[0].dim() < 2 or not tensors[0].is_floating_point():
-        raise ValueError(
-            f"{path} must hold one tensor of images (N, …) under any name, got "
-            f"{', '.join(f'{tuple(t.shape)} {t.dtype}' for t in tensors) or 'nothing'}."
-        )
-    return torch.split(tensors[0], BATCH)
-
-
 def load_labelled(path: str) -> tuple[Tensor, Tensor]:
     """Return the tensors `images` (N, …) and `labels` (N) of a file.
 
@@ -113,21 +102,6 @@ def load_labelled(path: str) -> tuple[Tensor, Tensor]:
             f"{', '.join(f'{name} {tuple(t.shape)}' for name, t in tensors.items()) or 'nothing'}."
         )
     return images, labels
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """Read `1x3x224x224`.
-
-    Raises:
-        ValueError: If it is no shape.
-    """
-    try:
-        shape = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise ValueError(f"an input shape reads '1x3x224x224', got {text!r}.")
-    return shape
 
 
 def parse_limit(text: str) -> float:
@@ -148,24 +122,27 @@ def parse_limit(text: str) -> float:
         raise ValueError(f"a limit reads '50%', '0.5' or '900000', got {text!r}.") from None
 
 
+@contextmanager
+def _told(rule: str) -> Iterator[None]:
+    """Say which rule the user's code breaks by raising, whatever it raises."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # `sys.exit` too
+        raise ValueError(f"{rule}, but raised {one_line(error)} {SHOWN_BY}") from error
+
+
 def _attribute(spec: str, what: str) -> object:
     if ":" not in spec:
         raise ValueError(f"{what} reads 'module:attribute', got {spec!r}.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     module, _, attribute = spec.partition(":")
-    try:
+    with _told(f"module {module!r} of {spec!r} must be importable"):
         pkgutil.resolve_name(f"{module}:")
-    except Exception as error:  # whatever the module raises
-        raise ValueError(
-            f"module {module!r} of {spec!r} must be importable, but raised {one_line(error)}"
-        ) from error
-    try:
+    with _told(f"module {module!r} must have the attribute {attribute!r} of {spec}"):
         return pkgutil.resolve_name(spec)
-    except AttributeError as error:
-        raise ValueError(
-            f"module {module!r} must have the attribute {attribute!r} of {spec}."
-        ) from error
 
 
 def _called(function: object, spec: str) -> nn.Module:
@@ -173,13 +150,8 @@ def _called(function: object, spec: str) -> nn.Module:
         raise ValueError(
             f"{spec} must be a model or a function that returns one, got {function!r}."
         )
-    try:
+    with _told(f"{spec} must return a model when called without arguments"):
         model = function()
-    except Exception as error:
-        raise ValueError(
-            f"{spec} must return a model when called without arguments, but raised "
-            f"{one_line(error)}"
-        ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec} must return a torch.nn.Module, got {type(model).__name__}.")
     return model
