@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -149,6 +150,8 @@ def swap(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
         for name, child in parent._modules.items():
             if id(child) in replacements:
                 parent._modules[name] = replacements[id(child)]
+                if name == "_orig_mod":  # torch.compile goes on running what it was made from
+                    cast("Any", parent)._initialize()
     return network
 
 

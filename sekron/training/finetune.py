@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from sekron.calibration.output_kind import Output
 from sekron.forward import Score, evaluating
 from sekron.layers.factorized import Factorized
-from sekron.network.checkpoint import load_weights
+from sekron.network.weights import load_weights
 from sekron.progress import bar
 from sekron.training.loss import Loss
 from sekron.training.recipe import DEFAULT_RECIPE, Recipe
