@@ -300,6 +300,13 @@ def test_what_no_file_holds_on_meta_is_named(kind, tmp_path):
     load(nn.Sequential(Positions(kind)), tmp_path / "model")
 
 
+def test_a_plan_needs_weights():
+    with pytest.raises(
+        ValueError, match=r"layer '2\.0': the weight must have values, but is on the"
+    ):
+        Plan({"2.0": STRUCTURE}).apply(network().to("meta"))
+
+
 def test_a_difference_leaves_a_network_on_meta_there():
     model = network().to("meta")
     weights = network().state_dict()

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from sekron.calibration.output_kind import Output, kind_of
 from sekron.forward import Batches, inputs_of, output_of
 from sekron.network.eligibility import TRANSPOSED
+from sekron.network.precision import in_single_precision
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -55,6 +56,7 @@ class Moments:
     n_positions: float
 
 
+@in_single_precision
 def moments(
     model: nn.Module,
     names: Sequence[str],

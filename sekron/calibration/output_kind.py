@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 
-HALF = (torch.float16, torch.bfloat16)
+from sekron.network.precision import HALF
 
 NUDGE = 1e-2
 """How far a divergence of the user's is looked into, relative to the size of the outputs."""

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from sekron.calibration.output_kind import Output
 from sekron.forward import Score, evaluating
 from sekron.layers.factorized import Factorized
+from sekron.network.precision import check_trainable
 from sekron.network.weights import load_weights
 from sekron.progress import bar
 from sekron.training.loss import Loss
@@ -109,6 +110,7 @@ def fit(
     regularizer: Regularizer | None = None,
 ) -> list[Epoch]:
     """Train; what `finetune` does, with or without something else on top."""
+    check_trainable(model)
     accelerator = _accelerator(recipe)
     n_batches, orders = _n_batches(loader), _orders(loader)
     with _restored(model):

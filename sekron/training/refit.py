@@ -13,6 +13,7 @@ from sekron.forward import Batches, evaluating, inputs_of, without_singles
 from sekron.layers.factorized import Factorized
 from sekron.network.counterparts import in_running_order, paired
 from sekron.network.eligibility import TRANSPOSED
+from sekron.network.precision import in_single_precision
 from sekron.network.surgery import weight_of
 from sekron.progress import bar
 from sekron.training.at_best import at_best
@@ -27,6 +28,7 @@ START = 3
 """The fit of a layer alone, where the one in sequence starts, has so many times fewer steps."""
 
 
+@in_single_precision
 def refit(
     model: nn.Module,
     dense: nn.Module,

@@ -11,6 +11,7 @@ from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import Output
 from sekron.forward import Batches, inputs_of, without_singles
 from sekron.network.counterparts import in_running_order
+from sekron.network.precision import in_single_precision
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 from sekron.training.gain_and_offset import rescale
@@ -38,6 +39,7 @@ class Repair:
         )
 
 
+@in_single_precision
 def repair(
     model: nn.Module,
     dense: nn.Module,

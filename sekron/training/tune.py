@@ -14,6 +14,7 @@ from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import KINDS, Output, OutputKind
 from sekron.forward import Batches, evaluating, inputs_of, output_of, without_singles
 from sekron.network.counterparts import paired
+from sekron.network.precision import in_single_precision
 from sekron.progress import bar
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
@@ -39,6 +40,7 @@ N_JUDGED, FEWEST_STEPS = 10, 20
 """The network is judged about so many times on its way, after so many steps each at least."""
 
 
+@in_single_precision
 def tune(
     model: nn.Module,
     dense: nn.Module,
