@@ -116,7 +116,7 @@ def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:
 
 
 def check_weight(weight: Tensor, structure: Structure) -> None:
-    """Raise a ValueError if the shape does not fit, or the weight is not finite or has no values."""
+    """Raise a ValueError if the shape does not fit, or the weight has no finite values."""
     if tuple(weight.shape) != structure.weight_shape:
         raise ValueError(
             f"the weight must have the shape {structure.weight_shape} of {structure}, "
