@@ -72,7 +72,7 @@ def files(tmp_path_factory):
     save_file({"x": torch.zeros(3)}, folder / "other.safetensors")
     save_file({**state, "2.weight": torch.zeros(2, 2)}, folder / "shape.safetensors")
     save_file({**state, "2.weight": state["2.weight"] / 0}, folder / "infinite.safetensors")
-    torch.save({"epoch": 3, "model": state}, folder / "checkpoint.pt")
+    torch.save({"params": state, "params_ema": state}, folder / "checkpoint.pt")
     torch.save({"x": Payload(folder / "marker")}, folder / "torch.pt")
     for name in ("plain.pt", "pickle.safetensors"):
         (folder / name).write_bytes(pickle.dumps(Payload(folder / "marker")))
@@ -192,7 +192,10 @@ MISTAKES = {
     "pickle": ((*LAYERS, "--weights", "plain.pt"), "plain.pt must be a state dict of tensors"),
     "torch-pickle": ((*LAYERS, "--weights", "torch.pt"), "torch.pt must be a state dict"),
     "renamed-pickle": ((*LAYERS, "--weights", "pickle.safetensors"), "must be a safetensors file"),
-    "checkpoint": ((*LAYERS, "--weights", "checkpoint.pt"), "must be a state dict"),
+    "checkpoint": (
+        (*LAYERS, "--weights", "checkpoint.pt"),
+        "those that fit are: ['params'], ['params_ema']",
+    ),
     "other": ((*LAYERS, "--weights", "other.safetensors"), "but has no tensor '0.weight'"),
     "other-shape": ((*LAYERS, "--weights", "shape.safetensors"), "'2.weight' has the shape (2, 2)"),
     "infinite": (

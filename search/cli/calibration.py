@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from search.cli.pictures import NORMALIZATIONS, Normalization, load_pictures, spread
-from search.cli.sources import load_state_dict
+from search.cli.trained import load_state_dict
 from search.folder.input_spec import InputSpec, arguments_for
 from sekron.inputs import Arguments
 

@@ -5,19 +5,14 @@ from __future__ import annotations
 import os
 import pkgutil
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from search.cli.output import SHOWN_BY
+from search.cli.trained import load_state_dict, load_trained
 from sekron.forward import Score, one_line
-from sekron.network.checkpoint import load_weights
 
 
 def load_model(spec: str, weights: str = "") -> nn.Module:
@@ -26,7 +21,8 @@ def load_model(spec: str, weights: str = "") -> nn.Module:
     Args:
         spec: `module:attribute`, the attribute being a model or a function that returns one; the
             working directory is searched too.
-        weights: A state dict: `.safetensors`, or a torch file, of which only tensors are read.
+        weights: A state dict: safetensors, or a torch file, of which only tensors are read; it may
+            be nested in a checkpoint, and come from a network in a wrapper.
 
     Raises:
         ValueError: If the spec names no model, or the weights are no state dict or do not fit.
@@ -35,7 +31,7 @@ def load_model(spec: str, weights: str = "") -> nn.Module:
     attribute = _attribute(spec, "a model")
     model = attribute if isinstance(attribute, nn.Module) else _called(attribute, spec)
     if weights:
-        load_weights(model, load_state_dict(weights), weights)
+        load_trained(model, weights)
     return model.eval()
 
 
@@ -58,34 +54,6 @@ def load_score(spec: str) -> Score:
             return value
 
     return score
-
-
-def load_state_dict(path: str) -> dict[str, Tensor]:
-    """Read a state dict without running any code in the file.
-
-    Raises:
-        ValueError: If it is something else.
-        FileNotFoundError: If there is no such file.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} must be a file, but there is none.")
-    if path.endswith(".safetensors"):
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} must be a safetensors file: {error}.") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on the format of what is refused below
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path} must be a state dict of tensors; anything else is refused, since reading it "
-            "could run code. Save model.state_dict()."
-        ) from error
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ValueError(f"{path} must be a state dict, a mapping of names to tensors.")
-    return loaded
 
 
 def load_labelled(path: str) -> tuple[Tensor, Tensor]:

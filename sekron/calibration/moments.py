@@ -17,6 +17,7 @@ from sekron.calibration.output_kind import Output, kind_of
 from sekron.forward import inputs_of, must_allow_gradients, output_of
 from sekron.network.copying import copy_of
 from sekron.network.eligibility import TRANSPOSED
+from sekron.network.precision import in_single_precision
 from sekron.tensors import tensors_in
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -57,6 +58,7 @@ class Moments:
     n_positions: float
 
 
+@in_single_precision
 def moments(
     model: nn.Module,
     names: Sequence[str],

@@ -16,6 +16,7 @@ from sekron.calibration.output_kind import Output, kind_of
 from sekron.decomposition.metric import ERROR_POWER, Metric
 from sekron.inputs import Arguments
 from sekron.network.copying import copy_of
+from sekron.network.precision import in_single_precision
 from sekron.network.surgery import weight_of
 
 LEVELS = (0.3, 0.5, 0.7)
@@ -25,6 +26,7 @@ LEAST = 1e-9
 """Least divergence, and least relative error, that are more than rounding."""
 
 
+@in_single_precision
 def divergences(
     model: nn.Module,
     metrics: Mapping[str, Metric],

@@ -12,6 +12,7 @@ from sekron.decomposition.cp import fit_cp
 from sekron.decomposition.digits import from_digits, to_digits
 from sekron.decomposition.least_squares import contract, refine_digits
 from sekron.decomposition.metric import Metric, whole_channels
+from sekron.decomposition.narrow import narrowed
 from sekron.scalars import whole
 from sekron.structures.structure import Structure
 
@@ -118,11 +119,16 @@ def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:
 
 
 def check_weight(weight: Tensor, structure: Structure) -> None:
-    """Raise a ValueError if the shape does not fit or the weight is not finite."""
+    """Raise a ValueError if the shape does not fit, or the weight has no finite values."""
     if tuple(weight.shape) != structure.weight_shape:
         raise ValueError(
             f"the weight must have the shape {structure.weight_shape} of {structure}, "
             f"got {tuple(weight.shape)}."
+        )
+    if weight.is_meta:
+        raise ValueError(
+            "the weight must have values, but is on the `meta` device; load the network's weights "
+            "first."
         )
     if not torch.isfinite(weight).all():
         raise ValueError("the weight must be finite, got NaN or Inf in it.")
@@ -220,10 +226,8 @@ def _refuse_degenerate(digits: Tensor, factors: Sequence[Tensor], structure: Str
 
 
 def _shaped(factors: Sequence[Tensor], structure: Structure, weight: Tensor) -> tuple[Tensor, ...]:
-    shapes = structure.factor_shapes
-    return tuple(
-        a.reshape(s).to(weight.dtype).contiguous() for a, s in zip(factors, shapes, strict=True)
-    )
+    pairs = zip(narrowed(factors, weight.dtype), structure.factor_shapes, strict=True)
+    return tuple(factor.reshape(shape).contiguous() for factor, shape in pairs)
 
 
 EXACT = ("sekron", "chain")

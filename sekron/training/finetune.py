@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 from sekron.calibration.output_kind import Output
 from sekron.forward import Score, evaluating, must_allow_gradients
 from sekron.layers.factorized import Factorized
-from sekron.network.checkpoint import load_weights
 from sekron.network.copying import copy_of
+from sekron.network.precision import check_trainable
+from sekron.network.weights import load_weights
 from sekron.progress import bar
 from sekron.training.loss import Loss, TaskLoss
 from sekron.training.recipe import DEFAULT_RECIPE, Recipe
@@ -116,7 +117,6 @@ def fit(
     task_loss: TaskLoss | None = None,
 ) -> list[Epoch]:
     """Train; what `finetune` does, with or without something else on top."""
-    must_allow_gradients(model)
     accelerator = _accelerator(recipe)
     n_batches, orders = _n_batches(loader), _orders(loader)
     with torch.enable_grad(), _restored(model):
@@ -215,6 +215,8 @@ def _groups(
     model: nn.Module, recipe: Recipe, regularizer: Regularizer | None
 ) -> list[dict[str, Any]]:
     """Return the parameters to train: plain weights, which are decayed one by one, and others."""
+    must_allow_gradients(model)
+    check_trainable(model)
     products = {
         id(parameter)
         for module in model.modules()

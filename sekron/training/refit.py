@@ -15,6 +15,7 @@ from sekron.layers.factorized import Factorized
 from sekron.network.counterparts import in_running_order, paired
 from sekron.network.eligibility import TRANSPOSED
 from sekron.network.opening import opened
+from sekron.network.precision import in_single_precision
 from sekron.network.surgery import structures_of, weight_of
 from sekron.progress import bar
 from sekron.scalars import whole
@@ -30,6 +31,7 @@ START = 3
 """The fit of a layer alone, where the one in sequence starts, has so many times fewer steps."""
 
 
+@in_single_precision
 def refit(
     model: nn.Module,
     dense: nn.Module,

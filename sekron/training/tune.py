@@ -24,6 +24,7 @@ from sekron.forward import (
 from sekron.inputs import Arguments
 from sekron.network.counterparts import paired
 from sekron.network.opening import opened
+from sekron.network.precision import in_single_precision
 from sekron.network.surgery import structures_of
 from sekron.progress import bar
 from sekron.scalars import number, whole
@@ -51,6 +52,7 @@ N_JUDGED, FEWEST_STEPS = 10, 20
 """The network is judged about so many times on its way, after so many steps each at least."""
 
 
+@in_single_precision
 def tune(
     model: nn.Module,
     dense: nn.Module,
