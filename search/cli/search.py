@@ -81,8 +81,8 @@ def search(
         int, typer.Option(help="Whole plans tried where latency is limited or there is a score.")
     ] = 30,
     measure_seconds: Annotated[
-        float, typer.Option(help="Limit for measuring layers, and again for networks; 0: none.")
-    ] = 60.0,
+        float, typer.Option(help="Limit for all measuring, layers and networks; 0: none.")
+    ] = 120.0,
     keep_latency: Annotated[
         bool, typer.Option("--keep-latency", help="Use latencies of another machine or setting.")
     ] = False,
