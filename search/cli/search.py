@@ -64,7 +64,7 @@ def search(
     exclude: Patterns = None,
     min_share: MinShare = 0.0,
     rank_multiple: Annotated[int, typer.Option(help="Of which all ranks are multiples.")] = 1,
-    trials: Annotated[int, typer.Option(help="Proposals per layer.")] = 50,
+    trials: Annotated[int, typer.Option(help="Proposals per layer, at most.")] = 50,
     max_length: Annotated[int, typer.Option(help="Most factors in a sequence.")] = 3,
     sampler: Annotated[str, typer.Option(help="neighbour, tpe, nsga2 or random.")] = "neighbour",
     storage: Storage = None,

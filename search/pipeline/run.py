@@ -57,7 +57,8 @@ def run(
         model: A trained network; never modified.
         example_input: What its forward takes; a tensor `(batch, …)` or a tuple of arguments.
         budget: Of the whole network.
-        n_trials: Structures proposed per layer, besides the enumerated ones.
+        n_trials: Structures proposed per layer, besides the enumerated ones; fewer, by its share,
+            for one with less than a hundredth of the FLOPs and of the parameters.
         max_sequence_length: Most factors of a structure, at least 2.
         families: Names from `sekron.structures.families.FAMILIES`.
         sampler: One of `neighbour`, `tpe`, `nsga2`, `random`.

@@ -63,33 +63,45 @@ class Unfoldings:
         Returns:
             Shape `(groups, values)`.
         """
-        blocks, shapes = self._reduced(shapes)
-        size = min(map(prod, shapes))
-        if size <= VECTORS_TOO or (tuple(blocks.shape), shapes[0]) in self._kept:
+        blocks, small = self._reduced(shapes)
+        size = min(map(prod, small))
+        if small != shapes and prod(small[0]) == prod(small[1]):  # one is the largest mode alone
+            return self._by_largest[0]
+        if size <= VECTORS_TOO or (tuple(blocks.shape), small[0]) in self._kept:
             return self.right(shapes, size).square().sum(dim=2)
-        return singular_values_squared(_unfolded(blocks, shapes[0])[0])
+        return singular_values_squared(_unfolded(blocks, small[0])[0])
 
     def _reduced(self, shapes: tuple[Shape, ...]) -> tuple[Tensor, tuple[Shape, ...]]:
         """Return a smaller weight with the singular values of a structure, and its shapes."""
-        sizes = self._blocks.shape[1:]
-        for mode, size in enumerate(sizes):
-            others = prod(sizes) // size
-            if size > others and sum(shape[mode] > 1 for shape in shapes) == 1:
-                small = (min(shape[mode], others) for shape in shapes)
-                return self._small, tuple(
-                    (*shape[:mode], n, *shape[mode + 1 :])
-                    for shape, n in zip(shapes, small, strict=True)
-                )
-        return self._blocks, shapes
+        small = reduced(shapes)
+        return (self._blocks if small == shapes else self._by_largest[1]), small
 
     @cached_property
-    def _small(self) -> Tensor:
-        """The weight with its largest mode in the basis of its own singular vectors."""
+    def _by_largest(self) -> tuple[Tensor, Tensor]:
+        """Squared singular values along the largest mode, and the weight with that mode reduced.
+
+        It stands there in the basis of its own singular vectors.
+        """
         mode = max(range(1, self._blocks.dim()), key=lambda axis: self._blocks.shape[axis])
         others = self._blocks.movedim(mode, -1)  # (groups, other modes…, largest)
         values, vectors = torch.linalg.eigh(gram(others.flatten(1, -2)))
-        small: Tensor = vectors * values.clamp_min(0.0).sqrt()[:, None, :]
-        return small.reshape(*others.shape[:-1], -1).movedim(-1, mode)
+        squares = values.clamp_min(0.0)
+        small = vectors * squares.sqrt()[:, None, :]
+        return squares.flip(-1), small.reshape(*others.shape[:-1], -1).movedim(-1, mode)
+
+
+def reduced(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """Return factor shapes in which a whole mode is no larger than all other modes together."""
+    sizes = [prod(column) for column in zip(*shapes, strict=True)]
+    for mode, size in enumerate(sizes):
+        others = prod(sizes) // size
+        if size > others and sum(shape[mode] > 1 for shape in shapes) == 1:
+            small = (min(shape[mode], others) for shape in shapes)
+            return tuple(
+                (*shape[:mode], n, *shape[mode + 1 :])
+                for shape, n in zip(shapes, small, strict=True)
+            )
+    return shapes
 
 
 def singular_values_squared(matrices: Tensor) -> Tensor:
