@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
+from statistics import geometric_mean
 
 from search.per_layer.space import Space
 from sekron.decomposition.cp import fit_work
@@ -78,12 +79,15 @@ def template_seconds(space: Space, groups: int) -> list[float]:
 
 
 def proposal_seconds(space: Space, groups: int) -> float:
-    """Return about how long one proposal takes: the mean over neighbours of some templates."""
+    """Return about how long one proposal takes: a mean over the neighbours of some templates.
+
+    The geometric one, because what is proposed is seldom what takes longest.
+    """
     templates = space.templates()
     sampled = templates[:: max(len(templates) // N_SAMPLED, 1)]
     near = dict.fromkeys(chain.from_iterable(map(space.neighbours, sampled)))
     seconds = [groups * work_of(point).seconds for point in near]
-    return PER_PROPOSAL + sum(seconds) / max(len(seconds), 1)
+    return PER_PROPOSAL + (geometric_mean(seconds) if seconds else 0.0)
 
 
 def work_of(point: Point, is_first_new: bool = True) -> Work:
@@ -103,7 +107,10 @@ def work_of(point: Point, is_first_new: bool = True) -> Work:
     if family in REFINED:
         per_rank = 2 * SWEEPS * len(sizes) * prod(sizes) * cap
         return Work(products=FITTED_RANKS * per_rank, fits=FITTED_RANKS)
+    size = prod(sizes)
     sizes = [prod(shape) for shape in reduced(shapes)]
+    if prod(sizes) < size and len(sizes) == 2 and sizes[0] == sizes[1]:
+        return Work(products=0.5 * size * sizes[0], eigen=sizes[0] ** 3, matrices=1)
     size, small = prod(sizes), min(sizes[0], prod(sizes[1:]))
     products, eigen, matrices = 0.0, 0.0, 0
     if is_first_new:

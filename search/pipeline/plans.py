@@ -86,18 +86,32 @@ def plan_on_clock(
         winner = not_slower(choices, budget, clock, warn)
         if budget.is_clocked:
             now = choices.retimed(clock.timetable)
-            front = front_members(now, winner.plan, None)
+            front = _front(now, winner.plan, clock, NETWORKS)
             study = NetworkStudy(
                 now, budget, winner, front, lambda member: clock.excess(member, budget), trials
             )
             winner = study.run(lambda: clock.limit.left(NETWORKS))
         clock.crown(question, winner)
     best = clock.timetable.winners[question]
-    members = front_members(choices.retimed(clock.timetable), best, None)
+    share = 1.0 if request.score is None else BEFORE_SCORES
+    members = _front(choices.retimed(clock.timetable), best, clock, share)
     flops = choices.profile.totals(best)["flops"]
     members.sort(key=lambda member: abs(member.used["flops"] - flops))
-    clock.time_front(members, 1.0 if request.score is None else BEFORE_SCORES)
+    clock.time_front(members, share)
     return best
+
+
+def _front(choices: Choices, best: Plan, clock: PlanClock, share: float) -> list[Member]:
+    """Return the front, as much of it as is found in half of the time left of a share."""
+    half = clock.limit.left(share) / 2
+
+    def has_time() -> bool:
+        if clock.limit.left(share) > half:
+            return True
+        clock.leave_out("plans of the front", "most")
+        return False
+
+    return front_members(choices, best, None, has_time)
 
 
 def plan_by_score(

@@ -63,12 +63,16 @@ class PlanClock:
         """What was not measured for lack of time; empty if nothing was left out."""
         return ", ".join(f"{number} {what}" for what, number in self._left_out.items())
 
+    def leave_out(self, what: str, number: str) -> None:
+        """Note what was not measured for lack of time; what was noted first holds."""
+        self._left_out.setdefault(what, number)
+
     def time_layers(self, choices: Choices) -> None:
         """Time the candidates on the layers' fronts, most promising first."""
         wanted = promising(self._stopwatch, self._timetable, choices.tables)
         for done, candidate in enumerate(wanted):
             if self.limit.left(LAYERS) < candidate.least_seconds(self._timetable):
-                self._left_out["structures of layers"] = f"{len(wanted) - done} of {len(wanted)}"
+                self.leave_out("structures of layers", f"{len(wanted) - done} of {len(wanted)}")
                 break
             self._on_progress(f"{candidate.layer.name}, structure {done + 1} of {len(wanted)}")
             left = partial(self.limit.left, LAYERS)
@@ -131,7 +135,7 @@ class PlanClock:
         for done, member in enumerate(unknown):
             left = self.limit.left(share)
             if left < least:
-                self._left_out["plans of the front"] = f"{len(unknown) - done} of {len(unknown)}"
+                self.leave_out("plans of the front", f"{len(unknown) - done} of {len(unknown)}")
                 break
             self._on_progress(f"the front, plan {done + 1} of {len(unknown)}")
             self._time(member, left / (len(unknown) - done))
