@@ -70,7 +70,7 @@ def search(
     exclude: Patterns = None,
     min_share: MinShare = 0.0,
     rank_multiple: Annotated[int, typer.Option(help="Of which all ranks are multiples.")] = 1,
-    trials: Annotated[int, typer.Option(help="Proposals per layer.")] = 50,
+    trials: Annotated[int, typer.Option(help="Proposals per layer, at most.")] = 50,
     max_length: Annotated[int, typer.Option(help="Most factors in a sequence.")] = 3,
     sampler: Annotated[str, typer.Option(help="neighbour, tpe, nsga2 or random.")] = "neighbour",
     storage: Storage = None,
@@ -87,8 +87,8 @@ def search(
         int, typer.Option(help="Whole plans tried where latency is limited or there is a score.")
     ] = 30,
     measure_seconds: Annotated[
-        float, typer.Option(help="Limit for measuring layers, and again for networks; 0: none.")
-    ] = 60.0,
+        float, typer.Option(help="Limit for all measuring, layers and networks; 0: none.")
+    ] = 120.0,
     keep_latency: Annotated[
         bool, typer.Option("--keep-latency", help="Use latencies of another machine or setting.")
     ] = False,

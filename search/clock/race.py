@@ -43,7 +43,7 @@ LOOK_AGAIN = 1.25
 
 WARM_UP = 3
 FEWEST = 7
-"""Rounds before and at which the first interval is made."""
+"""Rounds before and at which the first interval is made; no race has fewer than both."""
 
 
 @dataclass(frozen=True, slots=True)

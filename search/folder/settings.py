@@ -17,7 +17,7 @@ class Settings:
         families: Searched families.
         sampler: Name of the sampler.
         seed: Of the sampler.
-        n_trials: Proposals per layer.
+        n_trials: Proposals per layer, at most.
         include: Patterns of layers to search, or None.
         exclude: Patterns of layers to leave dense, or None.
         storage: URL of the Optuna storage, without a password; None for the file in the folder.

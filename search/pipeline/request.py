@@ -32,7 +32,7 @@ class Request:
         model: The trained network.
         example_input: What its forward takes.
         settings: What is recorded of the search.
-        measure_seconds: Limit of the time for layers, and again for whole networks; 0 for none.
+        measure_seconds: Limit of the time for all measuring; 0 for none.
         keep_latency: Whether to use recorded latencies of another setting.
         n_network_trials: Trials of whole networks, where latency is limited or there is a score.
         calibration: Unlabelled batches, or None.
@@ -46,7 +46,7 @@ class Request:
     model: nn.Module
     example_input: Inputs
     settings: Settings
-    measure_seconds: float = 60.0
+    measure_seconds: float = 120.0
     keep_latency: bool = False
     n_network_trials: int = 30
     calibration: Batches | None = None
@@ -78,7 +78,7 @@ def request_of(
     storage: str | None = None,
     name: str | None = None,
     seed: int = 0,
-    measure_seconds: float = 60.0,
+    measure_seconds: float = 120.0,
     keep_latency: bool = False,
     n_network_trials: int = 30,
     calibration: Batches | NetworkMetric | None = None,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sekron.decomposition.cp import fit_cp
 from sekron.decomposition.digits import from_digits, to_digits
+from sekron.decomposition.gram import gram
 from sekron.decomposition.least_squares import contract, refine_digits
 from sekron.decomposition.metric import Metric, whole_channels
 from sekron.decomposition.narrow import narrowed
@@ -150,10 +151,10 @@ def leading(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """
     rows, columns = matrices.shape[-2:]
     if rows <= columns:
-        vectors = torch.linalg.eigh(matrices @ matrices.mT).eigenvectors
+        vectors = torch.linalg.eigh(gram(matrices)).eigenvectors
         left = vectors.flip(-1)[..., :rank]  # (batch, m, rank)
         return left, left.mT @ matrices
-    vectors = torch.linalg.eigh(matrices.mT @ matrices).eigenvectors
+    vectors = torch.linalg.eigh(gram(matrices.mT)).eigenvectors
     right = vectors.flip(-1)[..., :rank]  # (batch, n, rank)
     scaled = matrices @ right
     norms = scaled.norm(dim=-2, keepdim=True)
