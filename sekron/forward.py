@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,9 @@ from sekron.inputs import Arguments
 
 Score = Callable[[nn.Module], float]
 """A function that rates a network; higher is better."""
+
+LONGEST = 500
+"""Characters of an error of the user's code that another error quotes."""
 
 ONE_VALUE = "Expected more than 1 value per channel"
 """What torch's batch norm says of a batch that holds no variance."""
@@ -55,7 +59,8 @@ def output_of(network: nn.Module, arguments: Arguments, what: str) -> object:
 
 def one_line(error: BaseException) -> str:
     """Return the class of an error and the first line of what it says, if it says anything."""
-    return ": ".join([type(error).__name__, *said(error).splitlines()[:1]])
+    first = said(error).splitlines()[:1]
+    return ": ".join([type(error).__name__, *(textwrap.shorten(x, LONGEST) for x in first)])
 
 
 def said(error: BaseException) -> str:
