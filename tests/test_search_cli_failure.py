@@ -129,7 +129,7 @@ def test_a_score_that_is_no_number_is_refused(sekron_command, written):
 
 def test_a_long_error_is_cut_and_a_quoted_traceback_left_out(sekron_command, written):
     name = written(MODULE, statement="raise RuntimeError('long ' * 1000)")
-    answer = sekron_command("layers", f"{name}:factory", *SHAPE)
+    answer = sekron_command("layers", f"{name}:mode", *SHAPE)
     check(answer, "RuntimeError: long long")
     assert len(answer[2]) < 600
     quoted = (
@@ -137,7 +137,7 @@ def test_a_long_error_is_cut_and_a_quoted_traceback_left_out(sekron_command, wri
     )
     name = written(MODULE, statement=f"raise RuntimeError({quoted})")
     check(
-        sekron_command("layers", f"{name}:factory", *SHAPE),
+        sekron_command("layers", f"{name}:mode", *SHAPE),
         "sekron: RuntimeError: Caught KeyError. KeyError: 3 (--traceback shows where)",
     )
 
