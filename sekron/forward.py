@@ -59,7 +59,9 @@ def output_of(network: nn.Module, arguments: Arguments, what: str) -> object:
 def one_line(error: BaseException) -> str:
     """Return the class of an error and the first line of what it says, if it says anything."""
     first = said(error).splitlines()[:1]
-    return ": ".join([type(error).__name__, *(x[:LONGEST] + "…" * (len(x) > LONGEST) for x in first)])
+    return ": ".join(
+        [type(error).__name__, *(x[:LONGEST] + "…" * (len(x) > LONGEST) for x in first)]
+    )
 
 
 def said(error: BaseException) -> str:
