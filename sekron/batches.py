@@ -35,6 +35,8 @@ def arguments_of(
         ValueError: If the batch is nothing of these, or not of the example's kind.
     """
     found, _ = _told(batch, network, what)
+    if example is not None and _starts_as(batch, example):
+        found = None  # its first entry is the first argument, not all of them
     if found is None and example is not None and example.positional:
         found = Arguments(tuple(batch[: len(example.positional)]))
     if found is None:
@@ -96,6 +98,18 @@ def _told(
     if isinstance(first, Mapping) or (isinstance(first, list | tuple) and takes_several):
         return as_arguments(first), tuple(others)
     return (None, ()) if others else (Arguments((first,)), ())
+
+
+def _starts_as(batch: Any, example: Arguments) -> bool:
+    """Whether a batch starts with a list as the example does, of images for a detector say."""
+    if not isinstance(batch, list | tuple) or not batch or not example.positional:
+        return False
+    return _depth(batch[0]) == _depth(example.positional[0]) > 0
+
+
+def _depth(value: Any) -> int:
+    """Return how many lists lie around what is first in them."""
+    return 1 + _depth(value[0]) if isinstance(value, list | tuple) and value else 0
 
 
 def _kind(arguments: Arguments) -> tuple[int, set[str]]:

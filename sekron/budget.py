@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 
-from sekron.scalars import as_python
+from sekron.scalars import as_python, shown
 
 RESOURCES = ("flops", "params")
 """Resources that need no clock: fields of `Budget` and, in this order, columns of costs."""
@@ -59,9 +59,9 @@ class Budget:
             if isinstance(value, bool) or not isinstance(value, float | int):
                 raise TypeError(
                     f"`{name}` must be a float (share of dense) or an int (absolute), "
-                    f"got {value!r}."
+                    f"got {shown(value)}."
                     if name in RESOURCES
-                    else f"`{name}` must be a number, got {value!r}."
+                    else f"`{name}` must be a number, got {shown(value)}."
                 )
             if name in RESOURCES:
                 _check_static(name, value)

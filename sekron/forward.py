@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sekron.batches import Batches, arguments_of
 from sekron.inputs import Arguments
+from sekron.tensors import map_tensors
 
 Score = Callable[[nn.Module], float]
 """A function that rates a network; higher is better."""
@@ -104,7 +105,7 @@ def must_have_gradient(loss: Tensor) -> None:
     if not loss.requires_grad:
         raise ValueError(
             "gradients must reach the parameters, but do not: forward may run within "
-            "`torch.no_grad()` or `inference_mode()`; take that out of it."
+            "`torch.no_grad()` or `inference_mode()`, or it or the loss may detach; take that out."
         )
 
 
@@ -144,6 +145,8 @@ def inputs_of(
     for batch in batches:
         arguments = arguments_of(batch, network, what, example)
         _check(arguments, what)
+        if any(tensor.is_inference() for tensor in arguments.tensors):
+            arguments = map_tensors(Tensor.clone, arguments)  # those take part in no gradient
         n_batches += 1
         yield arguments
     if n_batches == 0:

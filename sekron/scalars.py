@@ -23,7 +23,7 @@ def whole(name: str, value: Any) -> int:
     """
     found = as_python(value)
     if not isinstance(found, int) and not (isinstance(found, float) and found.is_integer()):
-        raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
+        raise TypeError(f"`{name}` must be a whole number, got {shown(value)}.")
     return int(found)
 
 
@@ -39,8 +39,16 @@ def number(name: str, value: Any) -> float:
     """
     found = as_python(value)
     if not isinstance(found, float | int):
-        raise TypeError(f"`{name}` must be a number, got {value!r}.")
+        raise TypeError(f"`{name}` must be a number, got {shown(value)}.")
     return int(found) if isinstance(found, int) else found
+
+
+def shown(value: Any) -> str:
+    """Return a value for an error: its text, or class and shape where that has several lines."""
+    text = repr(value)
+    if "\n" not in text:
+        return text
+    return f"{type(value).__name__} of shape {tuple(getattr(value, 'shape', ()))}"
 
 
 def as_python(value: Any) -> Any:

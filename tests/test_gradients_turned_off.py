@@ -60,6 +60,37 @@ def test_within_inference_mode_the_cause_is_named(work, batches):
     assert equal(states(small), before)
 
 
+@pytest.mark.parametrize("work", [name for name in WORK if name != "finetune"])
+def test_batches_that_were_made_in_inference_mode_are_as_others(work, batches):
+    with torch.inference_mode():
+        made_within = [batch.clone() for batch in batches]
+    found = []
+    for given in (batches, made_within):
+        dense, small = networks()
+        WORK[work](dense, small, given)
+        found.append(states(small))
+    assert equal(*found)
+
+
+def test_a_network_that_was_made_in_inference_mode_is_searched_but_not_changed(batches):
+    with torch.inference_mode():
+        made_within = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8))
+    result = search.run(
+        made_within,
+        batches[0],
+        budget=search.Budget(flops=0.7),
+        n_trials=0,
+        max_sequence_length=2,
+        measure_seconds=0,
+        **QUIET,
+    )
+    assert len(result.best) == 1
+    sekron.recalibrate(result.best.apply(made_within), batches)
+    with pytest.raises(ValueError, match=r"open to changes, but the network was made within `torc"):
+        sekron.recalibrate(made_within, batches)
+    assert all(tensor.is_inference() for tensor in made_within.state_dict().values())
+
+
 class Within(nn.Sequential):
     """Turns gradients off itself."""
 

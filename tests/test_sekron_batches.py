@@ -103,3 +103,19 @@ def test_labels_stand_last(network, batch, positional, labels):
     assert same(found, positional)
     assert len(others) == len(labels)
     assert all(a is b for a, b in zip(others, labels, strict=True))
+
+
+class Detector(nn.Module):
+    def forward(self, images, targets=None):
+        return images, targets
+
+
+@pytest.mark.parametrize("n_images", [1, 2, 3])
+@pytest.mark.parametrize("collate", [list, tuple])
+def test_a_list_of_images_is_one_argument_where_the_example_says_so(n_images, collate):
+    images, targets = collate([X] * n_images), collate([{"boxes": S}] * n_images)
+    example = Arguments(([X, X],))
+    for batch in ((images,), (images, targets), [images, targets], ((images,),)):
+        assert same(arguments_of(batch, Detector(), "it", example), (images,))
+    nested = ((images, targets), Y)  # where the example holds targets too
+    assert same(arguments_of(nested, Detector(), "it", Arguments(([X], [{}]))), (images, targets))

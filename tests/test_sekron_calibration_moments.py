@@ -208,6 +208,37 @@ def test_layers_that_do_not_take_part_are_refused():
         moments(hidden(nn.ReLU()), [], [ONES])
 
 
+class Hiding(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        self.layer, self.wrap = nn.Linear(4, 3), wrap
+
+    def forward(self, x):
+        return self.wrap(self.layer(x))
+
+
+class Box:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (Box, "must put out tensors of real numbers, got Box; only within tuples"),
+        (lambda y: y.argmax(1), "must put out tensors of real numbers, got Tensor"),
+        (lambda y: y.detach().numpy(), "must put out tensors of real numbers, got ndarray"),
+        (lambda _: None, "must put out tensors of real numbers, got NoneType"),
+        (torch.Tensor.to_sparse, r"must put out dense tensors, got one that is torch\.sparse_coo"),
+        (torch.Tensor.detach, r"must depend on the layers .*: forward may run within"),
+    ],
+    ids=["object", "classes", "array", "nothing", "sparse", "detached"],
+)
+def test_outputs_that_nothing_can_be_learnt_from(wrap, message):
+    with pytest.raises(ValueError, match=message):
+        moments(Hiding(wrap), ["layer"], [ONES])
+
+
 FOLLOWED = {
     "convolution": (lambda: nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6)), "inputs"),
     "linear": (lambda: nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6)), "inputs"),

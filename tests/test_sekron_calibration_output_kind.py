@@ -106,6 +106,19 @@ def test_outputs_of_another_shape_or_of_no_numbers_are_refused():
             kind.divergence(torch.arange(3), torch.arange(3), 1.0)
 
 
+@pytest.mark.parametrize(
+    ("value", "got"), [(3.0, "float"), (torch.ones(2), r"\(2,\)"), (None, "NoneType")], ids=str
+)
+def test_a_divergence_of_the_users_is_a_scalar_tensor(value, got):
+    kind = kind_of(lambda *_: value, None)
+    for call in (
+        lambda: kind.divergence(drawn(4, 5), drawn(4, 5), 1.0),
+        lambda: kind.draw(drawn(4, 5), torch.Generator()),
+    ):
+        with pytest.raises(ValueError, match=f"`output` must return a scalar tensor, got {got}"):
+            call()
+
+
 def test_half_precision_is_compared_in_single():
     y, t = 300.0 * drawn(64, 99), 300.0 * drawn(64, 99, seed=1)
     for kind in KINDS.values():

@@ -416,3 +416,32 @@ def test_powers_of_two_move_from_factor_to_factor(values, is_scaled):
         torch.testing.assert_close(product, torch.stack(factors).prod(dim=0), rtol=3e-3, atol=0.0)
         again = narrowed([half.double() for half in halves], torch.float16)
         assert all(torch.equal(a, h) for a, h in zip(again, halves, strict=True))
+
+
+class Casting(nn.Module):
+    """Casts to the dtype that it was made for, whatever its weights have become."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype, self.inner = dtype, network(dtype, 0)
+
+    def forward(self, x):
+        return self.inner(x.to(self.dtype))
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_forward_that_casts_to_half_itself_is_told_so(dtype):
+    dense = Casting(dtype)
+    small = Plan({"inner.body": PLAN["body"]}).apply(dense)
+    before = copy.deepcopy(small.state_dict())
+    message = r"it raised RuntimeError: .*; a network in half precision runs in single here, so"
+    for change in (sekron.repair, sekron.refit, sekron.tune):
+        with pytest.raises(ValueError, match=message):
+            change(small, dense, images(dtype), progress=False)
+    with pytest.raises(ValueError, match=message):
+        sekron.recalibrate(small, images(dtype))
+    with pytest.raises(ValueError, match=message):
+        moments(dense, ["inner.body"], images(dtype))
+    for name, tensor in small.state_dict().items():
+        assert torch.equal(tensor, before[name])
+        assert tensor.dtype == before[name].dtype

@@ -241,6 +241,33 @@ def test_the_dense_side_of_the_clock_is_the_network_as_it_came(monkeypatch):
     assert kinds == [nn.MultiheadAttention] * 2
 
 
+WRAPPERS = {
+    "plain": lambda model: model,
+    "parallel": nn.DataParallel,
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "both": lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("is_on_meta", [False, True], ids=["cpu", "meta"])
+@pytest.mark.parametrize("into", WRAPPERS)
+@pytest.mark.parametrize("source", WRAPPERS)
+def test_what_was_opened_within_a_wrapper_is_loaded_within_any_other(
+    source, into, is_on_meta, tmp_path
+):
+    torch.manual_seed(0)
+    name = "body.layers.1.self_attn.k_proj"
+    structure = Structure(*channel_svd((WIDTH, WIDTH)), (3,))
+    small = sekron.Plan({name: structure}).apply(Encoder().bfloat16().eval())
+    assert closed(small)  # one block is opened, the other is not
+    sekron.save(WRAPPERS[source](small), tmp_path / "small")
+    with torch.device("meta" if is_on_meta else "cpu"):
+        fresh = WRAPPERS[into](Encoder().bfloat16())
+    again = sekron.load(fresh, tmp_path / "small").eval()
+    x = X.bfloat16()
+    assert torch.equal(outputs(again, x), outputs(small, x))
+
+
 def test_what_no_plan_names_stays_as_it_was():
     network = Encoder().eval()
     structure = Structure("chain", ((WIDTH, 1), (1, WIDTH)), (WIDTH,))

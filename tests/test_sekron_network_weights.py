@@ -319,3 +319,12 @@ def test_a_difference_leaves_a_network_on_meta_there():
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(ValueError, match=r"must be a file, but is something else"):
         load(network(), tmp_path)
+
+
+def test_weights_on_meta_are_refused():
+    for model in (network(), network().to("meta")):
+        weights = {name: tensor.clone() for name, tensor in network().state_dict().items()}
+        last = list(weights)[-1]
+        weights[last] = weights[last].to("meta")
+        with pytest.raises(ValueError, match=rf"'{last}' is on the `meta` device, which holds no"):
+            load_weights(model, weights, "the file")

@@ -176,3 +176,12 @@ def test_arguments_may_be_named_and_anything_but_tensors():
         "options": {"a": object()},
     }
     assert count_flops(Named(), inputs)[0] == 36
+
+
+def test_within_autocast_the_same_is_counted():
+    model, x = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 7, 3)), torch.randn(1, 3, 9, 9)
+    wanted = count_flops(model, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(x)  # its weights are cast, and kept for the next call
+        assert count_flops(model, x) == wanted
+        assert torch.is_autocast_cache_enabled()

@@ -205,6 +205,13 @@ def test_an_example_that_does_not_run(zoo, example, message):
         profile(zoo, example)
 
 
+def test_a_network_without_values_is_refused(zoo, images):
+    empty = copy.deepcopy(zoo).to("meta")
+    for example in (images, images.to("meta")):
+        with pytest.raises(ValueError, match=r"must have values, but '.*' is on the `meta` device"):
+            profile(empty, example)
+
+
 class TwoInputs(nn.Module):
     def __init__(self):
         super().__init__()

@@ -1,9 +1,12 @@
 """Numbers of numpy and torch, as our own frames hold them, wherever the public names take one."""
 
 import json
+import re
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -79,6 +82,18 @@ def test_what_is_no_whole_number(value):
 def test_what_is_no_number(value):
     with pytest.raises(TypeError, match=r"^`rate` must be a number, got "):
         number("rate", value)
+
+
+@pytest.mark.parametrize("value", [pd.Series([1, 2]), torch.ones(2, 3), np.ones((2, 3))], ids=type)
+def test_what_has_several_lines_is_named_in_one(value):
+    message = f"{type(value).__name__} of shape {tuple(value.shape)}"
+    calls = [partial(whole, "steps"), partial(number, "rate")]
+    calls += [
+        lambda value, name=name: search.Budget(**{name: value}) for name in ("flops", "speedup")
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=rf"^[^\n]*, got {re.escape(message)}\.$"):
+            call(value)
 
 
 @pytest.mark.parametrize("value", [np.True_, np.array(True), torch.tensor(True)], ids=str)

@@ -146,6 +146,26 @@ def test_a_loss_is_a_scalar_tensor(data, value, got):
         )
 
 
+def test_a_loss_is_a_function(data):
+    _, small = networks()
+    with pytest.raises(
+        ValueError, match="`loss` must be a function of output and batch, got 'mse'"
+    ):
+        sekron.finetune(small, loader_of(*data), recipe=recipe(), loss="mse", progress=False)
+
+
+def test_a_loss_without_a_gradient_is_refused(data):
+    _, small = networks()
+    with pytest.raises(ValueError, match=r"or it or the loss may detach; take that out"):
+        sekron.finetune(
+            small,
+            loader_of(*data),
+            recipe=recipe(),
+            loss=lambda output, _: output.detach().mean(),
+            progress=False,
+        )
+
+
 def test_a_training_with_a_loss_of_the_user_lowers_it(data):
     _, small = networks()
     small.append(Named())

@@ -216,7 +216,7 @@ def test_quantized_layers_are_no_layers_of_ours():
 
 def test_compiled_networks_are_refused_with_what_to_do():
     network = torch.compile(between(nn.Conv2d(6, 6, 3)), backend="eager")
-    with pytest.raises(ValueError, match=r"Compile, script and quantize after the compression"):
+    with pytest.raises(ValueError, match=r"; compile, script and quantize after the compression"):
         profile(network, IMAGE)
     parallel = nn.DataParallel(between(nn.Conv2d(6, 6, 3)))
     assert reasons(parallel, IMAGE)["module.1"] == ""

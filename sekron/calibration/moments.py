@@ -13,12 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from sekron.batches import Batches
-from sekron.calibration.output_kind import Output, kind_of
+from sekron.calibration.output_kind import Output, kind_of, real_tensors
 from sekron.forward import inputs_of, must_allow_gradients, output_of
 from sekron.network.copying import copy_of
 from sekron.network.eligibility import TRANSPOSED
 from sekron.network.precision import in_single_precision
-from sekron.tensors import tensors_in
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -200,7 +199,13 @@ def _centring(network: nn.Module, layers: Sequence[_Sums]) -> list[RemovableHand
 
 
 def _check(output: object) -> None:
-    leaves = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
+    tensors = real_tensors(output)
+    if not tensors:
+        raise ValueError(
+            f"the network must put out tensors of real numbers, got {type(output).__name__}; only "
+            "within tuples, lists, mappings and data classes are they found."
+        )
+    leaves = [tensor for tensor in tensors if tensor.requires_grad]
     if not leaves:
         raise ValueError(
             "the network's output must depend on the layers to be searched, but does not: forward "

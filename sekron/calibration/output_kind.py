@@ -60,7 +60,7 @@ def kind_of(output: Output | None, example: object) -> OutputKind:
     if isinstance(output, OutputKind):
         return output
     if output is None:
-        return KINDS["logits" if all(map(_may_be_logits, _tensors(example))) else "values"]
+        return KINDS["logits" if all(map(_may_be_logits, real_tensors(example))) else "values"]
     if callable(output):
         return _given(output)
     if output not in KINDS:
@@ -77,17 +77,27 @@ def _may_be_logits(tensor: Tensor) -> bool:
     return not (float(low) >= 0.0 and float(high) <= 1.0)
 
 
-def _tensors(tree: object) -> list[Tensor]:
+def real_tensors(tree: object) -> list[Tensor]:
     """Return the tensors that differ continuously, in single precision at least.
 
     Sums over many numbers overflow in half precision, and differences of logarithms vanish.
+
+    Args:
+        tree: What a network puts out.
+
+    Raises:
+        ValueError: If one is sparse or nested, which cannot be compared number by number.
     """
     found = [tensor for tensor in tensors_in(tree) if tensor.is_floating_point()]
+    for tensor in found:
+        if tensor.layout != torch.strided or tensor.is_nested:
+            kind = "nested" if tensor.is_nested else str(tensor.layout)
+            raise ValueError(f"the network must put out dense tensors, got one that is {kind}.")
     return [leaf.float() if leaf.dtype in HALF else leaf for leaf in found]
 
 
 def _pairs(output: object, wanted: object) -> list[tuple[Tensor, Tensor]]:
-    outputs, targets = _tensors(output), _tensors(wanted)
+    outputs, targets = real_tensors(output), real_tensors(wanted)
     shapes = [[tuple(t.shape) for t in tensors] for tensors in (outputs, targets)]
     if shapes[0] != shapes[1]:
         raise ValueError(
@@ -135,7 +145,7 @@ def _draw_logits(output: object, generator: torch.Generator) -> Tensor:
     are drawn instead have the same covariance and tell far less each, since most are the likeliest.
     """
     terms = []
-    for y in _tensors(output):
+    for y in real_tensors(output):
         probs = y.detach().softmax(dim=1)
         signed = probs.sqrt() * _signs(y, generator)
         terms.append(((signed - probs * signed.sum(dim=1, keepdim=True)) * y).sum())
@@ -144,7 +154,7 @@ def _draw_logits(output: object, generator: torch.Generator) -> Tensor:
 
 def _draw_values(output: object, generator: torch.Generator) -> Tensor:
     """Return `⟨z, y⟩` for random signs z."""
-    return _sum([(y * _signs(y, generator)).sum() for y in _tensors(output)])
+    return _sum([(y * _signs(y, generator)).sum() for y in real_tensors(output)])
 
 
 KINDS = {
@@ -157,7 +167,13 @@ def _given(function: Callable[[Any, Any], Tensor]) -> OutputKind:
     """Return the kind whose divergence is a function of the user's."""
 
     def divergence(output: object, wanted: object, _: float) -> Tensor:
-        return function(output, wanted)
+        found: object = function(output, wanted)
+        if not isinstance(found, Tensor) or found.dim() > 0:
+            raise ValueError(
+                "`output` must return a scalar tensor, got "
+                f"{tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__}."
+            )
+        return found
 
     def draw(output: object, generator: torch.Generator) -> Tensor:
         """Return the divergence from outputs nearby, whose gradient is `H z` for random signs z."""
@@ -168,6 +184,6 @@ def _given(function: Callable[[Any, Any], Tensor]) -> OutputKind:
             size = leaf.detach().square().mean().sqrt()
             return leaf.detach() + NUDGE * size * _signs(leaf, generator)
 
-        return function(output, map_tensors(nudged, output))
+        return divergence(output, map_tensors(nudged, output), 1.0)
 
     return OutputKind("given", divergence, draw)

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_model
 from torch import nn
 
+from sekron.network.opening import opened
 from sekron.network.plan import FORMAT, UNTOLD, Plan
 from sekron.network.surgery import forms_of, rebuild, structures_of
 from sekron.network.tensor_names import fitted_names
@@ -83,10 +84,14 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
 
 
 def _in_network(plan: Plan, tensors: Iterable[str], model: nn.Module) -> dict[str, str]:
-    """Return layer of a plan -> its name in the network, where wrappers may have changed it."""
+    """Return layer of a plan -> its name in the network, where wrappers may have changed it.
+
+    A layer may be one that appears only once a module is opened; others of these stay closed.
+    """
     weights = {layer: f"{layer}.weight".removeprefix(".") for layer in plan}
     others = [name for name in tensors if name.rpartition("weights.")[0].rstrip(".") not in plan]
-    names = fitted_names([*weights.values(), *others], model.state_dict())
+    known = {*model.state_dict(), *opened(model).state_dict()}
+    names = fitted_names([*weights.values(), *others], known)
     return {
         layer: names[weight].removesuffix("weight").removesuffix(".")
         for layer, weight in weights.items()

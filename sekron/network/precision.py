@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sekron.decomposition.narrow import narrowed
+from sekron.forward import said
 from sekron.layers.factorized import Factorized
 from sekron.tensors import map_tensors
 
@@ -32,8 +33,8 @@ def in_single_precision(function: Callable[P, Result]) -> Callable[P, Result]:
         function: Takes networks and batches among its arguments.
 
     Raises:
-        ValueError: If numbers are too large for the networks' dtype at the end; the networks are
-            then as they were.
+        ValueError: If numbers are too large for the networks' dtype at the end, or a network casts
+            to half precision itself; the networks are then as they were.
     """
 
     @wraps(function)
@@ -42,8 +43,16 @@ def in_single_precision(function: Callable[P, Result]) -> Callable[P, Result]:
         if not any(tensor.dtype in HALF for tensor in _tensors(networks)):
             return function(*args, **kwargs)
         cast: Callable[..., Result] = function
-        with _in_single(networks):
-            return cast(*map(_widened, args), **{k: _widened(x) for k, x in kwargs.items()})
+        try:
+            with _in_single(networks):
+                return cast(*map(_widened, args), **{k: _widened(x) for k, x in kwargs.items()})
+        except ValueError as error:
+            if not _names_half(error.__cause__):
+                raise
+            raise ValueError(
+                f"{error}; a network in half precision runs in single here, so that its forward "
+                "must not cast to half by itself: let it cast to the dtype of a weight."
+            ) from error
 
     return computed
 
@@ -60,6 +69,12 @@ def check_trainable(model: nn.Module) -> None:
                 f"{parameter.dtype} for {name!r}; train `network.float()`, with "
                 "`mixed_precision` in the recipe, and cast it afterwards."
             )
+
+
+def _names_half(error: BaseException | None) -> bool:
+    """Whether torch has met half precision beside single."""
+    text = "" if error is None else said(error)
+    return any(name in text for name in ("Half", "BFloat16"))
 
 
 @contextmanager

@@ -153,5 +153,5 @@ def check_finite(model: nn.Module, names: list[str]) -> None:
     """Raise a ValueError that names the first layer whose weight is not finite."""
     network = opened(model, names)
     for name in names:
-        if not torch.isfinite(weight_of(network, name)).all():
+        if not torch.isfinite(weight_of(network, name).detach()).all():
             raise ValueError(f"the weight of layer {name!r} must be finite, got NaN or Inf in it.")

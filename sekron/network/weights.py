@@ -87,6 +87,8 @@ def _difference(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     for name, tensor in state.items():
         if name not in expected:
             return f"which has no tensor {name!r}"
+        if isinstance(tensor, Tensor) and tensor.is_meta:
+            return f"but tensor {name!r} is on the `meta` device, which holds no values"
         own = expected[name]
         if isinstance(own, Tensor) and not is_lazy(own) and tensor.shape != own.shape:
             return (

@@ -59,7 +59,7 @@ def count(model: nn.Module, inputs: Inputs) -> Counts:
     Raises:
         ValueError: If the network cannot be traced.
     """
-    with evaluating(model), modules_alone():
+    with evaluating(model), modules_alone(), casts_anew():
         arguments = example_of(inputs)
         analysis = FlopCountAnalysis(_OfTensors(model, arguments), tuple(arguments.tensors))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -71,8 +71,8 @@ def count(model: nn.Module, inputs: Inputs) -> Counts:
         except Exception as error:  # whatever the tracer raises
             raise ValueError(
                 "the network must run under torch.jit.trace, with which its FLOPs are counted, "
-                f"but it raised {one_line(error)} "
-                "Compile, script and quantize after the compression, not before."
+                f"but it raised {one_line(error).rstrip('.')}; compile, script and quantize after "
+                "the compression, not before."
             ) from error
         by_module[INNER] = by_module.pop("network")
         return Counts(
@@ -130,6 +130,17 @@ def modules_alone() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def casts_anew() -> Iterator[None]:
+    """Keep autocast from handing weights, cast before, to a trace that has not seen the cast."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
 
 
 def _same_convolution(inputs: list[Any], outputs: list[Any]) -> int:

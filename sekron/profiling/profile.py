@@ -62,13 +62,14 @@ def profile(
         The costs of the network and of its layers.
 
     Raises:
-        ValueError: If the network does not run on the example, a pattern, a class or a function
-            matches no layer, or `min_share` is no share.
+        ValueError: If the network does not run on the example or is on the `meta` device, a
+            pattern, a class or a function matches no layer, or `min_share` is no share.
     """
     min_share = number("min_share", min_share)
     if not 0.0 <= min_share <= 1.0:
         raise ValueError(f"`min_share` must be between 0 and 1, got {min_share}.")
     arguments = first_image(example_input)
+    _check_values(model)
     model = opened_as_it_runs(model, arguments)
     network = copy_of(model).eval()
     calls = _record_calls(network, arguments, example_of(example_input))
@@ -91,6 +92,15 @@ def profile(
         for name, reason in leftovers(network).items()
     ]
     return NetworkProfile(total, n_params, counts.unsupported, tuple(layers))
+
+
+def _check_values(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(
+                f"the network must have values, but {name!r} is on the `meta` device; load its "
+                "weights first."
+            )
 
 
 def _reasons(

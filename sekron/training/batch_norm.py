@@ -27,8 +27,9 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
             and then labels, which are left out (`sekron.inputs.arguments_of`).
 
     Raises:
-        ValueError: If there are no batches, one is not finite, the network does not run on one, or
-            the statistics would not be finite; they stay as they were.
+        ValueError: If there are no batches, one is not finite, the network does not run on one or
+            was made in inference mode, or the statistics would not be finite; they stay as they
+            were.
     """
     norms = norms_with_statistics(model)
     if not norms:
@@ -37,6 +38,13 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
             stacklevel=3,
         )
         return
+    if not torch.is_inference_mode_enabled() and any(
+        buffer.is_inference() for norm in norms for buffer in norm.buffers()
+    ):
+        raise ValueError(
+            "batch norm must be open to changes, but the network was made within "
+            "`torch.inference_mode()`; make or load it outside of it."
+        )
     training = [module for module in model.modules() if module.training]
     backup = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
     finished = False

@@ -31,6 +31,9 @@ class Loss:
         recipe: The recipe, which holds `distillation` and the temperature of the divergence.
         output: What the networks put out; None to guess by the first batch.
         task: The user's loss, or None.
+
+    Raises:
+        ValueError: If the loss is no function.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class Loss:
         output: Output | None = None,
         task: TaskLoss | None = None,
     ) -> None:
+        if task is not None and not callable(task):
+            raise ValueError(f"`loss` must be a function of output and batch, got {task!r}.")
         self._teacher, self._output, self._task = teacher, output, task
         self._share = 0.0 if teacher is None else recipe.distillation
         self._temperature = recipe.temperature
