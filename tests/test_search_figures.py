@@ -40,7 +40,7 @@ def test_every_plan_is_a_point_that_tells_it(result, x):
 
 def test_the_best_plan_and_the_budget_are_marked(result):
     figure = result.plot_front()
-    best = trace(figure, "best in the budget")
+    best = trace(figure, "best")
     assert list(best.x) == [result.profile.totals(result.best)["flops"]]
     assert list(best.customdata) == [result.best_row]
     limit = result.budget.limit("flops", result.profile.flops)

@@ -9,10 +9,11 @@ import typer
 
 from search.cli.funnel import funnel
 from search.cli.output import complain
+from search.cli.report import report
 from search.cli.results import apply, compare, front
 from search.cli.search import layers, search
 
-COMMANDS = (layers, search, front, apply, compare, funnel)
+COMMANDS = (layers, search, front, apply, compare, report, funnel)
 
 app = typer.Typer(
     help="Search tensor factorizations that make a trained network smaller and faster.",

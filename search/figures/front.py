@@ -78,7 +78,7 @@ def front_figure(
         traces.append(_points(shown[~measured], y, "predicted", predicted))
     if best is not None and best in set(shown["row"]):
         star = {"color": RED, "size": 15, "symbol": "star"}
-        traces.append(_points(shown[shown["row"] == best], y, "best in the budget", star))
+        traces.append(_points(shown[shown["row"] == best], y, "best", star))
     if rivals is not None:
         traces += _rivals(rivals, x, y)
     return graph_objects().Figure(

@@ -35,4 +35,4 @@ def axis(title: str, log: bool = False, **more: Any) -> Mapping[str, Any]:
 
 
 LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0.0}
-MARGIN = {"l": 60, "r": 16, "t": 56, "b": 48}
+MARGIN = {"l": 60, "r": 16, "t": 34, "b": 48}

@@ -210,6 +210,21 @@ class SearchResult:
         rows = (row for row, member in enumerate(self.members) if member.plan == self.best)
         return next(rows, None)
 
+    def by_digest(self, digest: str) -> Plan:
+        """Return the plan of the front whose digest begins so; a report tells it.
+
+        Raises:
+            ValueError: If there is none, or more than one.
+        """
+        plans = [member.plan for member in self.members if member.plan.digest.startswith(digest)]
+        if len(plans) != 1:
+            raise ValueError(
+                f"{digest!r} must begin the digest of one plan of the front, but "
+                f"{len(plans) or 'none'} of the {len(self.members)} have it; the search may have "
+                "gone on, so make the report again."
+            )
+        return plans[0]
+
     def plan(self, budget: Budget) -> Plan:
         """Return the plan with the least error within any budget; nothing is searched again.
 
