@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 import shlex
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -92,6 +93,9 @@ class Report:
         result, timetable = self.result, self.result.timetable
         best, totals = result.best, result.profile.totals(result.best)
         measured = None if timetable is None else timetable.of(best)
+        score = None if result.scores is None else result.scores.of(best)
+        if score is not None and math.isnan(score):
+            score = None  # the search has not come to it yet
         settings = asdict(self.record.settings) | {"budget": str(result.budget)}
         return {
             "run": self.run,
@@ -103,7 +107,7 @@ class Report:
             "params": totals["params"] / result.profile.params,
             "speedup": None if measured is None else 1.0 / measured.ratio,
             "error": result.choices.member(result.choices.choice(best)).error,
-            "score": None if result.scores is None else result.scores.of(best),
+            "score": score,
             "dense_score": None if result.scores is None else result.scores.dense,
             "lacks": self.lacks[:LACKS],
             "n_lacks": len(self.lacks),
@@ -121,7 +125,7 @@ class Report:
             },
             "has_rivals": self.rivals is not None,
             "has_scores": result.scores is not None,
-            "has_latency": timetable is not None,
+            "has_latency": self._is_measured(),
         }
 
     def _data(self) -> dict[str, Any]:
