@@ -30,7 +30,7 @@ def history_figure(history: pd.DataFrame) -> Figure:
             "x": rows["structures"].tolist(),
             "y": rows["found"].tolist(),
             "line": {"shape": "hv", "color": BLUE, "width": 1},
-            "opacity": 0.5,
+            "opacity": 0.8,
             "showlegend": False,
             "hovertemplate": f"{escaped(layer)}: %{{y:.1%}} after %{{x}}<extra></extra>",
         }

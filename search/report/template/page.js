@@ -41,13 +41,22 @@ function showNumbers(values) {
   }));
 }
 
+const drawn = new Map();
+
+/** Return the drawing of a layer's structure, the same one for all plans that have it. */
+function card({ layer, structure, weight_shape: weight, error }) {
+  const key = `${layer} ${structure}`;
+  if (!drawn.has(key)) {
+    const element = made("article", "", "drawing");
+    const told = `${structure}, error ${written(error, "number")}`;
+    element.append(made("h3", layer), drawing(structure, weight), made("p", told));
+    drawn.set(key, element);
+  }
+  return drawn.get(key);
+}
+
 function showDrawings(layers) {
-  const cards = layers.filter((layer) => layer.structure).map((layer) => {
-    const card = made("article", "", "drawing");
-    const told = [layer.structure, `error ${written(layer.error, "number")}`];
-    card.append(made("h3", layer.layer), drawing(layer.structure, layer.weight_shape), made("p", told.join(", ")));
-    return card;
-  });
+  const cards = layers.filter((layer) => layer.structure).map(card);
   if (!cards.length) cards.push(made("p", "This plan leaves every layer dense.", "hint"));
   at("drawings").replaceChildren(...cards);
 }

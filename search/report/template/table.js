@@ -9,6 +9,7 @@ class SortableTable {
     this.rows = [];
     this.key = null;
     this.falling = false;
+    this.made = new WeakMap();  // values of a row -> its line, for the plans that share it
     const head = made("tr");
     this.heads = columns.map((column, index) => {
       const cell = made("th", "", column.kind === "text" ? "text" : "");
@@ -35,7 +36,10 @@ class SortableTable {
     this.rows = rows;
     const order = this.order();
     const body = document.createElement("tbody");
-    this.lines = new Map(order.map((index) => [index, this.line(index, mark)]));
+    this.lines = new Map(order.map((index) => [index, this.line(index)]));
+    if (this.pick) {
+      for (const [index, line] of this.lines) line.setAttribute("aria-selected", index === mark);
+    }
     body.append(...this.lines.values());
     this.table.tBodies[0].replaceWith(body);
   }
@@ -51,9 +55,12 @@ class SortableTable {
     if (below > box.scrollTop) box.scrollTop = below;
   }
 
-  line(index, mark) {
+  line(index) {
+    const values = this.rows[index];
+    if (this.made.has(values)) return this.made.get(values);
     const line = document.createElement("tr");
-    this.rows[index].forEach((value, place) => {
+    this.made.set(values, line);
+    values.forEach((value, place) => {
       const { kind, name } = this.columns[place];
       const text = written(value, kind);
       const cell = made("td", text, kind === "text" ? "text" : "");
@@ -62,12 +69,9 @@ class SortableTable {
       if (text.length > 40) { cell.classList.add("long"); cell.title = text; }
       line.append(cell);
     });
-    if (this.pick) {
-      line.setAttribute("aria-selected", index === mark);
-      line.addEventListener("click", () => this.pick(index));
-    }
+    if (this.pick) line.addEventListener("click", () => this.pick(index));
     const structure = this.columns.findIndex((column) => column.name === "structure");
-    if (structure >= 0 && !this.rows[index][structure]) line.className = "dense";
+    if (structure >= 0 && !values[structure]) line.className = "dense";
     return line;
   }
 
