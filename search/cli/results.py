@@ -62,19 +62,27 @@ def apply(
     latency_ms: Milliseconds = None,
     speedup: Speedup = None,
     storage: Storage = None,
+    digest: Annotated[
+        str, typer.Option("--plan", help="Digest of a plan of the front, as a report tells it.")
+    ] = "",
 ) -> None:
     """Write the compressed network for the budget of the search, or for another one."""
     _, result, network = _opened(run, model, weights, storage)
     other = budget_of(flops, params, latency, latency_ms, speedup)
-    budget = result.budget if other == Budget() else other
-    plan = result.best if other == Budget() else result.plan(other)
+    if digest and other != Budget():
+        raise ValueError("a plan must be named by --plan or by a budget, got both; give one.")
+    wanted = f"plan {digest}" if digest else str(result.budget if other == Budget() else other)
+    if digest:
+        plan = result.by_digest(digest)
+    else:
+        plan = result.best if other == Budget() else result.plan(other)
     small = plan.apply(network)
     save(small, output)
     totals = result.profile.totals(plan)
     say(
         f"{output}: {len(plan)} layers replaced, {totals['flops']:,} FLOPs "
         f"({totals['flops'] / result.profile.flops:.1%}), {totals['params']:,} parameters "
-        f"({totals['params'] / result.profile.params:.1%}), for {budget}"
+        f"({totals['params'] / result.profile.params:.1%}), for {wanted}"
     )
     note_uncounted(result.profile.unsupported)
 

@@ -9,11 +9,14 @@ import pandas as pd
 
 from search.clock.timetable import Timetable
 from search.folder.scores import Scores
-from search.front.choices import Member
+from search.front.choices import Choices, Member
 from search.front.layer_options import LayerOptions
 from sekron.budget import RESOURCES
+from sekron.layers.operations import DEFAULT_FORM, Form
+from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
-from sekron.rank_curves.table import CandidateTable
+from sekron.rank_curves.pareto import hypervolume
+from sekron.rank_curves.table import FRONTS, CandidateTable
 from sekron.structures.structure import Structure
 
 NOTHING_FOUND = "no structure that was found costs less"
@@ -45,6 +48,57 @@ def layers_frame(
         for layer in profile.layers
     ]
     return pd.DataFrame(rows)
+
+
+def planned_frame(choices: Choices, plan: Plan) -> pd.DataFrame:
+    """Return what a plan makes of every layer, as the further columns of `SearchResult.layers`."""
+    chosen = dict(zip(choices.tables, choices.choice(plan), strict=True))
+    rows = []
+    for layer in choices.profile.layers:
+        flops, params, error, ms, ms_after = layer.flops, layer.params, 0.0, np.nan, np.nan
+        structure = form = ""
+        if layer.name in chosen:
+            row, options = chosen[layer.name], choices.layers[layer.name]
+            flops, params = int(options.flops[row]), int(options.params[row])
+            ms, ms_after = float(options.ms[-1]), float(options.ms[row])
+        if layer.name in plan:
+            error = float(choices.tables[layer.name].errors[row])
+            structure, form = str(plan[layer.name]), form_text(plan.form(layer.name))
+        after: dict[str, object] = {"structure": structure, "form": form, "error": error}
+        for resource, used in (("flops", flops), ("params", params)):
+            dense = choices.profile.dense(resource)
+            after[f"{resource}_after"] = used
+            after[f"{resource}_share_after"] = used / dense if dense else 0.0
+        if choices.timetable is not None:
+            after |= {"ms": ms, "ms_after": ms_after}
+        rows.append(after)
+    return pd.DataFrame(rows)
+
+
+def form_text(form: Form) -> str:
+    """Return how a structure runs, as people read it."""
+    if form == DEFAULT_FORM:
+        return "default"
+    order = "default" if form.order is None else "factors " + ", ".join(map(str, form.order))
+    return order + (", matrix products" if form.matmul else "")
+
+
+def history_frame(tables: Mapping[str, CandidateTable]) -> pd.DataFrame:
+    """Return `SearchResult.history` of the candidates of the layers."""
+    rows = []
+    for name, table in tables.items():
+        final = _volume(table, len(table.points))
+        for n in sorted({0, *(table.point + 1).tolist(), len(table.points)}):
+            found = _volume(table, n) / final if final else 1.0
+            rows.append({"layer": name, "structures": n, "found": found})
+    return pd.DataFrame(rows, columns=["layer", "structures", "found"])
+
+
+def _volume(table: CandidateTable, n_points: int) -> float:
+    """Return the share of error × FLOPs that candidates of the first structures dominate."""
+    found = table.point < n_points
+    costs, errors = table.costs(FRONTS[0])[found], table.errors[found]
+    return hypervolume(np.append(costs, 1.0), np.append(errors, 0.0))
 
 
 def candidates_frame(

@@ -6,19 +6,32 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from search.clock.timetable import Timetable
+from search.figures.front import front_figure
+from search.figures.history import history_figure
+from search.figures.layers import layers_figure
 from search.folder.scores import Scores
 from search.front.choices import Choices, Member, Solution, slower_than_dense
-from search.front.frames import candidates_frame, front_frame, layers_frame
+from search.front.frames import (
+    candidates_frame,
+    front_frame,
+    history_frame,
+    layers_frame,
+    planned_frame,
+)
 from search.front.sweep import front_members
-from sekron.budget import Budget
+from sekron.budget import RESOURCES, Budget
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
 from sekron.rank_curves.table import CandidateTable
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 
 @dataclass(frozen=True)
@@ -57,18 +70,30 @@ class SearchResult:
         """Layer name -> metric that errors are measured in; empty for the plain norm."""
         return self.choices.metrics
 
-    def layers(self) -> pd.DataFrame:
+    def layers(self, plan: Plan | None = None) -> pd.DataFrame:
         """Return one row per convolution or linear layer, in the order of execution.
+
+        Args:
+            plan: Of this search; what it makes of the layers is told in further columns.
 
         Returns:
             Columns layer, kind, weight_shape, calls, flops, params (of the dense layer),
             flops_share, params_share (of the network), status (`searched` or `dense`), reason;
-            with a calibration also sensitivity, by which the layer's error counts.
+            with a calibration also sensitivity, by which the layer's error counts. With a plan
+            also structure (text form, empty where the layer stays dense), form (how it runs),
+            error (relative Frobenius, in the metric where there is one), flops_after,
+            flops_share_after, params_after, params_share_after (of the dense network); with a
+            timetable ms and ms_after, of the layer in its network, NaN where that is not known.
+
+        Raises:
+            ValueError: If the plan takes what is not among the candidates.
         """
         frame = layers_frame(self.profile, self.tables)
         if self.metrics:
             sensitivities = {name: metric.sensitivity for name, metric in self.metrics.items()}
             frame["sensitivity"] = frame["layer"].map(sensitivities)
+        if plan is not None:
+            frame = pd.concat([frame, planned_frame(self.choices, plan)], axis="columns")
         return frame
 
     def candidates(self) -> pd.DataFrame:
@@ -106,6 +131,99 @@ class SearchResult:
     def members(self) -> list[Member]:
         """The rows of the front."""
         return front_members(self.choices, self.best, self.scores)
+
+    def history(self) -> pd.DataFrame:
+        """Return how early the candidates were found that are left in the end.
+
+        Returns:
+            Columns layer, structures (scored so far), found: the share of the area of error ×
+            FLOPs, dominated by the layer's candidates, that those from these structures dominate.
+        """
+        return history_frame(self.tables)
+
+    def limits(self) -> dict[str, float]:
+        """Return what the budget of the search limits: column of the front -> absolute limit."""
+        limits: dict[str, float | None] = {
+            name: self.budget.limit(name, self.profile.dense(name)) for name in RESOURCES
+        }
+        if self.timetable is not None:
+            limits["latency_ms"] = self.budget.limit_ms(self.timetable.network_ms)
+        limits["score"] = self.budget.min_score
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+    def plot_front(
+        self,
+        x: str = "flops",
+        y: str = "error",
+        *,
+        log_x: bool = False,
+        log_y: bool = False,
+        rivals: pd.DataFrame | None = None,
+    ) -> Figure:
+        """Return the front as a plotly figure: every point tells its plan on hover.
+
+        Args:
+            x: flops, params or latency_ms; plans that were not measured are hollow, at the time
+                that is predicted for them.
+            y: error or score.
+            log_x: Whether `x` has a logarithmic axis.
+            log_y: Whether `y` has one; an error of zero is not shown there.
+            rivals: What `baselines.compare` returned, to be drawn over the front.
+
+        Raises:
+            ValueError: If an axis is none of these, or this search has no such numbers.
+            ImportError: If plotly is not installed.
+        """
+        if rivals is not None and self.metrics:
+            rivals = rivals.assign(error=rivals["error_in_metric"])
+        return front_figure(
+            self.pareto_front(),
+            self.best_row,
+            self.limits(),
+            x,
+            y,
+            log_x=log_x,
+            log_y=log_y,
+            rivals=rivals,
+        )
+
+    def plot_layers(self, plan: Plan) -> Figure:
+        """Return each layer's share of the FLOPs before and after, as a plotly figure.
+
+        Raises:
+            ValueError: If the plan takes what is not among the candidates.
+            ImportError: If plotly is not installed.
+        """
+        return layers_figure(self.layers(plan))
+
+    def plot_history(self) -> Figure:
+        """Return `history` as a plotly figure, one line per layer.
+
+        Raises:
+            ImportError: If plotly is not installed.
+        """
+        return history_figure(self.history())
+
+    @property
+    def best_row(self) -> int | None:
+        """Row of the front that is the best plan; None where another beats it in all."""
+        rows = (row for row, member in enumerate(self.members) if member.plan == self.best)
+        return next(rows, None)
+
+    def by_digest(self, digest: str) -> Plan:
+        """Return the plan of the front whose digest begins so; a report tells it.
+
+        Raises:
+            ValueError: If there is none, or more than one.
+        """
+        plans = [member.plan for member in self.members if member.plan.digest.startswith(digest)]
+        if len(plans) != 1:
+            raise ValueError(
+                f"{digest!r} must begin the digest of one plan of the front, but "
+                f"{len(plans) or 'none'} of the {len(self.members)} have it; the search may have "
+                "gone on, so make the report again."
+            )
+        return plans[0]
 
     def plan(self, budget: Budget) -> Plan:
         """Return the plan with the least error within any budget; nothing is searched again.

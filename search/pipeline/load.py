@@ -15,7 +15,9 @@ from search.per_layer.depth import n_trials_of
 from search.per_layer.study import replay
 from search.pipeline.search import quiet_optuna
 from search.pipeline.stages import spaces_of, study_name, tables_of
+from sekron.budget import Budget
 from sekron.network.network_metric import NetworkMetric
+from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
 from sekron.rank_curves.table import CandidateTable
 
@@ -34,39 +36,69 @@ def load(run: str | Path, storage: str | None = None) -> SearchResult:
         ValueError: If it is damaged, its search has not finished, or its trials are in a storage
             that is not given.
     """
+    result, lacks = load_so_far(run, storage)
+    if lacks:
+        raise ValueError(
+            f"{run} must hold a finished search, but {lacks[0]}; run the same search again, it "
+            "goes on."
+        )
+    return result
+
+
+def load_so_far(run: str | Path, storage: str | None = None) -> tuple[SearchResult, list[str]]:
+    """Return what a run folder holds by now, and what its search lacks to be finished.
+
+    The best plan of an unfinished search is the best by error of what is there, or the dense
+    network where nothing there holds the budget.
+
+    Args:
+        run: The folder.
+        storage: As for `load`.
+
+    Raises:
+        FileNotFoundError: If it is no run folder.
+        ValueError: If it is damaged, or its trials are in a storage that is not given.
+    """
     folder = RunFolder(run)
     record = folder.read()
     budget, metrics = record.settings.budget, folder.metric() or NetworkMetric()
     with quiet_optuna():
-        tables = _recorded_tables(run, record, metrics, folder.storage(storage))
+        tables, lacks = _recorded_tables(record, metrics, folder.storage(storage))
     choices = Choices(record.profile, tables, metrics)
     # What an earlier search measured or scored is not what the last one was asked for.
     scores = folder.scores(metrics) if record.settings.is_scored else None
     timetable = folder.timetable(metrics) if record.settings.is_timed else None
-    if scores is None or choices.question(budget) not in scores.winners:
-        if budget.min_score is not None:
-            raise _unfinished(run, "its plan was not scored yet")
-        scores = None  # it was stopped before
-    if timetable is None or choices.question(budget.limits) not in timetable.winners:
-        if budget.is_clocked:
-            raise _unfinished(run, "its plan was not measured yet")
-        timetable = None  # it was stopped before
+    by_score = None if scores is None else scores.winners.get(choices.question(budget))
+    on_clock = None
+    if timetable is not None:
+        on_clock = timetable.winners.get(choices.question(budget.limits))
+    if by_score is None and budget.min_score is not None:
+        lacks.append("its plan was not scored yet")
+    if on_clock is None and budget.is_clocked:
+        lacks.append("its plan was not measured yet")
+    if not lacks:  # then what has no winner was stopped before
+        scores = None if by_score is None else scores
+        timetable = None if on_clock is None else timetable
     choices = choices.retimed(timetable)
-    if scores is not None:
-        best = scores.winners[choices.question(budget)]
-    elif timetable is not None:
-        best = timetable.winners[choices.question(budget.limits)]
-    else:
-        best = choices.best(budget)
-    return SearchResult(choices, budget, best, scores)
+    best = on_clock if by_score is None else by_score
+    if best is None:
+        best = _best_so_far(choices, budget) if lacks else choices.best(budget)
+    return SearchResult(choices, budget, best, scores), lacks
+
+
+def _best_so_far(choices: Choices, budget: Budget) -> Plan:
+    try:
+        return choices.best(budget)
+    except ValueError:  # nothing fits, or nothing was measured
+        return Plan({}, metrics=choices.metrics)
 
 
 def _recorded_tables(
-    run: str | Path, record: RunRecord, metrics: NetworkMetric, storage: BaseStorage
-) -> dict[str, CandidateTable]:
-    """Return layer name -> candidates from the trials in a storage."""
+    record: RunRecord, metrics: NetworkMetric, storage: BaseStorage
+) -> tuple[dict[str, CandidateTable], list[str]]:
+    """Return layer name -> candidates from the trials in a storage, and what is missing of them."""
     settings, spaces = record.settings, spaces_of(record.profile, record.settings)
-    studies = set(optuna.get_all_study_names(storage))
+    studies, lacks = set(optuna.get_all_study_names(storage)), []
 
     def table_of(layer: LayerProfile) -> CandidateTable:
         table = CandidateTable.within(
@@ -78,14 +110,7 @@ def _recorded_tables(
             n_proposed = replay(study, spaces[layer.name], layer.calls, table, {})
         n_trials = n_trials_of(layer, record.profile, settings.n_trials)
         if n_proposed < n_trials:
-            lack = f"{max(n_proposed, 0)} of {n_trials} trials"
-            raise _unfinished(run, f"layer {layer.name!r} has {lack}")
+            lacks.append(f"layer {layer.name!r} has {max(n_proposed, 0)} of {n_trials} trials")
         return table
 
-    return tables_of(record.profile, record.weights, settings.calibrated, table_of)
-
-
-def _unfinished(run: str | Path, lack: str) -> ValueError:
-    return ValueError(
-        f"{run} must hold a finished search, but {lack}; run the same search again, it goes on."
-    )
+    return tables_of(record.profile, record.weights, settings.calibrated, table_of), lacks

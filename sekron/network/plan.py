@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from torch import nn
 
 from sekron.decomposition.metric import Metric
 from sekron.layers.operations import DEFAULT_FORM, Form
+from sekron.network.figure import structure_figure
 from sekron.network.network_metric import NetworkMetric, metric_path
 from sekron.network.surgery import compressed
 from sekron.records import decode, encode, read_text, write_text
 from sekron.structures.structure import Structure
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 FORMAT, VERSION = "sekron.plan", 2
 
@@ -104,6 +108,23 @@ class Plan(Mapping[str, Structure]):
     def form(self, name: str) -> Form:
         """Return how a layer is run."""
         return self._forms.get(name, DEFAULT_FORM)
+
+    def plot(self, layer: str) -> Figure:
+        """Return a plotly figure of a layer's tensor network, the original weight beside it.
+
+        Args:
+            layer: One that the plan replaces.
+
+        Raises:
+            KeyError: If the plan leaves it dense.
+            ImportError: If plotly is not installed.
+        """
+        if layer not in self:
+            raise KeyError(
+                f"the layer must be one that the plan replaces, got {layer!r}; they are the keys "
+                "of the plan."
+            )
+        return structure_figure(self[layer])
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a new network with the planned layers decomposed; the original is untouched.

@@ -1,0 +1,38 @@
+"""`sekron report`: a run as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search.cli.arguments import NamedModel, Run, Storage, Weights
+from search.cli.output import note, say
+from search.cli.results import compare as compare_with_rivals
+from search.folder.run_folder import RunFolder
+from search.pipeline.load import load_so_far
+from search.report.page import Report
+from search.report.rivals import read_rivals
+
+
+def report(
+    run: Run,
+    output: Annotated[str, typer.Option(help="File to write; default report.html in RUN.")] = "",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare with rivals first, as `sekron compare`.")
+    ] = False,
+    model: NamedModel = "",
+    weights: Weights = "",
+    storage: Storage = None,
+) -> None:
+    """Write one HTML page that shows a run, finished or not; it opens without a network."""
+    if compare:
+        compare_with_rivals(run, model, weights, storage=storage)
+    record = RunFolder(run).read()
+    result, lacks = load_so_far(run, storage)
+    path = Path(output or Path(run) / "report.html")
+    Report(run, record, result, lacks, read_rivals(run)).write(path)
+    if lacks:
+        note(f"the search in {run} is not finished ({lacks[0]}), and the page says so.")
+    say(f"report: {path}")
