@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sekron.batches import Batches, arguments_of
 from sekron.inputs import Arguments
@@ -33,6 +34,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+@contextmanager
+def untouched(*networks: nn.Module) -> Iterator[None]:
+    """Switch networks to evaluation, and put back what of their buffers forward itself changes."""
+    held = [
+        (module, name, buffer, buffer.clone())
+        for network in networks
+        for module in network.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not is_lazy(buffer)
+    ]
+    with ExitStack() as stack:
+        for network in networks:
+            stack.enter_context(evaluating(network))
+        try:
+            yield
+        finally:
+            for module, name, buffer, before in held:
+                module._buffers[name] = buffer
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
 
 
 def output_of(network: nn.Module, arguments: Arguments, what: str) -> object:

@@ -19,7 +19,7 @@ from scipy.stats import quantile_test
 from torch import nn
 
 from search.clock.glibc import kept_memory
-from sekron.forward import evaluating
+from sekron.forward import untouched
 from sekron.inputs import Inputs, example_of
 from sekron.scalars import number
 from sekron.tensors import tensors_in
@@ -103,7 +103,7 @@ def latency(
     Raises:
         ValueError: If `precision` or `max_seconds` is not positive.
     """
-    with evaluating(model):
+    with untouched(model):
         times = race([_forward(model, example_input)], precision, max_seconds)
     return _summary(times[0])
 
@@ -129,7 +129,7 @@ def compare(
         ValueError: If `precision` or `max_seconds` is not positive.
     """
     runs = [_forward(first, example_input), _forward(second, example_input)]
-    with evaluating(first), evaluating(second):
+    with untouched(first, second):
         times = race(runs, precision, max_seconds)
     low, ratio, high = interval(times[0] / times[1])
     return Comparison(_summary(times[0]), _summary(times[1]), ratio, low, high)

@@ -14,7 +14,7 @@ from sekron.calibration.metrics import metrics_of
 from sekron.calibration.moments import moments
 from sekron.calibration.output_kind import OutputKind, kind_of
 from sekron.calibration.sensitivity import LEVELS, divergences, weighted_by
-from sekron.forward import evaluating, inputs_of, output_of
+from sekron.forward import inputs_of, output_of, untouched
 from sekron.inputs import Arguments, example_of
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened
@@ -107,7 +107,7 @@ def _kind(request: Request) -> tuple[Batches, OutputKind]:
     example = example_of(request.example_input)
     inputs = inputs_of(request.calibration, request.model, "`calibration`", example)
     first = next(inputs)
-    with evaluating(request.model):
+    with untouched(request.model):
         kind = kind_of(request.output, output_of(request.model, first, "the calibration batches"))
     if request.output is None and request.progress:
         sys.stderr.write(

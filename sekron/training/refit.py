@@ -12,9 +12,10 @@ from sekron.calibration.moments import Moments, moments
 from sekron.calibration.output_kind import Output
 from sekron.forward import evaluating, inputs_of, must_allow_gradients, without_singles
 from sekron.layers.factorized import Factorized
+from sekron.network.copying import copy_of
 from sekron.network.counterparts import in_running_order, paired
 from sekron.network.eligibility import TRANSPOSED
-from sekron.network.opening import opened
+from sekron.network.opening import open_modules
 from sekron.network.precision import in_single_precision
 from sekron.network.surgery import structures_of, weight_of
 from sekron.progress import bar
@@ -72,7 +73,7 @@ def refit(
         Martens, Grosse, arXiv 1503.05671, for the metric; Zhang et al., Accelerating very deep
         convolutional networks, arXiv 1505.06798, section 3.3, for the asymmetric target.
     """
-    dense = opened(dense, structures_of(model))
+    dense = open_modules(copy_of(dense), structures_of(model))  # forward may change it
     layers = layers_to_fit(model, dense)
     steps = whole("steps", steps)
     if steps < 1:

@@ -11,8 +11,9 @@ from sekron.batches import Batches
 from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import Output
 from sekron.forward import inputs_of, must_allow_gradients, without_singles
+from sekron.network.copying import copy_of
 from sekron.network.counterparts import in_running_order
-from sekron.network.opening import opened
+from sekron.network.opening import open_modules
 from sekron.network.precision import in_single_precision
 from sekron.network.surgery import structures_of
 from sekron.training.at_best import at_best
@@ -74,7 +75,7 @@ def repair(
     Raises:
         ValueError: As `refit` does; the network is then as it was.
     """
-    dense = opened(dense, structures_of(model))
+    dense = open_modules(copy_of(dense), structures_of(model))  # forward may change it
     layers = layers_to_fit(model, dense)
     must_allow_gradients(model)
     inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))

@@ -22,8 +22,9 @@ from sekron.forward import (
     without_singles,
 )
 from sekron.inputs import Arguments
+from sekron.network.copying import copy_of
 from sekron.network.counterparts import paired
-from sekron.network.opening import opened
+from sekron.network.opening import open_modules
 from sekron.network.precision import in_single_precision
 from sekron.network.surgery import structures_of
 from sekron.progress import bar
@@ -98,7 +99,7 @@ def tune(
         Romero et al., FitNets, arXiv 1412.6550; Hinton et al., Distilling the knowledge in a
         neural network, arXiv 1503.02531, for the output.
     """
-    dense = opened(dense, structures_of(model))
+    dense = open_modules(copy_of(dense), structures_of(model))  # forward may change it
     names = list(paired(model, dense))
     must_allow_gradients(model)
     inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))
