@@ -31,6 +31,7 @@ from sekron.profiling.profile import profile
 from sekron.profiling.selection import Selection
 from sekron.progress import bar
 from sekron.rank_curves.table import CandidateTable
+from sekron.scalars import number
 
 
 def compare(
@@ -107,6 +108,7 @@ def compare(
     budgets = [budget] if isinstance(budget, Budget) else list(budget)
     plans, tables = plans or {}, tables or {}
     _check(budgets, methods or (), allocations)
+    max_seconds = number("max_seconds", max_seconds)
     if repair and (score is None or calibration is None):
         raise ValueError("`repair` must come with `score` and `calibration`; give both.")
     batches = None
@@ -114,6 +116,8 @@ def compare(
         example = example_of(example_input)
         batches = list(inputs_of(calibration, model, "`calibration`", example))
     measured = profile(model, example_input, include, exclude)
+    if not (measured.flops and measured.params):
+        raise ValueError("the network must have weights to compress, but has no cost at all.")
     check_finite(model, [layer.name for layer in measured.searched])
     network = opened(model, [layer.name for layer in measured.searched])
     field = Field(network, example_input, measured, metric, batches, max_seconds)

@@ -23,6 +23,7 @@ from baselines.conversions import (
     from_tucker,
 )
 from baselines.mttkrp import frugal
+from sekron.decomposition.narrow import narrowed
 
 MAX_TERM_NORM = 10.0
 """Norm of a rank-one term over the weight's, above which terms cancel: the CP fit diverges."""
@@ -198,4 +199,5 @@ def _single(weight: Tensor) -> Tensor:
 
 def _cast(converted: Converted, weight: Tensor) -> Converted:
     structure, factors = converted
-    return structure, tuple(factor.to(weight).contiguous() for factor in factors)
+    cast = narrowed([factor.to(weight.device) for factor in factors], weight.dtype)
+    return structure, tuple(factor.contiguous() for factor in cast)

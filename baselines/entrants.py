@@ -17,6 +17,7 @@ from sekron.batches import Batches
 from sekron.budget import Budget
 from sekron.decomposition.metric import Metric
 from sekron.inputs import Inputs
+from sekron.network.eligibility import computed, replaceable_modules
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
 from sekron.rank_curves.table import CandidateTable
@@ -75,6 +76,10 @@ class Field:
             return "needs unlabelled batches; give `calibration`"
         if name == PRUNING and not importlib.util.find_spec("torch_pruning"):
             return "needs Torch-Pruning: pip install 'sekron[compare]'"
+        layers = replaceable_modules(self.model)
+        of_hooks = [layer for layer in layers if computed(layers[layer])]
+        if name == PRUNING and of_hooks:
+            return f"needs weights that are no function of others, unlike layer {of_hooks[0]!r}'s"
         return ""
 
     def rival(self, name: str) -> Contender:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,7 +9,8 @@ import torch
 from torch import nn
 
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
-from sekron.inputs import Inputs, example_of
+from sekron.inputs import Arguments, Inputs, example_of
+from sekron.network.copying import copy_of
 from sekron.profiling.count import count_flops
 from sekron.profiling.network_profile import NetworkProfile
 from sekron.profiling.profile import first_image
@@ -67,18 +67,20 @@ def _pruner(model: nn.Module, example_input: Inputs) -> Callable[[float], nn.Mod
     import torch_pruning as tp  # noqa: PLC0415  an extra
 
     arguments = example_of(example_input)
-    # A mapping names its arguments, and Torch-Pruning takes that too; both kinds at once it cannot.
-    inputs = dict(arguments.named) or arguments.positional
+
+    def forward(network: nn.Module, given: Arguments) -> Any:
+        return given.run(network)
 
     def prune(ratio: float) -> nn.Module:
-        network = copy.deepcopy(model)
+        network = copy_of(model)
         trainable = {name: p.requires_grad for name, p in network.named_parameters()}
         network.requires_grad_(True)  # Torch-Pruning finds what depends on what by autograd
         with torch.enable_grad():
-            graph = tp.DependencyGraph().build_dependency(network, inputs)
+            graph = tp.DependencyGraph().build_dependency(network, arguments, forward)
             tp.pruner.MagnitudePruner(
                 network,
-                inputs,
+                arguments,
+                forward_fn=forward,
                 importance=tp.importance.MagnitudeImportance(p=1),
                 pruning_ratio=ratio,
                 ignored_layers=_last_layers(graph.module2node.values()),

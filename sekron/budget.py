@@ -7,6 +7,8 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 
+from sekron.scalars import as_python
+
 RESOURCES = ("flops", "params")
 """Resources that need no clock: fields of `Budget` and, in this order, columns of costs."""
 
@@ -50,9 +52,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in (*RESOURCES, *CLOCKED, "min_score"):
-            value = getattr(self, name)
+            value = as_python(getattr(self, name))
             if value is None:
                 continue
+            object.__setattr__(self, name, value)
             if isinstance(value, bool) or not isinstance(value, float | int):
                 raise TypeError(
                     f"`{name}` must be a float (share of dense) or an int (absolute), "

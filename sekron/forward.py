@@ -14,6 +14,9 @@ from sekron.inputs import Arguments
 Score = Callable[[nn.Module], float]
 """A function that rates a network; higher is better."""
 
+LONGEST = 500
+"""Characters of an error of the user's code that another error quotes."""
+
 ONE_VALUE = "Expected more than 1 value per channel"
 """What torch's batch norm says of a batch that holds no variance."""
 
@@ -46,7 +49,7 @@ def output_of(network: nn.Module, arguments: Arguments, what: str) -> object:
         return arguments.run(network)
     except Exception as error:  # whatever the network raises
         cure = ""
-        if ONE_VALUE in str(error):
+        if ONE_VALUE in said(error):
             cure = "; batch norm needs two images or more: a larger `batch_size`, or `drop_last`"
         raise ValueError(
             f"the network must run on {what}, but on {arguments} it raised {one_line(error)}{cure}"
@@ -54,8 +57,19 @@ def output_of(network: nn.Module, arguments: Arguments, what: str) -> object:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the class of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    """Return the class of an error and the first line of what it says, if it says anything."""
+    first = said(error).splitlines()[:1]
+    return ": ".join(
+        [type(error).__name__, *(x[:LONGEST] + "…" * (len(x) > LONGEST) for x in first)]
+    )
+
+
+def said(error: BaseException) -> str:
+    """Return what an error says; nothing where its own `__str__` raises."""
+    try:
+        return str(error).strip()
+    except Exception:  # whatever it raises
+        return ""
 
 
 def must_allow_gradients(network: nn.Module) -> None:

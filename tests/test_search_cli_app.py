@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import optuna
@@ -71,7 +72,7 @@ def files(tmp_path_factory):
     save_file({"x": torch.zeros(3)}, folder / "other.safetensors")
     save_file({**state, "2.weight": torch.zeros(2, 2)}, folder / "shape.safetensors")
     save_file({**state, "2.weight": state["2.weight"] / 0}, folder / "infinite.safetensors")
-    torch.save({"epoch": 3, "model": state}, folder / "checkpoint.pt")
+    torch.save({"params": state, "params_ema": state}, folder / "checkpoint.pt")
     torch.save({"x": Payload(folder / "marker")}, folder / "torch.pt")
     for name in ("plain.pt", "pickle.safetensors"):
         (folder / name).write_bytes(pickle.dumps(Payload(folder / "marker")))
@@ -85,6 +86,8 @@ def sekron_command(files, monkeypatch, capsys):
     """Run a command in that directory and return its exit code, stdout and stderr."""
     monkeypatch.syspath_prepend(files)  # also takes back what the command adds
     monkeypatch.chdir(files)
+    for module, hook in ((sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(module, hook, getattr(module, hook))  # the command sets them
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["sekron", *map(str, arguments)])
@@ -178,10 +181,10 @@ MISTAKES = {
     "number": (("layers", "cli_networks:number", *SHAPE), "must be a model or a function"),
     "raises": (("layers", "cli_networks:broken", *SHAPE), "but raised RuntimeError: no"),
     "returns": (("layers", "cli_networks:nothing", *SHAPE), "torch.nn.Module, got NoneType"),
-    "shape-text": (("layers", "cli_networks:small", "--input", "3,4"), "an input shape reads"),
+    "shape-text": (("layers", "cli_networks:small", "--input", "3y4"), "an input reads '1x3x"),
     "input": (
         ("layers", "cli_networks:small", "--input", "1x4x11x9"),
-        "the network must run on the example input, but on [(1, 4, 11, 9)] it raised",
+        "the network must run on the example input, but on (1, 4, 11, 9) it raised",
     ),
     "pattern": ((*LAYERS, "--include", "layer*"), "the pattern 'layer*' must match a layer"),
     "no-file": ((*LAYERS, "--weights", "no.pt"), "no.pt must be a file"),
@@ -189,7 +192,10 @@ MISTAKES = {
     "pickle": ((*LAYERS, "--weights", "plain.pt"), "plain.pt must be a state dict of tensors"),
     "torch-pickle": ((*LAYERS, "--weights", "torch.pt"), "torch.pt must be a state dict"),
     "renamed-pickle": ((*LAYERS, "--weights", "pickle.safetensors"), "must be a safetensors file"),
-    "checkpoint": ((*LAYERS, "--weights", "checkpoint.pt"), "must be a state dict"),
+    "checkpoint": (
+        (*LAYERS, "--weights", "checkpoint.pt"),
+        "those that fit are: ['params'], ['params_ema']",
+    ),
     "other": ((*LAYERS, "--weights", "other.safetensors"), "but has no tensor '0.weight'"),
     "other-shape": ((*LAYERS, "--weights", "shape.safetensors"), "'2.weight' has the shape (2, 2)"),
     "infinite": (

@@ -1,6 +1,7 @@
 """`sekron funnel`, from files to a network that loads."""
 
 import sys
+import threading
 
 import pytest
 import torch
@@ -34,6 +35,8 @@ def command(tmp_path, monkeypatch, capsys):
     save_file({"images": data["images"]}, tmp_path / "images.safetensors")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
+    for module, hook in ((sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(module, hook, getattr(module, hook))  # the command sets them
 
     def run(*arguments):
         first = ("sekron", "funnel", "funnel_network:small", "--input", "1x3x8x8")

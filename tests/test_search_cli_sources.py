@@ -1,6 +1,7 @@
 """Commands that look at data or at rivals: calibration, comparison."""
 
 import io
+import json
 
 import pandas as pd
 import pytest
@@ -78,7 +79,7 @@ def test_scores_that_are_none_are_refused(sekron_command, images, options, messa
         ("none.safetensors", "none.safetensors must be a file"),
         (
             "two.safetensors",
-            "must hold one tensor of images (N, …) under any name, got (2, 2) torch.float32,",
+            "must hold one tensor of images (N, …) under any name, of float32, got (2, 2) torch",
         ),
         ("infinite-images.safetensors", "`calibration` must be finite"),
     ],
@@ -133,6 +134,24 @@ def test_a_run_from_python_cannot_be_compared_by_the_command(sekron_command, sma
     code, _, err = sekron_command("compare", str(small_run))
     assert code == 2
     assert "its model is not known here; add --model" in err
+
+
+def test_a_record_without_inputs_says_how_they_come_in(sekron_command, run_folder, files):
+    record = json.loads((run_folder / "run.json").read_text())
+    assert [entry["shape"] for entry in record["source"]["inputs"]] == [[2, 3, 11, 9]]
+    del record["source"]["inputs"]
+    (files / "older").mkdir()
+    for path in run_folder.iterdir():
+        (files / "older" / path.name).write_bytes(path.read_bytes())
+    (files / "older" / "run.json").write_text(json.dumps(record))
+    given = ("--model", "cli_networks:small")
+    code, _, err = sekron_command("compare", "older", *given, "--max-seconds", "1")
+    assert code == 2
+    assert "must say what its network takes, but does not: give the same `sekron search`" in err
+    arguments = ("search", "cli_networks:small", "--weights", "good.safetensors", *QUICK)
+    assert sekron_command(*arguments, "--flops", "60%", "--run", "older")[0] == 0
+    code, _, err = sekron_command("compare", "older", *given, "--traceback")
+    assert code == 0, err
 
 
 def test_the_plan_in_a_run_folder_has_its_metric(sekron_command, images):

@@ -118,3 +118,23 @@ def test_small_and_large_losses_are_told_apart():
     large = Options(np.array([1e3, 0.0]), np.array([[0.0], [1.0]]))
     assert allocate([small, large], [1.0]).choice == (0, 1)
     assert allocate([small], [1.0]).choice == (1,)
+
+
+@pytest.mark.parametrize("tiny", [1e-3, 1e-5, 1e-7])
+@pytest.mark.parametrize("n_resources", [1, 2])
+def test_a_tiny_saving_may_cost_a_large_loss(n_resources, tiny):
+    outcomes = set()
+    for seed in range(15):
+        layers, _ = instance(seed, n_resources, "random")
+        layers = [Options(layer.losses, 1.0 + tiny * layer.costs) for layer in layers]
+        random = np.random.default_rng(seed)
+        capacities = [len(layers) + tiny * c for c in random.integers(0, 20, n_resources)]
+        best, found = (
+            best_loss(layers, [c * (1 + 1e-12) for c in capacities]),
+            allocate(layers, capacities),
+        )
+        outcomes.add(best is None)
+        assert (found is None) == (best is None)
+        if found is not None:
+            assert found.loss == pytest.approx(best, rel=1e-8)
+    assert outcomes == {True, False}

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from search import Budget, InfeasibleBudget
-from search.cli.sources import parse_limit, parse_shape
+from search.cli.sources import parse_limit
 
 
 @pytest.mark.parametrize("resource", ["flops", "params"])
@@ -128,16 +128,6 @@ def test_limits_as_text(text, limit):
 def test_text_that_is_no_limit(text):
     with pytest.raises(ValueError, match=f"a limit reads '50%', '0.5' or '900000', got '{text}'"):
         parse_limit(text)
-
-
-def test_shapes_as_text():
-    assert parse_shape("1x3x224X13") == (1, 3, 224, 13)
-
-
-@pytest.mark.parametrize("text", ["", "x", "1x", "1x0x3", "1x-3", "3,4", "1.5x2"])
-def test_text_that_is_no_shape(text):
-    with pytest.raises(ValueError, match=f"an input shape reads '1x3x224x224', got '{text}'"):
-        parse_shape(text)
 
 
 def test_budgets_of_equal_limits_have_one_digest():

@@ -15,8 +15,8 @@ from torch import nn
 
 from sekron import Plan, SeKronConv2d, Structure, load, save
 from sekron.layers.operations import DEFAULT_FORM, Form
-from sekron.network.checkpoint import load_weights
 from sekron.network.surgery import forms_of, structures_of
+from sekron.network.weights import load_weights
 
 ROOT = Path(__file__).parents[1]
 CONV = Structure.parse("sekron:7x1x3x1,1x3x1x3@4")

@@ -107,7 +107,7 @@ def test_of_all_ranks_those_are_kept_that_save_and_that_no_other_beats(case):
 def test_what_was_asked_before_does_not_matter(case, monkeypatch):
     alone = spectra().curve(*point(case))
     shared, forgetful = spectra(), spectra()
-    monkeypatch.setattr("sekron.rank_curves.curves.CACHE_BYTES", 0)
+    monkeypatch.setattr("sekron.rank_curves.unfoldings.CACHE_BYTES", 0)
     for other in EXACT:
         forgetful.curve(*point(other))
     monkeypatch.undo()

@@ -201,10 +201,9 @@ def test_subnormal_weights_count_as_none():
     for metric in (matrix, matrix.diagonal()):
         squared = _squared(metric, torch.zeros(1))
         assert squared.dtype == torch.float32
-        assert squared.sum() == squared.max() == 4.0
-        assert torch.equal(
-            _squared(metric, matrix), metric**2 if metric.dim() == 1 else matrix @ matrix
-        )
+        assert squared.sum() == squared.max() == 1.0
+        exact = metric**2 if metric.dim() == 1 else matrix @ matrix
+        assert torch.equal(_squared(metric, matrix), exact / 4.0)
 
 
 def test_an_exact_layer_stays(dense, batches):

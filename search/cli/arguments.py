@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Annotated, Any, TypeVar
 
 import torch
 import typer
 
-from search.cli.sources import parse_limit, parse_shape
+from search.cli.pictures import parse_normalization
+from search.cli.sources import parse_limit
+from search.folder.input_spec import InputSpec, arguments_for
+from search.folder.settings import Source
 from sekron.budget import Budget
+from sekron.inputs import Arguments
 
 Value = TypeVar("Value")
 
@@ -26,7 +31,12 @@ def _parser(parse: Callable[[str], Value]) -> Callable[[str], Value]:
     return parsed
 
 
-_limit, _shape = _parser(parse_limit), _parser(parse_shape)
+def _inputs_of(text: str) -> list[InputSpec]:
+    return [InputSpec.parse(part) for part in text.split(",")]
+
+
+_limit, _inputs = _parser(parse_limit), _parser(_inputs_of)
+_normalization = _parser(parse_normalization)
 
 Model = Annotated[str, typer.Argument(help="module:attribute of a model or a function")]
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL.")]
@@ -35,8 +45,16 @@ NamedModel = Annotated[
     str, typer.Option("--model", help="module:attribute; default the one named here before.")
 ]
 Weights = Annotated[str, typer.Option(help="State dict: .safetensors, or a torch file.")]
-Input = Annotated[
-    Any, typer.Option("--input", parser=_shape, help="Input shape, such as 1x3x224x224.")
+Inputs = Annotated[
+    list[Any],
+    typer.Option(
+        "--input",
+        parser=_inputs,
+        metavar="INPUT",
+        help="What forward takes: 1x3x224x224; for several, repeated or with commas. "
+        "'mask:1x128:bool' is a keyword argument that is all true; integers are 0 and 1, or in "
+        "'ids:1x128:int64:30522' below 30522.",
+    ),
 ]
 Limit = Annotated[
     float | None, typer.Option(parser=_limit, help="Share ('50%', '0.5') or number ('900000').")
@@ -49,14 +67,40 @@ Speedup = Annotated[float | None, typer.Option(help="Dense time over that of the
 MinScore = Annotated[float | None, typer.Option(help="Least score; the fewest FLOPs with it.")]
 Patterns = Annotated[list[str] | None, typer.Option(help="Pattern of layer names; repeatable.")]
 
+Calibration = Annotated[
+    str, typer.Option(help="Unlabelled images: a folder of pictures, or a file with one tensor.")
+]
+Normalize = Annotated[
+    Any,
+    typer.Option(
+        parser=_normalization,
+        metavar="NAME",
+        help="How pictures are normalised: imagenet, clip, half (timm's 0.5), none (from 0 to 1), "
+        "or mean and deviation: 0.13/0.31, 0.5,0.5,0.5/0.2,0.2,0.2.",
+    ),
+]
+Images = Annotated[
+    int | None,
+    typer.Option(help="Most images taken of them, evenly spread; default 256 pictures."),
+]
 MinShare = Annotated[
     float, typer.Option(help="Share of FLOPs or parameters that makes a layer worth it.")
 ]
 
 
-def example_of(shape: tuple[int, ...]) -> torch.Tensor:
-    """Return random numbers, always the same, for a network to be run on."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+def source_of(model: str, weights: str, inputs: list[list[InputSpec]]) -> Source:
+    """Return what is recorded of a network and of its `--input`.
+
+    Raises:
+        ValueError: If two inputs have one name.
+    """
+    return Source(model, weights, tuple(chain.from_iterable(inputs)))
+
+
+def example_of(source: Source) -> Arguments:
+    """Return what a network is run on, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return arguments_for(source.inputs, [spec.tensor(generator) for spec in source.inputs])
 
 
 def budget_of(

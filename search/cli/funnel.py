@@ -8,7 +8,16 @@ import torch
 import typer
 from torch.utils.data import DataLoader, TensorDataset
 
-from search.cli.arguments import Input, Limit, Model, Patterns, Weights, budget_of
+from search.cli.arguments import (
+    Inputs,
+    Limit,
+    Model,
+    Patterns,
+    Weights,
+    budget_of,
+    example_of,
+    source_of,
+)
 from search.cli.output import note
 from search.cli.sources import load_labelled, load_model
 from sekron.network.checkpoint import check_folder, save
@@ -22,7 +31,7 @@ from sekron.training.recipe import Recipe
 
 def funnel(
     model: Model,
-    input_shape: Input,
+    inputs: Inputs,
     data: Annotated[str, typer.Option(help="Safetensors file with `images` and `labels`.")],
     output: Annotated[str, typer.Option(help="File to write: weights and plan.")],
     weights: Weights = "",
@@ -42,6 +51,9 @@ def funnel(
     """Choose ranks by training with a penalty on gates; write the trained network."""
     budget = budget_of(flops, params)
     check_folder(output)  # before hours of training
+    example = example_of(source_of(model, weights, inputs))
+    if example.named or len(example.values) > 1:
+        raise ValueError("funnel trains on one tensor of images: give one --input, without a name.")
     network = load_model(model, weights)
     images, labels = load_labelled(data)
     if batch_size < 1:
@@ -52,7 +64,6 @@ def funnel(
         shuffle=True,
         generator=torch.Generator().manual_seed(seed),
     )
-    example = torch.zeros(input_shape)
     result = close_gates(
         network,
         loader,
@@ -67,7 +78,7 @@ def funnel(
         folder=folder,
     )
     save(result.network, output)
-    counted, _ = count_flops(result.network, (example[:1],))
+    counted, _ = count_flops(result.network, example.images(0, 1))
     dense = profile(network, example).flops
     note(
         f"{output}: {len(result.plan)} layers replaced, {counted:,} FLOPs ({counted / dense:.1%}), "

@@ -11,6 +11,12 @@ from rich.table import Table
 from search.front.result import SearchResult
 from sekron.budget import RESOURCES
 
+TRACEBACK = "--traceback"
+"""Argument, anywhere on the command line, that has whole tracebacks printed."""
+
+SHOWN_BY = f"({TRACEBACK} shows where)"
+"""Ends the line of an error that comes from the user's code."""
+
 
 def print_front(result: SearchResult) -> None:
     """Print a front as a table that fits a terminal."""

@@ -10,10 +10,13 @@ from torch import nn
 
 import baselines
 from search.cli.arguments import (
+    Calibration,
+    Images,
     LatencyShare,
     Limit,
     Milliseconds,
     NamedModel,
+    Normalize,
     Run,
     Speedup,
     Storage,
@@ -21,8 +24,9 @@ from search.cli.arguments import (
     budget_of,
     example_of,
 )
+from search.cli.calibration import load_calibration
 from search.cli.output import note_uncounted, print_frame, print_front, say
-from search.cli.sources import load_images, load_model
+from search.cli.sources import load_model
 from search.cli.trust import model_of
 from search.clock.race import compare as race_networks
 from search.folder.run_folder import RunFolder
@@ -92,26 +96,30 @@ def compare(
     max_seconds: Annotated[
         float, typer.Option(help="Limit for the candidates of each method.")
     ] = 600.0,
-    calibration: Annotated[
-        str, typer.Option(help="Unlabelled images for activation_svd: a file with one tensor.")
-    ] = "",
+    calibration: Calibration = "",
+    normalize: Normalize = None,
+    images: Images = None,
     csv: Annotated[bool, typer.Option(help="Print CSV.")] = False,
     storage: Storage = None,
 ) -> None:
     """Compare with TT, TR, CP, Tucker and others at the budget of the search, or at another one.
 
     Where the budget limits latency alone, the FLOPs of the plan that holds it are the budget. The
-    rivals of a calibrated search are also decomposed in its metric, and put in its order.
+    rivals of a calibrated search are also decomposed in its metric, and put in its order. With
+    `--calibration` activation_svd is compared too.
     """
     record, result, network = _opened(run, model, weights, storage)
-    if not record.source.input_shape:
-        raise ValueError(f"{run} was searched from Python; use `baselines.compare` there.")
+    if not record.source.inputs:
+        raise ValueError(
+            f"{run} must say what its network takes, but does not: give the same `sekron search` "
+            "again, or use `baselines.compare` where it was searched from Python."
+        )
     budget = budget_of(flops, params)
     if budget == Budget():
         budget = Budget(flops=result.budget.flops, params=result.budget.params)
     if budget == Budget():
         budget = Budget(flops=result.profile.totals(result.best)["flops"])
-    example = example_of(record.source.input_shape)
+    example = example_of(record.source)
 
     def clock(dense: nn.Module, small: nn.Module) -> tuple[float, float]:
         timed = race_networks(dense, small, example)
@@ -123,7 +131,7 @@ def compare(
         budget,
         plans={"sekron": result.plan},
         metric=result.metrics or None,
-        calibration=load_images(calibration) if calibration else None,
+        calibration=load_calibration(calibration, record.source.inputs, normalize, images),
         clock=None if result.timetable is None else clock,
         include=record.settings.include,
         exclude=record.settings.exclude,

@@ -7,25 +7,29 @@ from typing import Annotated, Literal
 import typer
 
 from search.cli.arguments import (
-    Input,
+    Calibration,
+    Images,
+    Inputs,
     LatencyShare,
     Limit,
     Milliseconds,
     MinScore,
     MinShare,
     Model,
+    Normalize,
     Patterns,
     Speedup,
     Storage,
     Weights,
     budget_of,
     example_of,
+    source_of,
 )
+from search.cli.calibration import load_calibration
 from search.cli.output import complain, note_uncounted, print_frame, print_front, say
-from search.cli.sources import load_images, load_model, load_score
+from search.cli.sources import load_model, load_score
 from search.cli.trust import remember
 from search.folder.run_folder import RunFolder
-from search.folder.settings import Source
 from search.front.frames import layers_frame
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
@@ -34,7 +38,7 @@ from sekron.profiling.profile import profile
 
 def layers(
     model: Model,
-    input_shape: Input,
+    inputs: Inputs,
     weights: Weights = "",
     include: Patterns = None,
     exclude: Patterns = None,
@@ -42,16 +46,18 @@ def layers(
 ) -> None:
     """List every layer with its cost, and why it would stay dense."""
     network = load_model(model, weights)
-    costs = profile(network, example_of(input_shape), include, exclude, min_share)
+    example = example_of(source_of(model, weights, inputs))
+    costs = profile(network, example, include, exclude, min_share)
     frame = layers_frame(costs)
-    print_frame(frame[["layer", "kind", "weight_shape", "flops_share", "params_share", "reason"]])
+    shown = ["layer", "kind", "weight_shape", "flops_share", "params_share", "reason"]
+    print_frame(frame.reindex(columns=shown))  # without layers it has no columns
     say(f"{costs.flops:,} FLOPs, {costs.params:,} parameters")
     note_uncounted(costs.unsupported)
 
 
 def search(
     model: Model,
-    input_shape: Input,
+    inputs: Inputs,
     run: Annotated[str, typer.Option(help="Folder that keeps everything; made if missing.")],
     weights: Weights = "",
     flops: Limit = None,
@@ -64,14 +70,14 @@ def search(
     exclude: Patterns = None,
     min_share: MinShare = 0.0,
     rank_multiple: Annotated[int, typer.Option(help="Of which all ranks are multiples.")] = 1,
-    trials: Annotated[int, typer.Option(help="Proposals per layer.")] = 50,
+    trials: Annotated[int, typer.Option(help="Proposals per layer, at most.")] = 50,
     max_length: Annotated[int, typer.Option(help="Most factors in a sequence.")] = 3,
     sampler: Annotated[str, typer.Option(help="neighbour, tpe, nsga2 or random.")] = "neighbour",
     storage: Storage = None,
     seed: int = 0,
-    calibration: Annotated[
-        str, typer.Option(help="Unlabelled images: a file with one tensor.")
-    ] = "",
+    calibration: Calibration = "",
+    normalize: Normalize = None,
+    images: Images = None,
     output_kind: Annotated[
         Literal["logits", "values"] | None,
         typer.Option(help="What the network puts out; default what it looks like."),
@@ -81,16 +87,17 @@ def search(
         int, typer.Option(help="Whole plans tried where latency is limited or there is a score.")
     ] = 30,
     measure_seconds: Annotated[
-        float, typer.Option(help="Limit for measuring layers, and again for networks; 0: none.")
-    ] = 60.0,
+        float, typer.Option(help="Limit for all measuring, layers and networks; 0: none.")
+    ] = 120.0,
     keep_latency: Annotated[
         bool, typer.Option("--keep-latency", help="Use latencies of another machine or setting.")
     ] = False,
 ) -> None:
     """Search a network under a budget; the same command on the same folder goes on."""
+    source = source_of(model, weights, inputs)
     request = request_of(
         load_model(model, weights),
-        example_of(input_shape),
+        example_of(source),
         budget=budget_of(flops, params, latency, latency_ms, speedup, min_score),
         n_trials=trials,
         max_sequence_length=max_length,
@@ -103,13 +110,13 @@ def search(
         seed=seed,
         measure_seconds=measure_seconds,
         keep_latency=keep_latency,
-        calibration=load_images(calibration) if calibration else None,
+        calibration=load_calibration(calibration, source.inputs, normalize, images),
         output=output_kind,
         score=load_score(score) if score else None,
         n_network_trials=network_trials,
     )
     remember(run, model)
-    result = search_network(request, RunFolder(run, Source(model, weights, input_shape)), complain)
+    result = search_network(request, RunFolder(run, source), complain)
     note_uncounted(result.profile.unsupported)
     print_front(result)
     say(f"best plan for {request.budget}: {run}/plan.json")

@@ -1,23 +1,18 @@
-"""What the command line names: a model, its weights, images, an input shape, a budget."""
+"""What the command line names: a model, its weights, labelled images, a limit."""
 
 from __future__ import annotations
 
 import os
 import pkgutil
 import sys
-import warnings
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from search.cli.output import SHOWN_BY
+from search.cli.trained import load_state_dict, load_trained
 from sekron.forward import Score, one_line
-from sekron.network.checkpoint import load_weights
-
-BATCH = 64
-"""Images that are passed through a network at once."""
 
 
 def load_model(spec: str, weights: str = "") -> nn.Module:
@@ -26,7 +21,8 @@ def load_model(spec: str, weights: str = "") -> nn.Module:
     Args:
         spec: `module:attribute`, the attribute being a model or a function that returns one; the
             working directory is searched too.
-        weights: A state dict: `.safetensors`, or a torch file, of which only tensors are read.
+        weights: A state dict: safetensors, or a torch file, of which only tensors are read; it may
+            be nested in a checkpoint, and come from a network in a wrapper.
 
     Raises:
         ValueError: If the spec names no model, or the weights are no state dict or do not fit.
@@ -35,7 +31,7 @@ def load_model(spec: str, weights: str = "") -> nn.Module:
     attribute = _attribute(spec, "a model")
     model = attribute if isinstance(attribute, nn.Module) else _called(attribute, spec)
     if weights:
-        load_weights(model, load_state_dict(weights), weights)
+        load_trained(model, weights)
     return model.eval()
 
 
@@ -51,52 +47,13 @@ def load_score(spec: str) -> Score:
     function = _attribute(spec, "a score")
     if not callable(function):
         raise ValueError(f"{spec} must be a function of a network, got {function!r}.")
-    score: Score = function
+
+    def score(network: nn.Module) -> float:
+        with _told(f"{spec} must score the network"):
+            value: float = function(network)
+            return value
+
     return score
-
-
-def load_state_dict(path: str) -> dict[str, Tensor]:
-    """Read a state dict without running any code in the file.
-
-    Raises:
-        ValueError: If it is something else.
-        FileNotFoundError: If there is no such file.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} must be a file, but there is none.")
-    if path.endswith(".safetensors"):
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} must be a safetensors file: {error}.") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on the format of what is refused below
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path} must be a state dict of tensors; anything else is refused, since reading it "
-            "could run code. Save model.state_dict()."
-        ) from error
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ValueError(f"{path} must be a state dict, a mapping of names to tensors.")
-    return loaded
-
-
-def load_images(path: str) -> tuple[Tensor, ...]:
-    """Read unlabelled images in batches, from a file that holds one tensor `(N, …)`.
-
-    Raises:
-        ValueError: If it holds something else.
-        FileNotFoundError: If there is no such file.
-    """
-    tensors = list(load_state_dict(path).values())
-    if len(tensors) != 1 or tensors[0].dim() < 2 or not tensors[0].is_floating_point():
-        raise ValueError(
-            f"{path} must hold one tensor of images (N, …) under any name, got "
-            f"{', '.join(f'{tuple(t.shape)} {t.dtype}' for t in tensors) or 'nothing'}."
-        )
-    return torch.split(tensors[0], BATCH)
 
 
 def load_labelled(path: str) -> tuple[Tensor, Tensor]:
@@ -113,21 +70,6 @@ def load_labelled(path: str) -> tuple[Tensor, Tensor]:
             f"{', '.join(f'{name} {tuple(t.shape)}' for name, t in tensors.items()) or 'nothing'}."
         )
     return images, labels
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """Read `1x3x224x224`.
-
-    Raises:
-        ValueError: If it is no shape.
-    """
-    try:
-        shape = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise ValueError(f"an input shape reads '1x3x224x224', got {text!r}.")
-    return shape
 
 
 def parse_limit(text: str) -> float:
@@ -148,24 +90,27 @@ def parse_limit(text: str) -> float:
         raise ValueError(f"a limit reads '50%', '0.5' or '900000', got {text!r}.") from None
 
 
+@contextmanager
+def _told(rule: str) -> Iterator[None]:
+    """Say which rule the user's code breaks by raising, whatever it raises."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # `sys.exit` too
+        raise ValueError(f"{rule}, but raised {one_line(error)} {SHOWN_BY}") from error
+
+
 def _attribute(spec: str, what: str) -> object:
     if ":" not in spec:
         raise ValueError(f"{what} reads 'module:attribute', got {spec!r}.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     module, _, attribute = spec.partition(":")
-    try:
+    with _told(f"module {module!r} of {spec!r} must be importable"):
         pkgutil.resolve_name(f"{module}:")
-    except Exception as error:  # whatever the module raises
-        raise ValueError(
-            f"module {module!r} of {spec!r} must be importable, but raised {one_line(error)}"
-        ) from error
-    try:
+    with _told(f"module {module!r} must have the attribute {attribute!r} of {spec}"):
         return pkgutil.resolve_name(spec)
-    except AttributeError as error:
-        raise ValueError(
-            f"module {module!r} must have the attribute {attribute!r} of {spec}."
-        ) from error
 
 
 def _called(function: object, spec: str) -> nn.Module:
@@ -173,13 +118,8 @@ def _called(function: object, spec: str) -> nn.Module:
         raise ValueError(
             f"{spec} must be a model or a function that returns one, got {function!r}."
         )
-    try:
+    with _told(f"{spec} must return a model when called without arguments"):
         model = function()
-    except Exception as error:
-        raise ValueError(
-            f"{spec} must return a model when called without arguments, but raised "
-            f"{one_line(error)}"
-        ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec} must return a torch.nn.Module, got {type(model).__name__}.")
     return model

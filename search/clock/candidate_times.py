@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
+from search.clock.race import FEWEST, WARM_UP
 from search.clock.stopwatch import Stopwatch
 from search.clock.timetable import TimedPoint, Timetable
 from sekron.layers.operations import Form
@@ -29,44 +29,67 @@ NEAR = 1.05
 """FLOPs over the cheapest order's up to which another order is tried."""
 
 
-def time_fronts(
-    stopwatch: Stopwatch,
-    timetable: Timetable,
-    tables: Mapping[str, CandidateTable],
-    max_seconds: float,
-    on_progress: Callable[[str], None],
-) -> Iterator[Timetable]:
-    """Time the structures on the layers' fronts of FLOPs, most promising first.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A structure to time.
 
-    Args:
-        stopwatch: Of the network.
-        timetable: What it has is not measured again.
-        tables: Layer name -> candidates.
-        max_seconds: After which no other structure is begun.
-        on_progress: Called with what is being measured.
-
-    Yields:
-        The timetable after every structure.
+    Attributes:
+        layer: That it is of; those of the same key share it.
+        structures: At some of its ranks, by FLOPs.
+        promise: Milliseconds of the network that it may be about.
     """
-    wanted = _promising(stopwatch, timetable, tables)
-    end = time.perf_counter() + max_seconds
-    for done, (_, layer, structures) in enumerate(wanted):
-        if time.perf_counter() > end:
-            break
-        on_progress(f"{layer.name}, structure {done + 1} of {len(wanted)}")
-        timetable = _timed(stopwatch, timetable, layer, structures)
-        yield timetable
+
+    layer: LayerProfile
+    structures: list[Structure]
+    promise: float = 0.0
+
+    def least_seconds(self, timetable: Timetable) -> float:
+        """Return about how long the shortest races take, were all as fast as the dense layer."""
+        n_sides = len(forms(self.layer, self._middle)) + len(self.structures) + 1
+        return (WARM_UP + FEWEST) * n_sides * timetable.layers[self.layer.name].dense_ms / 1e3
+
+    def timed(
+        self, stopwatch: Stopwatch, timetable: Timetable, left: Callable[[], float]
+    ) -> Timetable:
+        """Time the structure at these ranks; at the middle ones first, to choose its form.
+
+        Args:
+            stopwatch: Of the network.
+            timetable: Which of its ranks are known is not measured again.
+            left: Returns the seconds that are left.
+        """
+        layer, middle = self.layer, self._middle
+        point = middle.family, middle.shapes
+        times = timetable.point(layer.name, point)
+        if times is None:
+            tried = forms(layer, middle)
+            sides = [(middle, form) for form in tried]
+            ratios = stopwatch.candidate_ratios(layer, sides, left())
+            fastest = int(np.argmin(ratios))
+            times = TimedPoint(tried[fastest], {middle.ranks: ratios[fastest]})
+        others = [s for s in self.structures if s.ranks not in times.ratios]
+        if others:
+            sides = [(other, times.form) for other in others]
+            ratios = stopwatch.candidate_ratios(layer, sides, left())
+            more = {other.ranks: ratio for other, ratio in zip(others, ratios, strict=True)}
+            times = replace(times, ratios={**times.ratios, **more})
+        return timetable.with_point(timetable.layers[layer.name].key, point, times)
+
+    @property
+    def _middle(self) -> Structure:
+        return self.structures[len(self.structures) // 2]
 
 
-def time_plan(stopwatch: Stopwatch, timetable: Timetable, plan: Plan) -> Timetable:
-    """Time exactly the candidates of a plan that were not; return the same if there are none."""
+def untimed(stopwatch: Stopwatch, timetable: Timetable, plan: Plan) -> list[Wanted]:
+    """Return the candidates of a plan that were not timed at exactly their ranks."""
+    wanted = []
     for layer in stopwatch.layers:
         if layer.name in plan:
             structure = plan[layer.name]
             times = timetable.point(layer.name, (structure.family, structure.shapes))
             if times is None or structure.ranks not in times.ratios:
-                timetable = _timed(stopwatch, timetable, layer, [structure])
-    return timetable
+                wanted.append(Wanted(layer, [structure]))
+    return wanted
 
 
 def forms(layer: LayerProfile, structure: Structure) -> list[Form]:
@@ -85,30 +108,18 @@ def forms(layer: LayerProfile, structure: Structure) -> list[Form]:
     return [Form(order, m) for order in near[:N_ORDERS] for m in (False, *([True] * pointwise))]
 
 
-def _timed(
-    stopwatch: Stopwatch, timetable: Timetable, layer: LayerProfile, structures: list[Structure]
-) -> Timetable:
-    """Time one structure at some ranks; at the middle ones first, to choose its form."""
-    middle = structures[len(structures) // 2]
-    point = middle.family, middle.shapes
-    times = timetable.point(layer.name, point)
-    if times is None:
-        tried = forms(layer, middle)
-        ratios = stopwatch.candidate_ratios(layer, [(middle, form) for form in tried])
-        fastest = int(np.argmin(ratios))
-        times = TimedPoint(tried[fastest], {middle.ranks: ratios[fastest]})
-    others = [s for s in structures if s.ranks not in times.ratios]
-    if others:
-        ratios = stopwatch.candidate_ratios(layer, [(other, times.form) for other in others])
-        more = {other.ranks: ratio for other, ratio in zip(others, ratios, strict=True)}
-        times = replace(times, ratios={**times.ratios, **more})
-    return timetable.with_point(timetable.layers[layer.name].key, point, times)
-
-
-def _promising(
+def promising(
     stopwatch: Stopwatch, timetable: Timetable, tables: Mapping[str, CandidateTable]
-) -> list[tuple[float, LayerProfile, list[Structure]]]:
-    """Return structures to time with some of their ranks; layers of one key share them."""
+) -> list[Wanted]:
+    """Return the structures on the layers' fronts of FLOPs, most promising first.
+
+    Layers of one key share them.
+
+    Args:
+        stopwatch: Of the network.
+        timetable: What it has is not wanted again.
+        tables: Layer name -> candidates.
+    """
     promise: dict[tuple[str, Point], float] = {}
     rows: dict[tuple[str, Point], list[tuple[int, Structure]]] = {}
     owner: dict[str, LayerProfile] = {}
@@ -128,5 +139,5 @@ def _promising(
         if point not in timetable.timed.get(key, {}):
             by_flops = [s for _, s in sorted(rows[key, point], key=lambda pair: pair[0])]
             picked = np.unique(np.linspace(0, len(by_flops) - 1, N_RANKS).round().astype(int))
-            wanted.append((value, owner[key], [by_flops[i] for i in picked]))
-    return sorted(wanted, key=lambda entry: -entry[0])
+            wanted.append(Wanted(owner[key], [by_flops[i] for i in picked], value))
+    return sorted(wanted, key=lambda entry: -entry.promise)

@@ -21,6 +21,7 @@ from torch import nn
 from search.clock.glibc import kept_memory
 from sekron.forward import evaluating
 from sekron.inputs import Inputs, example_of
+from sekron.scalars import number
 from sekron.tensors import tensors_in
 
 Result = TypeVar("Result")
@@ -42,7 +43,7 @@ LOOK_AGAIN = 1.25
 
 WARM_UP = 3
 FEWEST = 7
-"""Rounds before and at which the first interval is made."""
+"""Rounds before and at which the first interval is made; no race has fewer than both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,8 @@ def race(
     Raises:
         ValueError: If `precision` or `max_seconds` is not positive.
     """
+    precision = number("precision", precision)
+    max_seconds = number("max_seconds", max_seconds)
     if not (precision > 0 and max_seconds > 0):
         raise ValueError(
             f"`precision` and `max_seconds` must be positive, got {precision} and {max_seconds}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -13,10 +12,11 @@ from torch import nn
 from search.clock.cold_caches import displacing
 from search.clock.layer_calls import record, watched
 from search.clock.peak_memory import peak_activation_bytes
-from search.clock.race import compare, processor_name, race, synchronized
+from search.clock.race import MAX_SECONDS, compare, processor_name, race, synchronized
 from search.clock.timetable import LayerTime, Setting, Timetable
 from sekron.inputs import Inputs, example_of
 from sekron.layers.operations import Form
+from sekron.network.copying import copy_of
 from sekron.network.opening import opened
 from sekron.network.plan import Plan
 from sekron.network.surgery import blank_layer, rebuild
@@ -32,6 +32,9 @@ CANDIDATE_SECONDS = 0.5
 NETWORK_SECONDS = 4.0
 """For one whole network against the dense one."""
 
+MOMENT = 1e-3
+"""For a race that is run although the time is up: it ends after the fewest rounds."""
+
 
 class Stopwatch:
     """Measures one network; everything runs on a copy.
@@ -43,7 +46,7 @@ class Stopwatch:
     """
 
     def __init__(self, model: nn.Module, example_input: Inputs, profile: NetworkProfile) -> None:
-        self._dense = copy.deepcopy(model).eval()
+        self._dense = copy_of(model).eval()
         self._network = opened(self._dense, [layer.name for layer in profile.searched])
         self._arguments = example_of(example_input)
         self.layers = profile.searched
@@ -78,29 +81,34 @@ class Stopwatch:
         shapes = ", ".join(f"{call.shape} {call.stride}" for call in self._calls[layer.name])
         return f"{module} on {shapes}"
 
-    def start(self) -> Timetable:
-        """Measure the dense network, and each searched layer inside it."""
+    def start(self, seconds: float) -> Timetable:
+        """Measure the dense network, and each searched layer inside it.
+
+        Args:
+            seconds: After which to stop, but not before the fewest rounds.
+        """
         finish = synchronized(lambda: None, self._arguments)
         networks = [self._dense, *([] if self._network is self._dense else [self._network])]
         sides = [synchronized(self._runner(network), self._arguments) for network in networks]
-        with watched(self._network, self._names(), finish) as seconds, torch.no_grad():
-            times = race(sides, RATIO_PRECISION)
+        with watched(self._network, self._names(), finish) as of_layer, torch.no_grad():
+            times = race(sides, RATIO_PRECISION, _limited(seconds, MAX_SECONDS))
         n_runs = times.shape[1]
         layers = {}
         for layer in self.layers:
-            of_calls = np.array(seconds[layer.name]).reshape(-1, len(self._calls[layer.name]))
+            of_calls = np.array(of_layer[layer.name]).reshape(-1, len(self._calls[layer.name]))
             ms = 1e3 * float(np.median(of_calls[-n_runs:].sum(axis=1)))
             layers[layer.name] = LayerTime(self.key(layer), ms)
         return Timetable(self.setting(), 1e3 * float(np.median(times[0])), layers)
 
     def candidate_ratios(
-        self, layer: LayerProfile, sides: Sequence[tuple[Structure, Form]]
+        self, layer: LayerProfile, sides: Sequence[tuple[Structure, Form]], seconds: float
     ) -> list[float]:
         """Time candidates of a layer in turn with the dense one.
 
         Args:
             layer: Of the network.
             sides: Structures, and how each one runs.
+            seconds: After which to stop, but not before the fewest rounds.
 
         Returns:
             The time of each over that of the dense layer.
@@ -114,7 +122,8 @@ class Stopwatch:
 
         displace = displacing(inputs, self._touched)
         with torch.no_grad():
-            times = race([runner(m) for m in modules], RATIO_PRECISION, CANDIDATE_SECONDS, displace)
+            limit = _limited(seconds, CANDIDATE_SECONDS)
+            times = race([runner(m) for m in modules], RATIO_PRECISION, limit, displace)
         return [float(ratio) for ratio in np.median(times[1:] / times[0], axis=1)]
 
     def compressed(self, plan: Plan) -> nn.Module:
@@ -133,7 +142,7 @@ class Stopwatch:
             small,
             self._arguments,
             precision=RATIO_PRECISION / 2,
-            max_seconds=seconds,
+            max_seconds=_limited(seconds, NETWORK_SECONDS),
         )
         return 1.0 / clock.ratio
 
@@ -156,3 +165,7 @@ class Stopwatch:
 
     def _names(self) -> list[str]:
         return [layer.name for layer in self.layers]
+
+
+def _limited(seconds: float, most: float) -> float:
+    return min(max(seconds, MOMENT), most)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from search.folder.input_spec import InputSpec
 from sekron.budget import Budget
 
 
@@ -16,7 +17,7 @@ class Settings:
         families: Searched families.
         sampler: Name of the sampler.
         seed: Of the sampler.
-        n_trials: Proposals per layer.
+        n_trials: Proposals per layer, at most.
         include: Patterns of layers to search, or None.
         exclude: Patterns of layers to leave dense, or None.
         storage: URL of the Optuna storage, without a password; None for the file in the folder.
@@ -66,9 +67,18 @@ class Source:
     Attributes:
         model: `module:attribute`; empty for a run from Python.
         weights: File of the model's weights; empty for none.
-        input_shape: Of the example input.
+        inputs: Of the example, in order.
+
+    Raises:
+        ValueError: If two inputs have one name.
     """
 
     model: str = ""
     weights: str = ""
-    input_shape: tuple[int, ...] = ()
+    inputs: tuple[InputSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [spec.name for spec in self.inputs if spec.name]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"the name of an input must stand once, got {min(twice)!r} again.")

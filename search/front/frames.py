@@ -19,9 +19,19 @@ from sekron.rank_curves.pareto import hypervolume
 from sekron.rank_curves.table import FRONTS, CandidateTable
 from sekron.structures.structure import Structure
 
+NOTHING_FOUND = "no structure that was found costs less"
+"""Why a layer stays dense that was searched."""
 
-def layers_frame(profile: NetworkProfile) -> pd.DataFrame:
-    """Return `SearchResult.layers` of a profile, before any search."""
+
+def layers_frame(
+    profile: NetworkProfile, tables: Mapping[str, CandidateTable] | None = None
+) -> pd.DataFrame:
+    """Return `SearchResult.layers` of a profile, before any search or with what one found."""
+    barren = {name for name, table in (tables or {}).items() if not len(table)}
+    reasons = {
+        layer.name: NOTHING_FOUND if layer.name in barren else layer.reason
+        for layer in profile.layers
+    }
     rows = [
         {
             "layer": layer.name,
@@ -31,9 +41,9 @@ def layers_frame(profile: NetworkProfile) -> pd.DataFrame:
             "flops": layer.flops,
             "params": layer.params,
             "flops_share": layer.flops / profile.flops if profile.flops else 0.0,
-            "params_share": layer.params / profile.params,
-            "status": "dense" if layer.reason else "searched",
-            "reason": layer.reason,
+            "params_share": layer.params / profile.params if profile.params else 0.0,
+            "status": "dense" if reasons[layer.name] else "searched",
+            "reason": reasons[layer.name],
         }
         for layer in profile.layers
     ]

@@ -88,7 +88,7 @@ class SearchResult:
         Raises:
             ValueError: If the plan takes what is not among the candidates.
         """
-        frame = layers_frame(self.profile)
+        frame = layers_frame(self.profile, self.tables)
         if self.metrics:
             sensitivities = {name: metric.sensitivity for name, metric in self.metrics.items()}
             frame["sensitivity"] = frame["layer"].map(sensitivities)

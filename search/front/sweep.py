@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -16,7 +16,12 @@ STEPS = 24
 """Budgets per resource."""
 
 
-def front_members(choices: Choices, best: Plan, scores: Scores | None) -> list[Member]:
+def front_members(
+    choices: Choices,
+    best: Plan,
+    scores: Scores | None,
+    has_time: Callable[[], bool] = lambda: True,
+) -> list[Member]:
     """Return the undominated plans, by FLOPs.
 
     Each is optimal for one budget of FLOPs, of parameters or, where layers were timed, of their
@@ -26,11 +31,14 @@ def front_members(choices: Choices, best: Plan, scores: Scores | None) -> list[M
         choices: Of the search.
         best: The plan for its budget.
         scores: Of networks, or None.
+        has_time: Whether to go on; asked after every plan. What was found by then is returned.
     """
     members: dict[Choice, Member] = {}
     for choice in _swept(choices, best, scores):
         if choice not in members:
             members[choice] = choices.member(choice)
+        if not has_time():
+            break
     of_plans = Scores(np.nan) if scores is None else scores
     values = np.array(
         [(m.error, *m.used.values(), -m.saved, -of_plans.of(m.plan)) for m in members.values()]

@@ -87,22 +87,23 @@ class LayerStudy:
                 "`name`."
             )
 
-    def run(self, n_trials: int, on_trial: Callable[[], None] = lambda: None) -> None:
+    def run(self, n_trials: int, on_trial: Callable[[bool], None] = lambda _: None) -> None:
         """Enumerate the templates, then propose until the study has that many proposals.
 
         Args:
             n_trials: Proposals, those of earlier runs included.
-            on_trial: Called after every structure that was scored.
+            on_trial: Called after every structure, with whether it was scored now, not before.
         """
         for point in self.space.templates():
-            if point not in self._values:
+            is_new = point not in self._values
+            if is_new:
                 self._add_template(point)
-            on_trial()
-        for _ in range(self.n_proposed):
-            on_trial()
+            on_trial(is_new)
+        for _ in range(min(self.n_proposed, n_trials)):
+            on_trial(False)
         while self.n_proposed < n_trials:
             self.propose()
-            on_trial()
+            on_trial(True)
 
     @property
     def n_scored(self) -> int:

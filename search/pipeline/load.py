@@ -11,6 +11,7 @@ from search.folder.run_folder import RunFolder
 from search.folder.run_record import RunRecord
 from search.front.choices import Choices
 from search.front.result import SearchResult
+from search.per_layer.depth import n_trials_of
 from search.per_layer.study import replay
 from search.pipeline.search import quiet_optuna
 from search.pipeline.stages import spaces_of, study_name, tables_of
@@ -107,8 +108,9 @@ def _recorded_tables(
         if study_name(settings, layer) in studies:
             study = optuna.load_study(study_name=study_name(settings, layer), storage=storage)
             n_proposed = replay(study, spaces[layer.name], layer.calls, table, {})
-        if n_proposed < settings.n_trials:
-            lack = f"{max(n_proposed, 0)} of {settings.n_trials} trials"
+        n_trials = n_trials_of(layer, record.profile, settings.n_trials)
+        if n_proposed < n_trials:
+            lack = f"{max(n_proposed, 0)} of {n_trials} trials"
             lacks.append(f"layer {layer.name!r} has {lack}")
         return table
 

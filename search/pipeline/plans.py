@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from search.clock.stopwatch import Stopwatch
+from search.clock.time_limit import BEFORE_SCORES, DENSE, NETWORKS, TimeLimit
 from search.clock.timetable import Timetable
 from search.folder.recorder import Recorder
 from search.folder.scores import Scores
@@ -26,6 +26,7 @@ from sekron.profiling.network_profile import NetworkProfile
 def begin_clock(
     request: Request,
     stopwatch: Stopwatch,
+    limit: TimeLimit,
     profile: NetworkProfile,
     recorded: Timetable | None,
     warn: Callable[[str], None],
@@ -35,6 +36,7 @@ def begin_clock(
     Args:
         request: The search.
         stopwatch: Of the network.
+        limit: Of all measuring.
         profile: Of the network.
         recorded: By an earlier search, or None.
         warn: Called where that was in another setting.
@@ -51,7 +53,9 @@ def begin_clock(
                 f"({difference}); they are measured anew."
             )
             timetable = None
-    timetable = timetable or stopwatch.start()
+    if timetable is None:
+        with limit.running():
+            timetable = stopwatch.start(limit.left(DENSE))
     _check_latency(request.budget, timetable, profile)
     return timetable
 
@@ -75,26 +79,39 @@ def plan_on_clock(
     Raises:
         InfeasibleBudget: If no plan holds the budget on the clock.
     """
-    budget, seconds = request.budget.limits, request.measure_seconds
+    budget = request.budget.limits
     question = choices.question(budget)
     if question not in clock.timetable.winners:
-        clock.time_layers(choices, seconds)
-        end = time.perf_counter() + seconds
+        clock.time_layers(choices)
         winner = not_slower(choices, budget, clock, warn)
         if budget.is_clocked:
             now = choices.retimed(clock.timetable)
-            front = front_members(now, winner.plan, None)
+            front = _front(now, winner.plan, clock, NETWORKS)
             study = NetworkStudy(
                 now, budget, winner, front, lambda member: clock.excess(member, budget), trials
             )
-            winner = study.run(end)
+            winner = study.run(lambda: clock.limit.left(NETWORKS))
         clock.crown(question, winner)
     best = clock.timetable.winners[question]
-    members = front_members(choices.retimed(clock.timetable), best, None)
+    share = 1.0 if request.score is None else BEFORE_SCORES
+    members = _front(choices.retimed(clock.timetable), best, clock, share)
     flops = choices.profile.totals(best)["flops"]
     members.sort(key=lambda member: abs(member.used["flops"] - flops))
-    clock.time_front(members, seconds)
+    clock.time_front(members, share)
     return best
+
+
+def _front(choices: Choices, best: Plan, clock: PlanClock, share: float) -> list[Member]:
+    """Return the front, as much of it as is found in half of the time left of a share."""
+    half = clock.limit.left(share) / 2
+
+    def has_time() -> bool:
+        if clock.limit.left(share) > half:
+            return True
+        clock.leave_out("plans of the front", "most")
+        return False
+
+    return front_members(choices, best, None, has_time)
 
 
 def plan_by_score(
@@ -160,10 +177,11 @@ def _admission(budget: Budget, start: Plan, clock: PlanClock | None) -> Admissio
     def admits(member: Member) -> bool:
         if not member.plan and not budget.is_clocked:
             return True
-        excess = clock.excess(member, budget)
+        with clock.limit.running():
+            excess = clock.excess(member, budget)
         if budget.is_clocked or budget.params is not None:
             return excess <= 0.0
-        return clock.time(member).ratio <= slowest
+        return clock.time(member).ratio <= slowest  # which `excess` has measured
 
     return admits
 

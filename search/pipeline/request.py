@@ -20,6 +20,7 @@ from sekron.network.eligibility import replaceable_modules
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened
 from sekron.profiling.selection import Selection, patterns_of
+from sekron.scalars import number, whole
 from sekron.structures.families import FAMILIES
 
 
@@ -31,7 +32,7 @@ class Request:
         model: The trained network.
         example_input: What its forward takes.
         settings: What is recorded of the search.
-        measure_seconds: Limit of the time for layers, and again for whole networks; 0 for none.
+        measure_seconds: Limit of the time for all measuring; 0 for none.
         keep_latency: Whether to use recorded latencies of another setting.
         n_network_trials: Trials of whole networks, where latency is limited or there is a score.
         calibration: Unlabelled batches, or None.
@@ -45,7 +46,7 @@ class Request:
     model: nn.Module
     example_input: Inputs
     settings: Settings
-    measure_seconds: float = 60.0
+    measure_seconds: float = 120.0
     keep_latency: bool = False
     n_network_trials: int = 30
     calibration: Batches | None = None
@@ -77,7 +78,7 @@ def request_of(
     storage: str | None = None,
     name: str | None = None,
     seed: int = 0,
-    measure_seconds: float = 60.0,
+    measure_seconds: float = 120.0,
     keep_latency: bool = False,
     n_network_trials: int = 30,
     calibration: Batches | NetworkMetric | None = None,
@@ -90,6 +91,11 @@ def request_of(
     Raises:
         ValueError: If one is out of range.
     """
+    n_trials = whole("n_trials", n_trials)
+    max_sequence_length = whole("max_sequence_length", max_sequence_length)
+    rank_multiple = whole("rank_multiple", rank_multiple)
+    n_network_trials = whole("n_network_trials", n_network_trials)
+    measure_seconds = number("measure_seconds", measure_seconds)
     _check_choices(n_trials, max_sequence_length, families, sampler)
     if rank_multiple < 1:
         raise ValueError(f"`rank_multiple` must be at least 1, got {rank_multiple}.")
@@ -109,14 +115,14 @@ def request_of(
         max_sequence_length=max_sequence_length,
         families=tuple(sorted(families, key=lambda family: family == "cp")),
         sampler=sampler,
-        seed=seed,
+        seed=whole("seed", seed),
         n_trials=n_trials,
         include=patterns_of("include", include, layers),
         exclude=patterns_of("exclude", exclude, layers),
         storage=None if storage is None else without_password(storage),
         name=name or "sekron",
         calibrated=calibration is not None,
-        min_share=min_share,
+        min_share=number("min_share", min_share),
         rank_multiple=rank_multiple,
         budget=budget,
         is_timed=measure_seconds > 0,

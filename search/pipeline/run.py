@@ -40,7 +40,7 @@ def run(
     storage: str | None = None,
     name: str | None = None,
     seed: int = 0,
-    measure_seconds: float = 60.0,
+    measure_seconds: float = 120.0,
     keep_latency: bool = False,
     n_network_trials: int = 30,
     calibration: Batches | NetworkMetric | None = None,
@@ -59,7 +59,8 @@ def run(
         example_input: What its forward takes: a tensor `(batch, …)`, a tuple of positional or a
             mapping of keyword arguments.
         budget: Of the whole network.
-        n_trials: Structures proposed per layer, besides the enumerated ones.
+        n_trials: Structures proposed per layer, besides the enumerated ones; fewer, by its share,
+            for one with less than a hundredth of the FLOPs and of the parameters.
         max_sequence_length: Most factors of a structure, at least 2.
         families: Names from `sekron.structures.families.FAMILIES`.
         sampler: One of `neighbour`, `tpe`, `nsga2`, `random`.
@@ -74,8 +75,10 @@ def run(
         storage: Optuna storage URL; default a journal in the run folder, or memory without one.
         name: Prefix of the studies' names, for a storage that several searches share.
         seed: Of the samplers; same seed, same trials, and without a clock the same plan.
-        measure_seconds: Limit of the time for measuring layers, and again for measuring whole
-            networks; 0 measures nothing, which a budget of latency does not allow.
+        measure_seconds: Limit of the time for all measuring: about half for layers, the rest for
+            whole networks; what there was no time for is told. Only the plan for the budget is
+            measured in any case, with a warning where that took longer. 0 measures nothing, which
+            a budget of latency does not allow.
         keep_latency: Whether to use latencies in the run folder that were measured on another
             machine or in another setting.
         n_network_trials: Whole plans that an Optuna study tries around the exact ones, where

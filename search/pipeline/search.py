@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import optuna
 from rich.console import Console
 
 from search.clock.stopwatch import Stopwatch
+from search.clock.time_limit import TimeLimit
 from search.folder.recorder import Recorder
 from search.front.choices import Choices
 from search.front.result import SearchResult
@@ -22,6 +25,7 @@ from search.pipeline.stages import profile_network, search_candidates, spaces_of
 from search.whole_network.judge import Judge
 from search.whole_network.plan_clock import PlanClock
 from search.whole_network.trials import Trials
+from sekron.budget import Budget
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 
@@ -31,6 +35,7 @@ def search_network(
     recorder: Recorder,
     warn: Callable[[str], None],
     stopwatch_of: Callable[..., Stopwatch] = Stopwatch,
+    now: Callable[[], float] = time.perf_counter,
 ) -> SearchResult:
     """Run a search.
 
@@ -39,6 +44,7 @@ def search_network(
         recorder: Is told what is found, and tells what was found before.
         warn: Called with what the user should know of the result.
         stopwatch_of: From model, example input and profile to what measures.
+        now: Returns the seconds by which its time is limited.
 
     Raises:
         InfeasibleBudget: As `search.run` does.
@@ -53,11 +59,12 @@ def search_network(
     recorder.check(settings, profile, digests)
     recorded = recorder.metric()
     judge = judge_of(request, recorder, recorder.scores(recorded or NetworkMetric()), warn)
-    stopwatch = timetable = None
+    stopwatch, timetable = None, None
+    limit = TimeLimit(request.measure_seconds, now)
     if request.measure_seconds > 0:
         stopwatch = stopwatch_of(request.model, request.example_input, profile)
         times = recorder.timetable(recorded or NetworkMetric())
-        timetable = begin_clock(request, stopwatch, profile, times, warn)
+        timetable = begin_clock(request, stopwatch, limit, profile, times, warn)
 
     metrics = metrics_for(request, profile, recorded, warn)
     storage = recorder.begin(settings, profile, digests, metrics, request.storage)
@@ -65,7 +72,7 @@ def search_network(
     with quiet_optuna():
         tables = search_candidates(request, profile, digests, metrics, storage)
         choices = Choices(profile, tables, metrics, timetable)
-        choices, best = _settled(request, choices, stopwatch, judge, trials, recorder, warn)
+        choices, best = _settled(request, choices, stopwatch, limit, judge, trials, recorder, warn)
     scores = None if judge is None else judge.scores
     result = SearchResult(choices, request.budget, best, scores)
     front = result.pareto_front().drop(columns="plan")
@@ -77,6 +84,7 @@ def _settled(
     request: Request,
     choices: Choices,
     stopwatch: Stopwatch | None,
+    limit: TimeLimit,
     judge: Judge | None,
     trials: Trials,
     recorder: Recorder,
@@ -89,10 +97,12 @@ def _settled(
             clock = PlanClock(
                 stopwatch,
                 choices.timetable,
+                limit,
                 recorder.keep_timetable,
                 lambda what: status.update(f"measuring {what}"),
             )
-            best = plan_on_clock(request, choices, clock, trials, warn)
+            with limit.running():
+                best = plan_on_clock(request, choices, clock, trials, warn)
             choices = choices.retimed(clock.timetable)
         if judge is not None:
             best = plan_by_score(
@@ -107,7 +117,26 @@ def _settled(
             )
         if clock is not None:
             choices = choices.retimed(clock.timetable)
+            say = partial(status.console.print, soft_wrap=True, highlight=False)
+            _tell(clock, request.budget, say, warn)
     return choices, choices.best(request.budget) if best is None else best
+
+
+def _tell(
+    clock: PlanClock, budget: Budget, say: Callable[[str], None], warn: Callable[[str], None]
+) -> None:
+    """Say what there was no time to measure, and warn where the time that was set is exceeded."""
+    limit = clock.limit
+    if clock.left_out:
+        say(
+            f"measured for {limit.spent:.1f} s of {limit.seconds:g} s; no time for "
+            f"{clock.left_out}; raise `measure_seconds` to measure more."
+        )
+    if clock.is_late:
+        warn(
+            f"`measure_seconds` of {limit.seconds:g} did not suffice to measure the plan for "
+            f"{budget}, which took {limit.spent:.1f} s with the fewest runs; raise it."
+        )
 
 
 @contextmanager

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
+import optuna
 from optuna.storages import BaseStorage
+from rich.progress import TaskProgressColumn
 from torch import nn
 
 from search.folder.settings import Settings
 from search.per_layer.identity import identity
 from search.per_layer.space import Space
 from search.per_layer.study import LayerStudy
+from search.pipeline.foresight import Foreseen, TimeLeft, announcement, work_of_layers
 from search.pipeline.request import Request
 from sekron.decomposition.decompose import EXACT
 from sekron.network.network_metric import NetworkMetric
@@ -78,12 +80,22 @@ def tables_of(
         calibrated: Whether there is a metric, in which every layer is a case of its own.
         table_of: Returns the candidates of a layer: searches them, or reads them.
     """
-    tables: dict[tuple[object, ...], CandidateTable] = {}
-    keys = {layer.name: identity(layer, digests, calibrated) for layer in profile.searched}
-    for layer in profile.searched:
-        if keys[layer.name] not in tables:
-            tables[keys[layer.name]] = table_of(layer)
-    return {name: tables[key] for name, key in keys.items()}
+    owners = _owners(profile, digests, calibrated)
+    tables = {
+        layer.name: table_of(layer) for layer in profile.searched if owners[layer.name] is layer
+    }
+    return {name: tables[owner.name] for name, owner in owners.items()}
+
+
+def _owners(
+    profile: NetworkProfile, digests: dict[str, str], calibrated: bool
+) -> dict[str, LayerProfile]:
+    """Return layer name -> the first of the layers that are searched as one with it."""
+    first: dict[tuple[object, ...], LayerProfile] = {}
+    return {
+        layer.name: first.setdefault(identity(layer, digests, calibrated), layer)
+        for layer in profile.searched
+    }
 
 
 def search_candidates(
@@ -104,11 +116,17 @@ def search_candidates(
     """
     settings, spaces = request.settings, spaces_of(profile, request.settings)
     network = opened(request.model, [layer.name for layer in profile.searched])
-    with bar(request.progress) as shown:
-        task = shown.add_task("search", total=len(profile.searched))
+    owners = {o.name: o for o in _owners(profile, digests, settings.calibrated).values()}.values()
+    work = work_of_layers(owners, spaces, profile, settings.n_trials)
+    with bar(request.progress, [TaskProgressColumn(), TimeLeft()]) as shown:
+        if request.progress:
+            begun = set(optuna.get_all_study_names(storage))
+            new = [work[o.name] for o in owners if study_name(settings, o) not in begun]
+            if foretold := announcement(new):
+                shown.console.print(foretold, soft_wrap=True, highlight=False)
+        foreseen = Foreseen(shown, work)
 
         def table_of(layer: LayerProfile) -> CandidateTable:
-            shown.update(task, description=layer.name)
             study = LayerStudy(
                 study_name(settings, layer),
                 _spectra(network, layer, metrics, settings),
@@ -117,13 +135,10 @@ def search_candidates(
                 seed=settings.seed,
                 storage=storage,
             )
-            n_steps = len(study.space.templates()) + settings.n_trials
-            study.run(settings.n_trials, on_trial=partial(shown.advance, task, 1 / n_steps))
+            study.run(work[layer.name].n_trials, on_trial=foreseen.steps(layer.name))
             return study.table
 
-        tables = tables_of(profile, digests, settings.calibrated, table_of)
-        shown.update(task, completed=len(profile.searched))
-        return tables
+        return tables_of(profile, digests, settings.calibrated, table_of)
 
 
 def study_name(settings: Settings, layer: LayerProfile) -> str:

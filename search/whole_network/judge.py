@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from search.folder.scores import Scores
 from sekron.batches import Batches
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.forward import Score
+from sekron.network.copying import copy_of
 from sekron.network.plan import Plan
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 
@@ -48,7 +48,7 @@ class Judge:
                 "networks are scored without re-estimated batch norm, since there is no "
                 "`calibration` to do it with."
             )
-        dense = float(score(copy.deepcopy(model).eval()))
+        dense = self._rated(copy_of(model).eval())
         if not math.isfinite(dense):
             raise ValueError(f"`score` must be finite, got {dense} for the dense network.")
         if recorded is not None and recorded.dense != dense:
@@ -84,7 +84,7 @@ class Judge:
         small = plan.apply(self._model).eval()
         if self._batches is not None:
             recalibrate(small, self._batches)
-        value = float(self._score(small))
+        value = self._rated(small)
         value = value if math.isfinite(value) else -math.inf
         self._set(self._scores.with_network(plan, value))
         return value
@@ -92,6 +92,15 @@ class Judge:
     def crown(self, question: str, plan: Plan) -> None:
         """Record the best plan for a budget."""
         self._set(self._scores.with_winner(question, plan))
+
+    def _rated(self, network: nn.Module) -> float:
+        value = self._score(network)
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`score` must return a number, got {type(value).__name__}."
+            ) from error
 
     def _set(self, scores: Scores) -> None:
         self._scores = scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Sequence
 
 import optuna
@@ -67,17 +66,17 @@ class NetworkStudy:
                 params = {f"layer{i}": ladder.index(row) for i, (ladder, row) in enumerate(steps)}
                 self._study.enqueue_trial(params, skip_if_exists=True)
 
-    def run(self, end: float) -> Member:
+    def run(self, left: Callable[[], float]) -> Member:
         """Run the trials that are left until the time is up; return the best plan.
 
         Args:
-            end: On the performance counter.
+            left: Returns the seconds that are left.
         """
         finished = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         for trial in finished:
             self._tried(trial.params)
         for _ in range(self._n_trials - len(finished)):
-            if time.perf_counter() > end:
+            if left() == 0.0:
                 break
             asked = self._study.ask()
             for i, ladder in enumerate(self._ladders):

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-from search.clock.candidate_times import time_fronts, time_plan
-from search.clock.stopwatch import NETWORK_SECONDS, Stopwatch
+from torch import nn
+
+from search.clock.candidate_times import promising, untimed
+from search.clock.race import FEWEST, WARM_UP
+from search.clock.stopwatch import Stopwatch
+from search.clock.time_limit import LAYERS, NETWORKS, TimeLimit
 from search.clock.timetable import NetworkTime, Timetable
 from search.front.choices import Choices, Member
 from sekron.budget import Budget
+
+PART = 0.25
+"""Of the time that is left, what one network may take at most."""
 
 
 class PlanClock:
     """Times plans, and knows all that was timed before.
 
+    What can be left out is, when its share of the limit is spent; a plan that is to win is
+    timed in any case.
+
     Args:
         stopwatch: Of the network.
         timetable: What was measured so far.
+        limit: Of all measuring.
         keep: Called with the timetable after everything that was measured.
         on_progress: Called with what is being measured.
     """
@@ -27,45 +38,69 @@ class PlanClock:
         self,
         stopwatch: Stopwatch,
         timetable: Timetable,
+        limit: TimeLimit,
         keep: Callable[[Timetable], None],
         on_progress: Callable[[str], None],
     ) -> None:
         self._stopwatch, self._timetable, self._keep = stopwatch, timetable, keep
-        self._on_progress = on_progress
+        self.limit, self._on_progress = limit, on_progress
+        self._left_out: dict[str, str] = {}  # what -> how many of how many
+        self.is_late = False
+        """Whether networks had to be timed when the time was up already."""
 
     @property
     def timetable(self) -> Timetable:
         """All that was measured so far."""
         return self._timetable
 
-    def time_layers(self, choices: Choices, seconds: float) -> None:
-        """Time the candidates on the layers' fronts, most promising first, for some seconds."""
-        tables = choices.tables
-        for filled in time_fronts(
-            self._stopwatch, self._timetable, tables, seconds, self._on_progress
-        ):
-            self._set(filled)
+    @property
+    def has_time(self) -> bool:
+        """Whether the limit is not spent."""
+        return self.limit.left() > 0.0
+
+    @property
+    def left_out(self) -> str:
+        """What was not measured for lack of time; empty if nothing was left out."""
+        return ", ".join(f"{number} {what}" for what, number in self._left_out.items())
+
+    def leave_out(self, what: str, number: str) -> None:
+        """Note what was not measured for lack of time; what was noted first holds."""
+        self._left_out.setdefault(what, number)
+
+    def time_layers(self, choices: Choices) -> None:
+        """Time the candidates on the layers' fronts, most promising first."""
+        wanted = promising(self._stopwatch, self._timetable, choices.tables)
+        for done, candidate in enumerate(wanted):
+            if self.limit.left(LAYERS) < candidate.least_seconds(self._timetable):
+                self.leave_out("structures of layers", f"{len(wanted) - done} of {len(wanted)}")
+                break
+            self._on_progress(f"{candidate.layer.name}, structure {done + 1} of {len(wanted)}")
+            left = partial(self.limit.left, LAYERS)
+            self._set(candidate.timed(self._stopwatch, self._timetable, left))
 
     def time_candidates(self, member: Member) -> bool:
         """Time exactly the candidates of a plan; return whether any was not timed before."""
         before = self._timetable
-        self._set(time_plan(self._stopwatch, before, member.plan))
+        for candidate in untimed(self._stopwatch, before, member.plan):
+            if self.limit.left(NETWORKS) < candidate.least_seconds(before):
+                break
+            self._on_progress(f"{candidate.layer.name} of a plan for the budget")
+            left = partial(self.limit.left, NETWORKS)
+            self._set(candidate.timed(self._stopwatch, self._timetable, left))
         return self._timetable is not before
 
-    def time(self, member: Member, seconds: float = NETWORK_SECONDS) -> NetworkTime:
-        """Return the time of a plan's network, which is measured if it was not before.
+    def time(self, member: Member) -> NetworkTime:
+        """Return the time of a plan's network, which is measured if it was not before."""
+        return self._time(member, PART * self.limit.left())
 
-        Args:
-            member: The plan.
-            seconds: After which to stop, but not before the fewest rounds.
-        """
+    def _time(self, member: Member, seconds: float) -> NetworkTime:
         plan, measured = member.plan, self._timetable.of(member.plan)
         if measured is not None:
             return measured
         measured = NetworkTime(1.0, 0.0, 1.0, 0)
         if plan:
             small = self._stopwatch.compressed(plan)
-            ratio = self._stopwatch.network_ratio(small, min(seconds, NETWORK_SECONDS))
+            ratio = self._race(small, seconds)
             activations = self._stopwatch.activations(small)
             measured = NetworkTime(ratio, member.saved, activations, len(plan))
         self._set(self._timetable.with_network(plan, measured))
@@ -80,29 +115,39 @@ class PlanClock:
         is_new = self._timetable.of(member.plan) is None
         excess = self._excess(self.time(member), budget)
         if is_new and excess <= 0.0 and budget.is_clocked and member.plan:
-            again = self._stopwatch.network_ratio(
-                self._stopwatch.compressed(member.plan), NETWORK_SECONDS
-            )
+            small = self._stopwatch.compressed(member.plan)
+            again = self._race(small, PART * self.limit.left())
             first = self.time(member)
             slower = replace(first, ratio=max(first.ratio, again))
             self._set(self._timetable.with_network(member.plan, slower))
             excess = self._excess(slower, budget)
         return excess
 
-    def time_front(self, members: list[Member], seconds: float) -> None:
-        """Time the networks of a front, in this order: all of them a little, rather than some."""
-        end = time.perf_counter() + seconds
+    def time_front(self, members: list[Member], share: float) -> None:
+        """Time the networks of a front, in this order: all of them a little, rather than some.
+
+        Args:
+            members: Of the front.
+            share: Of the limit, which is spent then.
+        """
         unknown = [m for m in members if self._timetable.of(m.plan) is None]
+        least = 2 * (WARM_UP + FEWEST) * self._timetable.network_ms / 1e3  # in turn with dense
         for done, member in enumerate(unknown):
-            left = end - time.perf_counter()
-            if left < 0:
+            left = self.limit.left(share)
+            if left < least:
+                self.leave_out("plans of the front", f"{len(unknown) - done} of {len(unknown)}")
                 break
             self._on_progress(f"the front, plan {done + 1} of {len(unknown)}")
-            self.time(member, left / (len(unknown) - done))
+            self._time(member, left / (len(unknown) - done))
 
     def crown(self, question: str, member: Member) -> None:
         """Record the plan that was measured to hold a budget."""
         self._set(self._timetable.with_winner(question, member.plan))
+
+    def _race(self, small: nn.Module, seconds: float) -> float:
+        """Return the time of a compressed network over the dense one's."""
+        self.is_late = self.is_late or not self.has_time
+        return self._stopwatch.network_ratio(small, seconds)
 
     def _excess(self, measured: NetworkTime, budget: Budget) -> float:
         limit = budget.limit_ms(self._timetable.network_ms)

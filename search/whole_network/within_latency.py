@@ -116,6 +116,12 @@ def not_slower(
     ratio = clock.time(member).ratio
     if budget.is_clocked or budget.params is not None or ratio <= 1.0 or not member.plan:
         return member
+    if not clock.has_time:
+        warn(
+            f"the plan for {budget} takes {ratio:.4f} of the dense network's time, and there was "
+            "no time to look for one that is not slower; raise `measure_seconds`."
+        )
+        return member
     try:
         return hold_latency(choices, replace(budget, latency=1.0), clock)
     except InfeasibleBudget:

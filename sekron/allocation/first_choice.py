@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from sekron.allocation.relaxation import ROUNDING, Program, Relaxed
+from sekron.allocation.relaxation import ROUNDING, Floats, Program, Relaxed
 
 Choice = NDArray[np.intp]
 """One column per layer."""
@@ -50,26 +50,37 @@ def exchanged(program: Program, relaxed: Relaxed, choice: Choice) -> Choice:
         keep[choice] = True  # despite rounding
         columns = np.flatnonzero(keep)
         layers = np.split(columns, np.searchsorted(program.owner[columns], range(1, len(choice))))
-        better = choice.copy()
+        better, used = choice.copy(), program.used(choice)
         for i, j in combinations(range(len(choice)), 2):
-            better[[i, j]] = _pair(program, better, (i, j), (layers[i], layers[j]))
+            if len(layers[i]) == len(layers[j]) == 1:
+                continue
+            pair = _pair(program, better[[i, j]], used, (layers[i], layers[j]))
+            if pair is not None:
+                better[[i, j]] = pair
+                used = program.used(better)
         if program.loss(better) >= program.loss(choice) - program.tolerance:
             return choice
         choice = better
 
 
 def _pair(
-    program: Program, choice: Choice, pair: tuple[int, int], columns: tuple[Choice, Choice]
-) -> tuple[int, int]:
-    """Return the best columns of two layers while the others stay."""
+    program: Program, chosen: Choice, used: Floats, columns: tuple[Choice, Choice]
+) -> tuple[int, int] | None:
+    """Return the best columns of two layers while the others stay; None if they are chosen.
+
+    Args:
+        program: The candidates to choose from.
+        chosen: The columns of the two layers.
+        used: What the whole choice uses of every resource.
+        columns: Those that either layer may have instead.
+    """
     first, second = columns
-    chosen = choice[list(pair)]
-    room = 1.0 + ROUNDING - program.used(choice) + program.used(chosen)
+    room = 1.0 + ROUNDING - used + program.used(chosen)
     losses = program.losses[first][:, None] + program.losses[second]  # (first, second)
     for resource, available in enumerate(room):
         costs = program.costs[:, resource]
         losses[costs[first][:, None] + costs[second] > available] = np.inf
     at = np.unravel_index(int(losses.argmin()), losses.shape)
     if losses[at] >= program.loss(chosen) - program.tolerance:
-        return int(chosen[0]), int(chosen[1])
+        return None
     return int(first[at[0]]), int(second[at[1]])

@@ -15,6 +15,12 @@ Floats = NDArray[np.float64]
 TOLERANCE = 1e-9
 """Relative difference below which two losses are the same number to the solver."""
 
+PENALTIES = (1e4, 1e7, 1e10)
+"""Losses, relative to the scale, of using a capacity once more than there is.
+
+The first suffices unless a tiny saving of costs takes a large loss; numbers as large as the last
+cost the solver digits."""
+
 ROUNDING = 1e-12
 """Rounding error that a sum of shares of a capacity may have."""
 
@@ -128,16 +134,11 @@ class Program:
 
     def relax(self) -> Relaxed | None:
         """Solve the linear relaxation by column generation; None when not even fractions fit."""
-        active = np.unique(np.concatenate([self.cheapest(price) for price in self._first_prices()]))
-        while True:
-            excess, prices, bases = self._solve(active)
-            reduced = self.losses + self.costs @ prices - bases[self.owner]
-            columns = self.cheapest(prices)
-            entering = columns[reduced[columns] < -self.tolerance]
-            if len(np.setdiff1d(entering, active)) == 0:
+        for penalty in PENALTIES:
+            excess, prices = self._generated(penalty)
+            if excess <= TOLERANCE:
                 break
-            active = np.union1d(active, entering)
-        if excess > TOLERANCE:
+        else:
             return None
         # The solver's bound holds only to its tolerances; at any prices p, this one is exact:
         # Σₗ min (loss + cost · p) − Σ p.
@@ -145,17 +146,29 @@ class Program:
         bases = np.minimum.reduceat(priced, self.starts)
         return Relaxed(float(bases.sum() - prices.sum()), prices, priced - bases[self.owner])
 
+    def _generated(self, penalty: float) -> tuple[float, Floats]:
+        """Return the excess over capacities and the prices, over all columns."""
+        active = np.unique(np.concatenate([self.cheapest(price) for price in self._first_prices()]))
+        while True:
+            excess, prices, bases = self._solve(active, penalty)
+            reduced = self.losses + self.costs @ prices - bases[self.owner]
+            columns = self.cheapest(prices)
+            entering = columns[reduced[columns] < -self.tolerance]
+            if len(np.setdiff1d(entering, active)) == 0:
+                return excess, prices
+            active = np.union1d(active, entering)
+
     def _first_prices(self) -> list[Floats]:
         units = np.eye(self.n_resources) * self.scale
         spread = [unit * 10.0**exponent for unit in units for exponent in range(-4, 7)]
         return [np.zeros(self.n_resources), units.sum(axis=0), *spread]
 
-    def _solve(self, active: NDArray[np.intp]) -> tuple[float, Floats, Floats]:
+    def _solve(self, active: NDArray[np.intp], penalty: float) -> tuple[float, Floats, Floats]:
         """Solve over some columns; return the excess over capacities, prices and layer values."""
         n, k = len(active), self.n_resources
         # Capacities may be exceeded at a penalty, so that there always is a solution to price.
         # Losses are relative to the scale, as the solver's tolerances are absolute.
-        losses = np.concatenate((self.losses[active] / self.scale, np.full(k, 1e4)))
+        losses = np.concatenate((self.losses[active] / self.scale, np.full(k, penalty)))
         picks = csr_array(
             (np.ones(n), (self.owner[active], np.arange(n))), shape=(len(self.starts), n + k)
         )

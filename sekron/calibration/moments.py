@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,7 +15,9 @@ from torch.utils.hooks import RemovableHandle
 from sekron.batches import Batches
 from sekron.calibration.output_kind import Output, kind_of
 from sekron.forward import inputs_of, must_allow_gradients, output_of
+from sekron.network.copying import copy_of
 from sekron.network.eligibility import TRANSPOSED
+from sekron.network.precision import in_single_precision
 from sekron.tensors import tensors_in
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -57,6 +58,7 @@ class Moments:
     n_positions: float
 
 
+@in_single_precision
 def moments(
     model: nn.Module,
     names: Sequence[str],
@@ -90,7 +92,7 @@ def moments(
             the layers takes no part in its output.
     """
     must_allow_gradients(model)
-    network = copy.deepcopy(model).eval().requires_grad_(False)
+    network = copy_of(model).eval().requires_grad_(False)
     sums = {
         name: _Sums(largest_patch, isinstance(network.get_submodule(name), TRANSPOSED))
         for name in names

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sekron.network.precision import HALF
 from sekron.tensors import map_tensors, tensors_in
-
-HALF = (torch.float16, torch.bfloat16)
 
 NUDGE = 1e-2
 """How far a divergence of the user's is looked into, relative to the size of the outputs."""

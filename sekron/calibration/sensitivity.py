@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +15,8 @@ from sekron.calibration.divergence import Reference
 from sekron.calibration.output_kind import Output, kind_of
 from sekron.decomposition.metric import ERROR_POWER, Metric
 from sekron.inputs import Arguments
+from sekron.network.copying import copy_of
+from sekron.network.precision import in_single_precision
 from sekron.network.surgery import weight_of
 
 LEVELS = (0.3, 0.5, 0.7)
@@ -25,6 +26,7 @@ LEAST = 1e-9
 """Least divergence, and least relative error, that are more than rounding."""
 
 
+@in_single_precision
 def divergences(
     model: nn.Module,
     metrics: Mapping[str, Metric],
@@ -49,7 +51,7 @@ def divergences(
     Raises:
         ValueError: If outputs differ in shape from the dense network's, or are not finite.
     """
-    network = copy.deepcopy(model).eval()
+    network = copy_of(model).eval()
     if min(map(len, batches)) > 1:
         for module in network.modules():
             module.training = isinstance(module, _BatchNorm)

@@ -7,6 +7,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from sekron.decomposition.gram import gram
+
 RIDGE = 1e-3
 """Penalty on the factors, relative to the diagonal of the normal equations.
 
@@ -162,7 +164,7 @@ def _start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor
     factors = []
     for mode, size in enumerate(tensor.shape):
         unfolding = tensor.movedim(mode, 0).flatten(1).double()
-        vectors = torch.linalg.eigh(unfolding @ unfolding.T).eigenvectors.flip(-1).T.float()
+        vectors = torch.linalg.eigh(gram(unfolding)).eigenvectors.flip(-1).T.float()
         factor = torch.randn(rank, size, generator=generator).to(tensor.device) / size**0.5
         factor[:size] = vectors[:rank]
         factors.append(factor)

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from sekron.decomposition.cp import fit_cp
 from sekron.decomposition.digits import from_digits, to_digits
+from sekron.decomposition.gram import gram
 from sekron.decomposition.least_squares import contract, refine_digits
 from sekron.decomposition.metric import Metric, whole_channels
+from sekron.decomposition.narrow import narrowed
+from sekron.scalars import whole
 from sekron.structures.structure import Structure
 
 SWEEPS = 30
@@ -63,7 +66,8 @@ def decompose(
     exact = weight.detach().double()
     whitened = exact if metric is None else metric.whiten(exact, whole_channels(structure))
     digits = to_digits(whitened, structure.shapes)
-    factors = _START[structure.family](digits, structure.ranks, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(whole("seed", seed))
+    factors = _START[structure.family](digits, structure.ranks, generator)
     if structure.family in REFINED:
         factors = refine_digits(digits, factors, structure.bonds, SWEEPS)
     if structure.family == "cp":
@@ -99,7 +103,8 @@ def refine(
         a.detach().double().reshape(*(structure.ranks[b] for b in bonds), -1)
         for a, bonds in zip(factors, structure.bonds, strict=True)
     ]
-    return _shaped(refine_digits(digits, flat, structure.bonds, sweeps), structure, weight)
+    refined = refine_digits(digits, flat, structure.bonds, whole("sweeps", sweeps))
+    return _shaped(refined, structure, weight)
 
 
 def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:
@@ -115,11 +120,16 @@ def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:
 
 
 def check_weight(weight: Tensor, structure: Structure) -> None:
-    """Raise a ValueError if the shape does not fit or the weight is not finite."""
+    """Raise a ValueError if the shape does not fit, or the weight has no finite values."""
     if tuple(weight.shape) != structure.weight_shape:
         raise ValueError(
             f"the weight must have the shape {structure.weight_shape} of {structure}, "
             f"got {tuple(weight.shape)}."
+        )
+    if weight.is_meta:
+        raise ValueError(
+            "the weight must have values, but is on the `meta` device; load the network's weights "
+            "first."
         )
     if not torch.isfinite(weight).all():
         raise ValueError("the weight must be finite, got NaN or Inf in it.")
@@ -141,10 +151,10 @@ def leading(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """
     rows, columns = matrices.shape[-2:]
     if rows <= columns:
-        vectors = torch.linalg.eigh(matrices @ matrices.mT).eigenvectors
+        vectors = torch.linalg.eigh(gram(matrices)).eigenvectors
         left = vectors.flip(-1)[..., :rank]  # (batch, m, rank)
         return left, left.mT @ matrices
-    vectors = torch.linalg.eigh(matrices.mT @ matrices).eigenvectors
+    vectors = torch.linalg.eigh(gram(matrices.mT)).eigenvectors
     right = vectors.flip(-1)[..., :rank]  # (batch, n, rank)
     scaled = matrices @ right
     norms = scaled.norm(dim=-2, keepdim=True)
@@ -217,10 +227,8 @@ def _refuse_degenerate(digits: Tensor, factors: Sequence[Tensor], structure: Str
 
 
 def _shaped(factors: Sequence[Tensor], structure: Structure, weight: Tensor) -> tuple[Tensor, ...]:
-    shapes = structure.factor_shapes
-    return tuple(
-        a.reshape(s).to(weight.dtype).contiguous() for a, s in zip(factors, shapes, strict=True)
-    )
+    pairs = zip(narrowed(factors, weight.dtype), structure.factor_shapes, strict=True)
+    return tuple(factor.reshape(shape).contiguous() for factor, shape in pairs)
 
 
 EXACT = ("sekron", "chain")

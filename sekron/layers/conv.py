@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from sekron.decomposition.decompose import decompose
 from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.operations import DEFAULT_FORM, Form, Operation
+from sekron.structures.geometry import per_axis
 from sekron.structures.structure import Structure
 
 Sizes = int | tuple[int, ...]
@@ -76,8 +77,8 @@ class SeKronConv(Factorized):
         self.n_axes = len(structure.weight_shape) - 2
         if self.n_axes not in NATIVE:
             raise ValueError(f"a convolution has a weight of 3 to 5 modes, got {structure}.")
-        self.stride = self._per_axis(stride)
-        self.dilation = self._per_axis(dilation)
+        self.stride = per_axis(stride, self.n_axes)
+        self.dilation = per_axis(dilation, self.n_axes)
         self.padding = padding
         self.padding_mode = padding_mode
         super().__init__(structure, form, self.stride, self.dilation, bias, device, dtype)
@@ -199,10 +200,7 @@ class SeKronConv(Factorized):
             return tuple((total // 2, total - total // 2) for total in totals)
         if isinstance(self.padding, str):
             raise ValueError(f"padding must be numbers, 'same' or 'valid', got {self.padding!r}.")
-        return tuple((p, p) for p in self._per_axis(self.padding))
-
-    def _per_axis(self, value: Sizes) -> tuple[int, ...]:
-        return (value,) * self.n_axes if isinstance(value, int) else tuple(value)
+        return tuple((p, p) for p in per_axis(self.padding, self.n_axes))
 
     def _sequence(self) -> tuple[tuple[Operation, tuple[int, ...]], ...] | None:
         """Return the convolutions with their paddings, where there is nothing between them."""

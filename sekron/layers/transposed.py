@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from sekron.layers.conv import SeKronConv, Sizes, along_channels, layout_of
 from sekron.layers.operations import Operation
+from sekron.structures.geometry import per_axis
 from sekron.structures.structure import Structure
 
 NATIVE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -73,7 +74,7 @@ class SeKronConvTranspose(SeKronConv):
 
     def __init__(self, structure: Structure, *, output_padding: Sizes = 0, **options: Any) -> None:
         super().__init__(structure, **options)
-        self.output_padding = self._per_axis(output_padding)
+        self.output_padding = per_axis(output_padding, self.n_axes)
 
     def forward(
         self,

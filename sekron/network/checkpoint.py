@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_model
 from torch import nn
 
 from sekron.network.plan import FORMAT, UNTOLD, Plan
 from sekron.network.surgery import forms_of, rebuild, structures_of
+from sekron.network.tensor_names import fitted_names
+from sekron.network.weights import load_weights
 from sekron.records import replacing
 
 
@@ -39,13 +41,18 @@ def check_folder(path: str | Path) -> None:
 def load(model: nn.Module, path: str | Path) -> nn.Module:
     """Return the saved network, its architecture rebuilt on a copy of a fresh dense one.
 
+    The file may come from a network within `DataParallel`, `DistributedDataParallel` or
+    `torch.compile`, and so may the dense one; the result is wrapped as that is.
+
     Args:
-        model: The dense network, whatever its weights; not modified.
+        model: The dense network, whatever its weights; not modified. On the `meta` device it has
+            none: the result is on the CPU then.
         path: Of a file written by `save`.
 
     Raises:
         ValueError: If the file is damaged, was not written by `save`, or belongs to another
-            network; the first difference is named.
+            network; the first difference is named. Also if a network on the `meta` device has
+            tensors that no file holds.
         FileNotFoundError: If there is none.
         TypeError: If the two are not a network and a path.
     """
@@ -54,18 +61,36 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
             "`load` takes the dense network, then the path of a file, got "
             f"{type(model).__name__} and {type(path).__name__}; exchange them."
         )
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path} must be a file, but is something else.")
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata, tensors = file.metadata() or {}, list(file.keys())
     except SafetensorError as error:
         raise ValueError(f"{path} must be a safetensors file: {error}.") from error
     if FORMAT not in metadata:
         raise ValueError(f"{path} must have been written by `sekron.save`: it holds no plan.")
     plan = Plan.from_json(metadata[FORMAT], f"the plan in {path}")
     _check_order(plan, str(path))
-    network = rebuild(model, plan, {name: plan.form(name) for name in plan})
+    names = _in_network(plan, tensors, model)
+    network = rebuild(
+        model,
+        {names[layer]: structure for layer, structure in plan.items()},
+        {names[layer]: plan.form(layer) for layer in plan},
+    )
     load_weights(network, load_file(str(path)), str(path))
     return network
+
+
+def _in_network(plan: Plan, tensors: Iterable[str], model: nn.Module) -> dict[str, str]:
+    """Return layer of a plan -> its name in the network, where wrappers may have changed it."""
+    weights = {layer: f"{layer}.weight".removeprefix(".") for layer in plan}
+    others = [name for name in tensors if name.rpartition("weights.")[0].rstrip(".") not in plan]
+    names = fitted_names([*weights.values(), *others], model.state_dict())
+    return {
+        layer: names[weight].removesuffix("weight").removesuffix(".")
+        for layer, weight in weights.items()
+    }
 
 
 def _check_order(plan: Plan, source: str) -> None:
@@ -82,39 +107,3 @@ def _check_order(plan: Plan, source: str) -> None:
                 f"{source} was written by version 1, which did not tell in which order it stored "
                 f"the factors of layer {name!r}; apply its plan to the dense network again."
             )
-
-
-def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Copy weights into a network of the same architecture.
-
-    Tensors that the network shares between several names may be missing under all but one.
-
-    Args:
-        model: Modified in place, only when everything fits.
-        weights: A state dict.
-        source: What to call it in an error.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown or of another shape; the first is named.
-    """
-    expected = model.state_dict(keep_vars=True)
-    holders: dict[int, list[str]] = {}
-    for name, tensor in expected.items():
-        holders.setdefault(id(tensor), []).append(name)
-    complete = dict(weights)
-    for names in holders.values():
-        known = next((name for name in names if name in weights), None)
-        if known is None:
-            raise ValueError(f"{source} must fit the network, but has no tensor {names[0]!r}.")
-        complete.update({name: weights[known] for name in names if name not in weights})
-    for name, tensor in complete.items():
-        if name not in expected:
-            raise ValueError(f"{source} must fit the network, which has no tensor {name!r}.")
-        if tensor.shape != expected[name].shape:
-            raise ValueError(
-                f"{source} must fit the network, but tensor {name!r} has the shape "
-                f"{tuple(tensor.shape)} instead of {tuple(expected[name].shape)}."
-            )
-    # With the versions of its modules, which a file of tensors does not have.
-    expected.update(complete)
-    model.load_state_dict(expected)

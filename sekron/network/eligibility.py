@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from sekron.network.openers import OPENERS, Opener, class_name
+from sekron.structures.families import block_shape
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Their weight is `(in, out, kernel…)`, that of all others `(out, in, kernel…)`."""
@@ -68,7 +69,21 @@ def reason_to_skip(module: nn.Module) -> str:
 
     Only the exact classes are taken: a subclass may compute something else with its weight.
     """
-    return _odd_class(module) or _odd_weight(module._parameters.get("weight"))
+    if reason := _odd_class(module):
+        return reason
+    if name := computed(module):
+        return f"its {name} is computed from other parameters"
+    return _odd_weight(module._parameters["weight"])
+
+
+def computed(module: nn.Module) -> str:
+    """Return which of a layer's tensors is computed from other parameters; empty if none is.
+
+    Parametrizations do that, and the hooks of weight norm, spectral norm and pruning masks.
+    """
+    if module._parameters.get("weight") is None:
+        return "weight"
+    return "" if "bias" in module._parameters else "bias"
 
 
 def _odd_class(module: nn.Module) -> str:
@@ -87,8 +102,6 @@ def _odd_class(module: nn.Module) -> str:
 
 
 def _odd_weight(weight: nn.Parameter | None) -> str:
-    if weight is None:
-        return "its weight is computed from other parameters"
     if isinstance(weight, UninitializedParameter):
         return "is lazy: run the network once, so that it knows its shape"
     if type(weight) is not nn.Parameter:
@@ -108,6 +121,17 @@ def is_depthwise(module: nn.Module) -> bool:
     """
     groups = int(getattr(module, "groups", 1))
     return groups > 1 and groups in (module.in_channels, module.out_channels)
+
+
+def is_vector(module: nn.Module) -> bool:
+    """Whether a layer's weight, or the part of it for one group, has one long axis at most.
+
+    Factors of a vector have no fewer FLOPs at any rank.
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    block = block_shape(tuple(weight.shape), int(getattr(module, "groups", 1)))
+    return sum(size > 1 for size in block) < 2
 
 
 def shared_weights(model: nn.Module) -> dict[str, str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from itertools import chain
 
 from torch import nn
 
+from sekron.network.copying import copy_of
 from sekron.network.openers import opener_of
 from sekron.network.swap import swap
 
@@ -19,7 +19,7 @@ def opened(model: nn.Module, names: Collection[str] | None = None) -> nn.Module:
         model: Not modified.
         names: As in `open_modules`.
     """
-    return open_modules(copy.deepcopy(model), names) if closed(model, names) else model
+    return open_modules(copy_of(model), names) if closed(model, names) else model
 
 
 def open_modules(network: nn.Module, names: Collection[str] | None = None) -> nn.Module:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from sekron.layers.factorized import Factorized
 from sekron.layers.plain import plain, reason_to_keep, reshapes
+from sekron.network.copying import copy_of
 from sekron.network.swap import swap
 
 
@@ -51,7 +50,7 @@ def to_plain(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
         >>> kept
         {}
     """
-    network = copy.deepcopy(model)
+    network = copy_of(model)
     layers: dict[str, nn.Module] = {}
     kept: dict[str, str] = {}
     for name, layer in network.named_modules():

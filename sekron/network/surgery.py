@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -17,6 +16,7 @@ from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.linear import SeKronLinear
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.layers.transposed import SeKronConvTranspose
+from sekron.network.copying import copy_of
 from sekron.network.eligibility import KINDS, TRANSPOSED, reason_to_skip
 from sekron.network.opening import open_modules, opened
 from sekron.network.swap import swap
@@ -46,7 +46,7 @@ def compressed(
         ValueError: If a name is no layer, cannot be replaced, or has another weight shape; the
             first such layer is named.
     """
-    network = open_modules(copy.deepcopy(model), structures)
+    network = open_modules(copy_of(model), structures)
     _check(network, structures)
 
     def fit(name: str, module: nn.Module, structure: Structure, form: Form) -> nn.Module:
@@ -65,7 +65,7 @@ def rebuild(
     forms: Mapping[str, Form] = MappingProxyType({}),
 ) -> nn.Module:
     """Return a copy of a network with factorized layers, their factors not yet filled in."""
-    network = open_modules(copy.deepcopy(model), structures)
+    network = open_modules(copy_of(model), structures)
     _check(network, structures)
     return swap(
         network, _new_layers(network, structures, forms, lambda _, *rest: blank_layer(*rest))

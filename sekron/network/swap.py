@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 from torch import nn
 
@@ -16,4 +17,6 @@ def swap(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:
         for name, child in parent._modules.items():
             if id(child) in replacements:
                 parent._modules[name] = replacements[id(child)]
+                if name == "_orig_mod":  # torch.compile goes on running what it was made from
+                    cast("Any", parent)._initialize()
     return network

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from sekron.inputs import Arguments, Inputs, example_of
 from sekron.layers.factorized import HOOKS
+from sekron.network.copying import copy_of
 from sekron.network.swap import swap
 
 KEPT = ("bias", "stride", "padding", "dilation", "padding_mode", "output_padding")
@@ -76,7 +76,7 @@ def reasons_to_keep(network: nn.Module, names: Sequence[str], inputs: Inputs) ->
 
 
 def _reads(network: nn.Module, names: Sequence[str], arguments: Arguments) -> dict[str, str]:
-    network = copy.deepcopy(network)
+    network = copy_of(network)
     witnesses = {name: _Witness(network.get_submodule(name)) for name in names if name}
     swap(network, witnesses)
     with torch.no_grad():

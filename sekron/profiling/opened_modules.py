@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
 from sekron.inputs import Arguments
+from sekron.network.copying import copy_of
 from sekron.network.opening import closed, opened
 
 
@@ -30,7 +29,7 @@ def opened_as_it_runs(model: nn.Module, arguments: Arguments) -> nn.Module:
 def _runs(network: nn.Module, arguments: Arguments) -> bool:
     try:
         with torch.no_grad():
-            arguments.run(copy.deepcopy(network).eval())
+            arguments.run(copy_of(network).eval())
     except Exception:  # whatever the network raises
         return False
     return True

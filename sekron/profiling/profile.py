@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +14,11 @@ from torch.nn.parameter import UninitializedParameter
 from sekron.forward import one_line
 from sekron.inputs import Arguments, Inputs, example_of
 from sekron.layers.factorized import Factorized
+from sekron.network.copying import copy_of
 from sekron.network.eligibility import (
     TRANSPOSED,
     is_depthwise,
+    is_vector,
     reason_to_skip,
     replaceable_modules,
     shared_weights,
@@ -28,6 +29,7 @@ from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.opened_modules import opened_as_it_runs
 from sekron.profiling.selection import Selection, left_out, patterns_of, sensitive_ends
 from sekron.profiling.unsearched import leftovers, matrices
+from sekron.scalars import number
 from sekron.structures.flops import flops_of_calls
 from sekron.structures.geometry import Geometry
 from sekron.structures.structure import Structure
@@ -63,11 +65,12 @@ def profile(
         ValueError: If the network does not run on the example, a pattern, a class or a function
             matches no layer, or `min_share` is no share.
     """
+    min_share = number("min_share", min_share)
     if not 0.0 <= min_share <= 1.0:
         raise ValueError(f"`min_share` must be between 0 and 1, got {min_share}.")
     arguments = first_image(example_input)
     model = opened_as_it_runs(model, arguments)
-    network = copy.deepcopy(model).eval()
+    network = copy_of(model).eval()
     calls = _record_calls(network, arguments, example_of(example_input))
     counts = count(network, arguments)
     total, n_params = counts.by_module[""], _n_params(network)
@@ -120,6 +123,7 @@ def _reasons(
         or (f"shares its weight with {shared[name]}" if name in shared else "")
         or ("" if name in calls else "never ran on the example input")
         or keeps.get(name, "")
+        or ("its weight is a vector, which has no rank" if is_vector(layers[name]) else "")
         or left_out(name, include, exclude)
         or ends.get(name, "")
         for name, reason in skips.items()

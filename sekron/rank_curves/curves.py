@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -13,18 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sekron.decomposition.decompose import leading
-from sekron.decomposition.digits import to_digits
 from sekron.decomposition.errors import relative_errors
+from sekron.decomposition.gram import gram
 from sekron.decomposition.metric import Metric, whole_channels
 from sekron.rank_curves.pareto import mixed_front
 from sekron.rank_curves.rank_grid import cp_ranks, earlier_ranks, fitted_ranks
+from sekron.rank_curves.unfoldings import Unfoldings, singular_values_squared
 from sekron.structures.families import FAMILIES, Shape, block_shape, n_ranks
 from sekron.structures.flops import flops_of_calls, n_params_of_ranks
 from sekron.structures.geometry import Geometry
 from sekron.structures.structure import Structure
-
-CACHE_BYTES = 2**28
-"""Memory for the unfoldings of one weight that several structures share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +82,7 @@ class Spectra:
         self.dense_params = weight.numel()
         dense = Structure.dense(self.shape)  # of one group: the geometries know of all
         self.dense_flops = int(self.flops(dense.shapes, dense.bonds, np.zeros((1, 0), int))[0])
-        self._unfoldings: OrderedDict[Shape, Tensor] = OrderedDict()
+        self._unfoldings = Unfoldings(self.weight.reshape(self.groups, *self.shape))
 
     def flops(
         self,
@@ -126,7 +123,7 @@ class Spectra:
             ranks = 1 + np.indices(energies.shape).reshape(len(caps), -1).T
             return self._worthwhile(family, shapes, ranks, self._errors(energies.reshape(-1)))
         if family == "chain":
-            rest = to_digits(self._right(shapes[0], caps[0]), shapes[1:]).contiguous()
+            rest = self._unfoldings.right(shapes, caps[0]).contiguous()
             rows = [
                 np.column_stack(
                     (np.tile(prefix, (len(energies), 1)), np.arange(1, len(energies) + 1), energies)
@@ -175,38 +172,20 @@ class Spectra:
         fewer_params = self.params(shapes, bonds, ranks) < self.dense_params
         return fewer_params | (self.flops(shapes, bonds, ranks) < self.dense_flops)
 
-    def _right(self, shape: Shape, rank: int) -> Tensor:
-        """Project the weight on the leading directions of a first factor of that shape.
-
-        Returns:
-            Shape `(groups, rank, *rest)`: row r is the r-th singular value times its right vector.
-        """
-        if shape not in self._unfoldings:
-            rest = tuple(n // f for n, f in zip(self.shape, shape, strict=True))
-            blocks = self.weight.reshape(self.groups, *self.shape)
-            matrices = to_digits(blocks, (shape, rest))
-            right = leading(matrices, min(matrices.shape[1:]))[1]
-            self._unfoldings[shape] = right = right.reshape(self.groups, -1, *rest)
-            while len(self._unfoldings) * 8 * self.dense_params > CACHE_BYTES:
-                self._unfoldings.popitem(last=False)
-            return right[:, :rank]
-        self._unfoldings.move_to_end(shape)
-        return self._unfoldings[shape][:, :rank]
-
     def _sekron(self, shapes: tuple[Shape, ...], caps: tuple[int, ...]) -> NDArray[np.float64]:
         """Return the energy that every combination of ranks keeps, shape `caps`.
 
         It is a running sum along every rank, as branches never interact.
         """
-        rest = self._right(shapes[0], caps[0])
         if len(shapes) == 2:
-            energies = rest.flatten(2).square().sum(dim=(0, 2))
+            energies = self._unfoldings.squares(shapes)[:, : caps[0]].sum(dim=0)
         else:
-            rest = to_digits(rest, shapes[1:]).flatten(0, 1)
+            rest = self._unfoldings.right(shapes, caps[0]).flatten(0, 1)
             for k, cap in enumerate(caps[1:-1], start=1):
+                sizes = rest.shape[2:]
                 branches = rest.reshape(self.groups * prod(caps[:k]), rest.shape[1], -1)
-                rest = leading(branches, cap)[1].reshape(-1, *map(prod, shapes[k + 1 :]))
-            squares = _singular_values_squared(rest)[:, : caps[-1]]
+                rest = leading(branches, cap)[1].reshape(-1, *sizes)
+            squares = singular_values_squared(rest)[:, : caps[-1]]
             energies = squares.reshape(self.groups, *caps).sum(dim=0)
         for axis in range(len(caps)):
             energies = energies.cumsum(dim=axis)
@@ -257,29 +236,39 @@ def _chain(
     groups, max_rank, rows, *after = rest.shape
     size = min(prod(after), caps[0] * rows)
     grid = earlier_ranks(min(caps[0], max_rank), size, len(caps) - 1, multiple)
-    gram: Tensor | float = 0.0  # of the last factor's side, grown from rank to rank
-    before = 0
+    if len(caps) == 2:
+        for rank, squares in zip(grid, _last_squares(rest, grid), strict=True):
+            energies = squares[:, : caps[1]].sum(dim=0).cumsum(dim=0)
+            yield (*prefix, rank), energies.cpu().numpy()
+        return
     for rank in grid:
         matrix = rest[:, :rank].reshape(groups, rank * rows, -1)
-        if len(caps) > 2:
-            cap = min(caps[1], *matrix.shape[1:])
-            right = leading(matrix, cap)[1].reshape(groups, cap, *after)
-            yield from _chain(right, caps[1:], multiple, (*prefix, rank))
-            continue
-        if rank * rows <= after[0]:
-            values = torch.linalg.eigvalsh(matrix @ matrix.mT)
+        cap = min(caps[1], *matrix.shape[1:])
+        right = leading(matrix, cap)[1].reshape(groups, cap, *after)
+        yield from _chain(right, caps[1:], multiple, (*prefix, rank))
+
+
+def _last_squares(rest: Tensor, ranks: list[int]) -> Iterator[Tensor]:
+    """Yield, for earlier ranks, the squared singular values that are left, largest first.
+
+    One Gram matrix serves all ranks: on the side of the rows its corners do, on the side of the
+    columns it grows from rank to rank.
+
+    Args:
+        rest: Shape `(groups, R, rows, columns)`.
+        ranks: Ascending, at most `R`.
+    """
+    groups, _, rows, columns = rest.shape
+    few = max((rank for rank in ranks if rank * rows <= columns), default=0)
+    of_rows = gram(rest[:, :few].reshape(groups, few * rows, columns))
+    of_columns: Tensor | float = 0.0
+    before = 0
+    for rank in ranks:
+        if rank <= few:
+            values = torch.linalg.eigvalsh(of_rows[:, : rank * rows, : rank * rows])
         else:
-            new_rows = rest[:, before:rank].reshape(groups, -1, after[0])
-            gram = new_rows.mT @ new_rows + gram
+            new_rows = rest[:, before:rank].reshape(groups, -1, columns)
+            of_columns = gram(new_rows.mT) + of_columns
             before = rank
-            values = torch.linalg.eigvalsh(gram)
-        energies = values.flip(1).clamp_min(0.0)[:, : caps[1]].sum(dim=0).cumsum(dim=0)
-        yield (*prefix, rank), energies.cpu().numpy()
-
-
-def _singular_values_squared(matrices: Tensor) -> Tensor:
-    """Return the squared singular values of `(batch, m, n)`, largest first, by a Gram matrix."""
-    rows, columns = matrices.shape[-2:]
-    smaller = matrices if rows <= columns else matrices.mT
-    values: Tensor = torch.linalg.eigvalsh(smaller @ smaller.mT)
-    return values.flip(-1).clamp_min(0.0)
+            values = torch.linalg.eigvalsh(of_columns)
+        yield values.flip(1).clamp_min(0.0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import cast
 
 from sekron.structures.families import Shape
 
@@ -34,7 +37,16 @@ class Geometry:
                 f"`output_size` must have {n_axes} entries, one per kernel axis of "
                 f"{weight_shape}, got {output_size}."
             )
-        strides = (stride,) * n_axes if isinstance(stride, int) else tuple(stride)
-        dilations = (dilation,) * n_axes if isinstance(dilation, int) else tuple(dilation)
-        default = tuple(o * s for o, s in zip(output_size, strides, strict=False))
-        return cls(tuple(output_size), tuple(input_size or default), strides, dilations, groups)
+        strides, dilations = per_axis(stride, n_axes), per_axis(dilation, n_axes)
+        after = tuple(map(index, output_size))
+        default = tuple(o * s for o, s in zip(after, strides, strict=False))
+        before = default if input_size is None else tuple(map(index, input_size))
+        return cls(after, before or default, strides, dilations, groups)
+
+
+def per_axis(value: int | Sequence[int], n_axes: int) -> tuple[int, ...]:
+    """Return a size for every axis, where one may stand for all."""
+    try:
+        return (index(cast("int", value)),) * n_axes
+    except TypeError:  # it is no whole number
+        return tuple(map(index, cast("Sequence[int]", value)))

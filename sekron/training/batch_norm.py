@@ -10,8 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sekron.batches import Batches
 from sekron.forward import inputs_of, output_of, without_singles
+from sekron.network.precision import in_single_precision
 
 
+@in_single_precision
 def recalibrate(model: nn.Module, batches: Batches) -> None:
     """Replace the running statistics of batch norm by the average over some batches, in place.
 
@@ -32,7 +34,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
     if not norms:
         warnings.warn(
             "recalibrate: the network has no batch norm with statistics; nothing was changed.",
-            stacklevel=2,
+            stacklevel=3,
         )
         return
     training = [module for module in model.modules() if module.training]

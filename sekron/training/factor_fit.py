@@ -14,6 +14,7 @@ from sekron.calibration.metrics import metric_of
 from sekron.calibration.moments import Moments
 from sekron.decomposition.decompose import reconstruct
 from sekron.decomposition.metric import Metric
+from sekron.decomposition.narrow import narrowed
 from sekron.layers.factorized import Factorized
 from sekron.structures.structure import Structure
 
@@ -71,7 +72,7 @@ def fit_factors(
         both = output[:, None] * rows if output.dim() == 1 else output.unsqueeze(-3) @ rows
         return both.movedim(-3, -1).reshape(kernel.shape)
 
-    size = (weight * half_gradient(weight)).sum().clamp_min(1e-30)
+    size = (weight * half_gradient(weight)).sum().clamp_min(torch.finfo(dtype).tiny)
     coordinates = _coordinates(metric, layer.structure, weight)
     start = coordinates.enter([factor.detach().to(dtype) for factor in layer.factors()])
     # L-BFGS wants them contiguous.
@@ -102,11 +103,11 @@ def fit_factors(
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch's has no types
     with torch.no_grad():
-        fitted = coordinates.leave(seen)
-        after = float(loss_of(fitted))
+        fitted = narrowed(coordinates.leave(seen), target.dtype)
+        after = float(loss_of([factor.to(dtype) for factor in fitted]))
         if not after < before:
             return before, before
-        layer.set_factors([factor.to(target.dtype) for factor in fitted])
+        layer.set_factors(fitted)
     return before, after
 
 
@@ -182,10 +183,11 @@ def _balanced(factors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _squared(matrix: Tensor, weight: Tensor) -> Tensor:
-    """Square a matrix or a diagonal, in the weight's dtype.
+    """Square a matrix or a diagonal, its largest number scaled to 1, in the weight's dtype.
 
     What of it is subnormal there becomes zero: padded patches leave so much of it that products
     would take tens of times as long.
     """
-    squared = (matrix.square() if matrix.dim() == 1 else matrix @ matrix).to(weight)
+    exact = matrix / matrix.abs().amax()
+    squared = (exact.square() if exact.dim() == 1 else exact @ exact).to(weight)
     return F.hardshrink(squared, torch.finfo(squared.dtype).tiny)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,9 @@ from torch.utils.data import DataLoader
 from sekron.calibration.output_kind import Output
 from sekron.forward import Score, evaluating, must_allow_gradients
 from sekron.layers.factorized import Factorized
-from sekron.network.checkpoint import load_weights
+from sekron.network.copying import copy_of
+from sekron.network.precision import check_trainable
+from sekron.network.weights import load_weights
 from sekron.progress import bar
 from sekron.training.loss import Loss, TaskLoss
 from sekron.training.recipe import DEFAULT_RECIPE, Recipe
@@ -116,7 +117,6 @@ def fit(
     task_loss: TaskLoss | None = None,
 ) -> list[Epoch]:
     """Train; what `finetune` does, with or without something else on top."""
-    must_allow_gradients(model)
     accelerator = _accelerator(recipe)
     n_batches, orders = _n_batches(loader), _orders(loader)
     with torch.enable_grad(), _restored(model):
@@ -134,7 +134,7 @@ def fit(
             **({} if task_loss is None else {"loss": "given"}),
         }
         record = TrainingRecord(accelerator, schedule, orders, model, settings, folder)
-        teacher = None if dense is None else copy.deepcopy(dense).to(accelerator.device)
+        teacher = None if dense is None else copy_of(dense).to(accelerator.device)
         loss_of = Loss(teacher, recipe, output, task_loss)
         if not record.epochs:
             record.add(Epoch(0, math.nan, _scored(model, score)), model)
@@ -165,6 +165,8 @@ def fit(
                         if regularizer is not None:
                             regularizer.after_step()
                         shown.advance(task)
+                    if not losses:
+                        raise ValueError(f"`loader` must hold batches, got none in epoch {number}.")
                     mean = sum(losses) / len(losses)
                     record.add(Epoch(number, mean, _scored(model, score)), model)
         finally:
@@ -213,6 +215,8 @@ def _groups(
     model: nn.Module, recipe: Recipe, regularizer: Regularizer | None
 ) -> list[dict[str, Any]]:
     """Return the parameters to train: plain weights, which are decayed one by one, and others."""
+    must_allow_gradients(model)
+    check_trainable(model)
     products = {
         id(parameter)
         for module in model.modules()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from sekron.decomposition.decompose import reconstruct
 from sekron.inputs import Inputs
 from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.operations import DEFAULT_FORM
+from sekron.network.copying import copy_of
 from sekron.network.opening import opened
 from sekron.network.plan import Plan
 from sekron.network.surgery import blank_layer, compressed, structures_of, weight_of
@@ -27,6 +27,7 @@ from sekron.network.swap import swap
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.profile import profile
 from sekron.profiling.selection import Selection
+from sekron.scalars import number
 from sekron.structures.families import Point, clipped_ranks, n_ranks
 from sekron.structures.structure import Structure
 from sekron.structures.templates import channel_svd, tucker2
@@ -115,6 +116,7 @@ def funnel(
     is_limited = any(getattr(budget, name) is not None for name in RESOURCES)
     if not (budget.is_static and is_limited):
         raise ValueError(f"a funnel's budget must limit FLOPs or parameters, got {budget}.")
+    gate_rate = number("gate_rate", gate_rate)
     if not gate_rate > 0:
         raise ValueError(f"`gate_rate` must be positive, got {gate_rate}.")
     measured = profile(model, example_input, include, exclude)
@@ -156,7 +158,7 @@ def funnel(
             small.set_factors(trained.cut(threshold))
             final[name] = in_place_of(trained.layer, small)
         else:
-            dense_layer = in_place_of(trained.layer, copy.deepcopy(original))
+            dense_layer = in_place_of(trained.layer, copy_of(original))
             weight = reconstruct(trained.factors(), trained.layer.structure)
             weight_of(dense_layer, "").data.copy_(weight.detach())
             final[name] = dense_layer

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sekron.scalars import number
+
 
 @dataclass(frozen=True, slots=True)
 class Funnel:
@@ -32,7 +34,10 @@ class Funnel:
         """Refuse what is no penalty."""
         if self.schedule not in ("gate", "global"):
             raise ValueError(f"`schedule` must be gate or global, got {self.schedule!r}.")
-        if self.strength is not None and not self.strength > 0:
+        if self.strength is None:
+            return
+        object.__setattr__(self, "strength", number("strength", self.strength))
+        if not self.strength > 0:
             raise ValueError(f"`strength` must be positive, got {self.strength}.")
 
     def penalty(self, gates: list[Tensor], first: list[Tensor], progress: float) -> Tensor:

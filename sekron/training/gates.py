@@ -79,7 +79,7 @@ class Gated(nn.Module):
         factors = list(self.layer.factors())
         for k, axis in self._slices():
             first: Tensor = getattr(self, f"norms_{k}_{axis}")
-            norms = _norms(factors[k], axis).clamp_min(1e-30)
+            norms = _norms(factors[k], axis).clamp_min(torch.finfo(factors[k].dtype).tiny)
             factors[k] = _scaled(factors[k], axis, (first / norms).clamp_max(1.0))
         self.layer.set_factors(factors)
 
@@ -132,7 +132,7 @@ class Gated(nn.Module):
             if bond in factor_bonds
         ]
         product: Tensor = torch.stack(norms).prod(dim=0)
-        scale = product.square().mean().sqrt().clamp_min(1e-30)
+        scale = product.square().mean().sqrt().clamp_min(torch.finfo(product.dtype).tiny)
         return (product / scale).clamp_min(LEAST)
 
     def _slices(self) -> Iterator[tuple[int, int]]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sekron.scalars import number, whole
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -33,6 +35,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
+        object.__setattr__(self, "epochs", whole("epochs", self.epochs))
+        for name in ("learning_rate", "decay", "distillation", "temperature", "clip"):
+            object.__setattr__(self, name, number(name, getattr(self, name)))
         if self.epochs < 1:
             raise ValueError(f"`epochs` must be at least 1, got {self.epochs}.")
         for name in ("learning_rate", "temperature", "clip"):

@@ -15,8 +15,10 @@ from sekron.layers.factorized import Factorized
 from sekron.network.counterparts import in_running_order, paired
 from sekron.network.eligibility import TRANSPOSED
 from sekron.network.opening import opened
+from sekron.network.precision import in_single_precision
 from sekron.network.surgery import structures_of, weight_of
 from sekron.progress import bar
+from sekron.scalars import whole
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 from sekron.training.factor_fit import fit_factors, metric_of_fit
@@ -29,6 +31,7 @@ START = 3
 """The fit of a layer alone, where the one in sequence starts, has so many times fewer steps."""
 
 
+@in_single_precision
 def refit(
     model: nn.Module,
     dense: nn.Module,
@@ -71,6 +74,7 @@ def refit(
     """
     dense = opened(dense, structures_of(model))
     layers = layers_to_fit(model, dense)
+    steps = whole("steps", steps)
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
     must_allow_gradients(model)

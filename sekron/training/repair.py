@@ -13,6 +13,7 @@ from sekron.calibration.output_kind import Output
 from sekron.forward import inputs_of, must_allow_gradients, without_singles
 from sekron.network.counterparts import in_running_order
 from sekron.network.opening import opened
+from sekron.network.precision import in_single_precision
 from sekron.network.surgery import structures_of
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
@@ -41,6 +42,7 @@ class Repair:
         )
 
 
+@in_single_precision
 def repair(
     model: nn.Module,
     dense: nn.Module,

@@ -24,12 +24,15 @@ from sekron.forward import (
 from sekron.inputs import Arguments
 from sekron.network.counterparts import paired
 from sekron.network.opening import opened
+from sekron.network.precision import in_single_precision
 from sekron.network.surgery import structures_of
 from sekron.progress import bar
+from sekron.scalars import number, whole
+from sekron.tensors import map_tensors
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 4e-3
 """Largest learning rate of `MANY_STEPS` steps or more; fewer take a smaller one."""
 
 MANY_STEPS = 300
@@ -50,6 +53,7 @@ N_JUDGED, FEWEST_STEPS = 10, 20
 """The network is judged about so many times on its way, after so many steps each at least."""
 
 
+@in_single_precision
 def tune(
     model: nn.Module,
     dense: nn.Module,
@@ -63,7 +67,8 @@ def tune(
     """Fit a compressed network, in place, to the activations of the dense one.
 
     Every factorized layer gets its input from the compressed layers before it, and is to put out
-    what the dense layer does; so is the network. All parameters that want gradients are fitted.
+    what the dense layer does; so are the modules that hold such layers, blocks say, and the
+    network. All parameters that want gradients are fitted.
     Batch norm uses the batch meanwhile, and is re-estimated before and after. One in eight images
     is not fitted to: by the divergence of the output on these the network is judged on its way, and
     ends as it was best, or as it came.
@@ -75,7 +80,7 @@ def tune(
             again. Fewer than eight images judge themselves.
         steps: Steps of the optimizer, one batch each.
         learning_rate: Largest learning rate; it rises to that within the first tenth of the steps
-            and falls to zero along a cosine. Default 0.002, less where there are few steps.
+            and falls to zero along a cosine. Default 0.004, less where there are few steps.
         output: What the networks put out: `logits`, `values`, or a divergence of two outputs;
             default by what the outputs look like.
         progress: Whether to show a progress bar on stderr.
@@ -97,8 +102,10 @@ def tune(
     names = list(paired(model, dense))
     must_allow_gradients(model)
     inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))
-    rate = rate_for(steps) if learning_rate is None else learning_rate
+    steps = whole("steps", steps)
+    rate = rate_for(steps) if learning_rate is None else number("learning_rate", learning_rate)
     _check(model, names, steps, rate)
+    watched = with_holders(names)
     fitted, judging = _split(inputs)
     reference = reference_of(dense, judging, output)
     has_norms = bool(norms_with_statistics(model))
@@ -112,7 +119,7 @@ def tune(
         look()
 
         def loss(batch: Arguments) -> Tensor:
-            return _loss(model, dense, names, reference.kind, batch)
+            return _loss(model, dense, watched, reference.kind, batch)
 
         with bar(progress) as shown:
             task = shown.add_task(f"tune, outputs as {reference.kind.name}", total=steps)
@@ -124,7 +131,18 @@ def tune(
 
 def rate_for(steps: int) -> float:
     """Return the largest learning rate for a number of steps."""
-    return LEARNING_RATE * min(1.0, math.sqrt(steps / MANY_STEPS))
+    return LEARNING_RATE * min(1.0, steps / MANY_STEPS)
+
+
+def with_holders(names: Sequence[str]) -> list[str]:
+    """Return the names of layers, then those of all modules that hold them, but the network's.
+
+    What a block puts out comes after its batch norm and its sum: errors count there as the next
+    block sees them, and images that are not fitted to gain more by it.
+    """
+    parts = [name.split(".") for name in names]
+    holders = (".".join(path[:k]) for path in parts for k in range(1, len(path)))
+    return list(dict.fromkeys([*names, *holders]))
 
 
 def _split(inputs: Sequence[Arguments]) -> tuple[list[Arguments], list[Arguments]]:
@@ -184,24 +202,24 @@ def _descend(
 def _loss(
     model: nn.Module, dense: nn.Module, names: Sequence[str], kind: OutputKind, batch: Arguments
 ) -> Tensor:
-    """Return `Σₗ ‖yₗ − tₗ‖² / ‖tₗ‖²` over the layers, plus the divergence of the outputs."""
+    """Return `Σₗ ‖yₗ − tₗ‖² / ‖tₗ‖²` over the modules, plus the divergence of the outputs."""
     with torch.no_grad(), _outputs(dense, names) as targets:
         target = output_of(dense, batch, "the batches")
     with _outputs(model, names) as outputs:
         output = batch.run(model)
-    of_layers = KINDS["values"].divergence(outputs, targets, TEMPERATURE)
-    return of_layers + kind.divergence(output, target, TEMPERATURE)
+    of_modules = KINDS["values"].divergence(outputs, targets, TEMPERATURE)
+    return of_modules + kind.divergence(output, target, TEMPERATURE)
 
 
 @contextmanager
-def _outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect layer name -> the outputs of its calls."""
-    outputs: dict[str, list[Tensor]] = {name: [] for name in names}
+def _outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[object]]]:
+    """Collect module name -> the outputs of its calls."""
+    outputs: dict[str, list[object]] = {name: [] for name in names}
 
-    def keeper(name: str) -> Callable[..., Tensor]:
-        def keep(_: nn.Module, __: object, output: Tensor) -> Tensor:
+    def keeper(name: str) -> Callable[..., object]:
+        def keep(_: nn.Module, __: object, output: object) -> object:
             outputs[name].append(output)
-            return output.clone()  # the next operation may work in place
+            return map_tensors(Tensor.clone, output)  # the next may work in place
 
         return keep
 

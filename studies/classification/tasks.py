@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from search.cli.sources import load_state_dict
+from search.cli.trained import load_trained
 from sekron.forward import evaluating
-from sekron.network.checkpoint import load_weights
 from studies.cifar import cifar10, cifar100
 from studies.digits import Split
 from studies.glyphs import glyphs
@@ -137,7 +136,7 @@ def _imagenet(name: str, path: str, weights: str) -> Task:
     training = partial(imagenet, path, training=True, batch_size=BATCH)
     n_classes = len(training().dataset.classes)  # type: ignore[attr-defined]  # an ImageFolder
     model = build_network(name, n_classes, 3, small=False)
-    load_weights(model, load_state_dict(weights), weights)
+    load_trained(model, weights)
     return Task(
         name,
         model.eval(),

@@ -28,7 +28,7 @@ def main() -> None:
         images,
         budget=search.Budget(flops=options.flops),
         n_trials=options.trials,
-        measure_seconds=15,
+        measure_seconds=30,
         calibration=batches,
         run=RUNS / "quickstart",
     )

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 import search
-from search.cli.sources import load_model, parse_shape
+from search.cli.sources import load_model
+from search.folder.input_spec import InputSpec
 from sekron.allocation.allocate import Allocation, allocate
 from sekron.allocation.relaxation import Options
 from studies.tensorly_time import tensorly_seconds
@@ -22,7 +23,7 @@ def main() -> None:
     options = _options()
     torch.manual_seed(0)
     model = load_model(options.model)
-    example = torch.zeros(parse_shape(options.input))
+    example = torch.zeros(InputSpec.parse(options.input).shape)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         result = search.run(

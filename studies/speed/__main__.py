@@ -159,7 +159,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", default=("float32",), help="float16 too on cuda")
     parser.add_argument("--modes", nargs="+", default=("eager",), choices=("eager", "compiled"))
     parser.add_argument("--trials", type=int, default=20, help="proposals per layer")
-    parser.add_argument("--measure-seconds", type=float, default=15.0)
+    parser.add_argument("--measure-seconds", type=float, default=30.0)
     parser.add_argument("--again", action="store_true", help="only re-measure the plans found")
     return parser.parse_args()
 

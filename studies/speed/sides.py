@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from search.cli.sources import load_model
 from sekron import Plan, SeKronConv2d
+from sekron.network.copying import copy_of
 from sekron.network.surgery import rebuild
 from studies.speed_layers.__main__ import LAYOUTS
 
@@ -83,7 +83,7 @@ def by_hand(layer: SeKronConv2d) -> nn.Sequential:
 
 def with_layers(network: nn.Module, make: Callable[[str, SeKronConv2d], nn.Module]) -> nn.Module:
     """Return a copy in which our convolutions are made by someone else."""
-    other = copy.deepcopy(network)
+    other = copy_of(network)
     for path, layer in network.named_modules():
         if isinstance(layer, SeKronConv2d):
             parent, _, name = path.rpartition(".")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import copy
+import re
 import tempfile
 import time
 from collections import Counter
@@ -13,30 +13,34 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import search
 import sekron
 from search.per_layer.space import Space
 from sekron.forward import evaluating
+from sekron.inputs import Inputs, as_arguments
 from sekron.layers.factorized import Factorized
+from sekron.network.copying import copy_of
 from sekron.network.opening import opened
 from sekron.profiling.count import count, count_flops, modules_alone
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.unsearched import matrices
 from sekron.structures.families import clipped_ranks
 from sekron.structures.structure import Structure
+from sekron.tensors import tensors_in
+from studies.survey.made import more
 from studies.survey.networks import NETWORKS
 
 SHARE = 0.6
 """Of the FLOPs, that a plan is searched for."""
 
-OMITTED = ("norm", "pool", "upsample", "lstm")
-"""What torch's counter takes for free: normalisation, pooling, resizing, recurrence."""
+OMITTED = re.compile("norm|pool|upsample|lstm|^(mv|dot)$")
+"""What torch's counter takes for free: normalisation, pooling, resizing, recurrence, products with
+vectors."""
 
 TOLERANCE = 1e-3
-"""Between a network at full ranks and the original, relative to its largest output."""
+"""Between a network at full ranks and the original, relative to the largest value of an output."""
 
 
 def main() -> None:
@@ -55,11 +59,12 @@ def main() -> None:
     print(frame.to_string(index=False))
 
 
-def survey(network: nn.Module, example: Tensor) -> dict[str, object]:
+def survey(network: nn.Module, example: Inputs) -> dict[str, object]:
     """Return a row: shares, errors, and whether the plan holds, trains and comes back from disk."""
     start = time.perf_counter()
     measured = search.profile(network, example)
     row: dict[str, object] = {
+        "inputs": str(as_arguments(example)),
         **_counted(network, example),
         "layers": len(measured.layers),
         "searched": len(measured.searched),
@@ -88,29 +93,26 @@ def survey(network: nn.Module, example: Tensor) -> dict[str, object]:
     return row
 
 
-def _enlivened(network: nn.Module, example: Tensor) -> nn.Module:
+def _enlivened(network: nn.Module, example: Inputs) -> nn.Module:
     """Give a network that was never trained an output that depends on all its layers."""
     with torch.no_grad():
         for parameter in network.parameters():
             if not parameter.any():  # biases, heads and gains begin at zero
                 parameter.normal_(std=0.1)
     if sekron.training.batch_norm.norms_with_statistics(network):
-        sekron.recalibrate(network, [torch.randn(8, *example.shape[1:])])
+        sekron.recalibrate(network, [more(example, 8)])
+    as_arguments(example).run(network)  # with gradients: as it is once it was trained
     return network
 
 
-def _counted(network: nn.Module, example: Tensor) -> dict[str, object]:
+def _counted(network: nn.Module, example: Inputs) -> dict[str, object]:
     """Return fvcore's multiply-adds, torch's, and how many of fvcore's are of what torch omits."""
-    counts = count(network, (example,))
+    counts = count(network, example)
     total = counts.by_module[""]
-    omitted = sum(
-        flops
-        for operator, flops in counts.by_operator.items()
-        if any(part in operator for part in OMITTED)
-    )
+    omitted = sum(n for operator, n in counts.by_operator.items() if OMITTED.search(operator))
     counter = FlopCounterMode(display=False)
     with evaluating(network), modules_alone(), sdpa_kernel(SDPBackend.MATH), counter:
-        network(example)
+        as_arguments(example).run(network)
     by_torch = int(counter.get_total_flops()) // 2
     return {
         "mflops": round(total / 1e6, 1),
@@ -133,9 +135,9 @@ def _full_size(family: str, shapes: tuple[tuple[int, ...], ...]) -> int:
     return Structure(family, shapes, ranks).n_params
 
 
-def _planned(result: search.SearchResult, network: nn.Module, example: Tensor) -> dict[str, object]:
+def _planned(result: search.SearchResult, network: nn.Module, example: Inputs) -> dict[str, object]:
     small = result.best.apply(network)
-    counted, _ = count_flops(small, (example,))
+    counted, _ = count_flops(small, example)
     replaced = [layer for layer in result.profile.layers if layer.name in result.best]
     return {
         "replaced_share": _share(result.profile, replaced),
@@ -147,10 +149,10 @@ def _planned(result: search.SearchResult, network: nn.Module, example: Tensor) -
     }
 
 
-def _gradients(small: nn.Module, network: nn.Module, example: Tensor) -> bool:
+def _gradients(small: nn.Module, network: nn.Module, example: Inputs) -> bool:
     """Whether a backward pass reaches every factor, and all else that it reached before."""
     reached = []
-    for model in (copy.deepcopy(network), copy.deepcopy(small)):
+    for model in (copy_of(network), copy_of(small)):
         leaves = [t for t in _outputs(model, example) if t.requires_grad]
         torch.autograd.backward(torch.stack([t.square().mean() for t in leaves]).sum())
         reached.append({n for n, p in model.named_parameters() if p.grad is not None})
@@ -165,23 +167,24 @@ def _gradients(small: nn.Module, network: nn.Module, example: Tensor) -> bool:
     return factors <= after and before - replaced <= after
 
 
-def _restored(small: nn.Module, network: nn.Module, example: Tensor) -> bool:
+def _restored(small: nn.Module, network: nn.Module, example: Inputs) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         sekron.save(small, Path(folder) / "small.safetensors")
         again = sekron.load(network, Path(folder) / "small.safetensors")
     return _difference(again, small, example) == 0.0
 
 
-def _difference(first: nn.Module, second: nn.Module, example: Tensor) -> float:
-    """Return the largest difference of the outputs, relative to the largest output."""
+def _difference(first: nn.Module, second: nn.Module, example: Inputs) -> float:
+    """Return the largest difference of an output, relative to the largest value of that output."""
     with torch.no_grad():
-        pairs = list(zip(_outputs(first, example), _outputs(second, example), strict=True))
-    largest = max(float(b.abs().max()) for _, b in pairs)
-    return max(float((a - b).abs().max()) for a, b in pairs) / max(largest, 1e-30)
+        pairs = zip(_outputs(first, example), _outputs(second, example), strict=True)
+        return max(
+            float((a.double() - b).abs().max()) / max(float(b.abs().max()), 1e-30) for a, b in pairs
+        )
 
 
-def _outputs(network: nn.Module, example: Tensor) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(network(example)) if isinstance(leaf, Tensor)]
+def _outputs(network: nn.Module, example: Inputs) -> list[Tensor]:
+    return tensors_in(as_arguments(example).run(network))
 
 
 def _share(

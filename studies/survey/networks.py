@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sekron
-
-Made = tuple[nn.Module, Tensor]
+from studies.survey import computed_weights, dense_prediction, hugging_face, several_inputs
+from studies.survey.made import Made, Networks, images
 
 
 def _torchvision(name: str, size: int = 96, **settings: Any) -> Made:
     import torchvision  # noqa: PLC0415  heavy, and needed by some of the networks only
 
-    return torchvision.models.get_model(name, weights=None, **settings), _images(size)
+    return torchvision.models.get_model(name, weights=None, **settings), images(size)
 
 
 def _segmenter(name: str) -> Made:
@@ -41,7 +40,7 @@ def _video(name: str) -> Made:
 def _timm(name: str, size: int = 96, **settings: Any) -> Made:
     import timm  # noqa: PLC0415  as above
 
-    return timm.create_model(name, pretrained=False, **settings), _images(size)
+    return timm.create_model(name, pretrained=False, **settings), images(size)
 
 
 def _folded(name: str) -> Made:
@@ -107,10 +106,6 @@ def _decoder() -> Made:
         return_dict=False,
     )
     return transformers.GPT2Model(config), torch.randint(0, 1000, (1, 48))
-
-
-def _images(size: int) -> Tensor:
-    return torch.randn(1, 3, size, size)
 
 
 class Translator(nn.Module):
@@ -220,9 +215,9 @@ class Tagger(nn.Module):
         return self.head(self.middle(self.up(found).relu()).relu())
 
 
-NETWORKS: dict[str, Callable[[], Made]] = {
+NETWORKS: Networks = {
     "audio": lambda: (Audio(), torch.randn(1, 1, 4000)),
-    "unet": lambda: (UNet(), _images(64)),
+    "unet": lambda: (UNet(), images(64)),
     "lstm": lambda: (Tagger(), torch.randint(0, 500, (1, 20))),
     "bert": _encoder,
     "gpt2": _decoder,
@@ -250,5 +245,9 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     },
     "timm/vit_tiny_patch16_224": partial(_timm, "vit_tiny_patch16_224", img_size=96),
     "timm/nfnet_l0, folded": partial(_folded, "nfnet_l0"),
+    **dense_prediction.NETWORKS,
+    **several_inputs.NETWORKS,
+    **computed_weights.NETWORKS,
+    **hugging_face.NETWORKS,
 }
 """Name -> function that makes a network and an input."""

@@ -1,0 +1,163 @@
+"""The limit of all measuring, in a world that has its own clock; no test here looks at the time."""
+
+import re
+import warnings
+from contextlib import suppress
+
+import pytest
+
+import search
+from search import Budget, InfeasibleBudget
+from search.clock.time_limit import TimeLimit
+from search.front.choices import Choices
+from tests.test_search_whole_network_within_latency import World, WorldsStopwatch, run
+
+ROUNDS = 10
+"""Of the shortest race."""
+
+
+class Clock:
+    """Seconds that pass when somebody says so."""
+
+    def __init__(self):
+        self.seconds = 100.0
+
+    def __call__(self):
+        return self.seconds
+
+
+class SlowWorld(World):
+    """A world in which measuring takes the seconds that it is given, but for the fewest rounds."""
+
+    def __init__(self, profile, forward_s):
+        super().__init__(profile)
+        self.now, self.forward_s = Clock(), forward_s
+        self.raced = []  # (what, seconds that were given, seconds that it took)
+
+    def stopwatch(self, model, example, profile):
+        return SlowStopwatch(self, model, example, profile)
+
+    def race(self, what, n_sides, forward_s, given, most):
+        taken = max(ROUNDS * n_sides * forward_s, min(given, most))
+        self.raced.append((what, given, taken))
+        self.now.seconds += taken
+
+
+class SlowStopwatch(WorldsStopwatch):
+    def start(self, seconds):
+        self.world.race("dense", 1, self.world.forward_s, seconds, 5.0)
+        return super().start(seconds)
+
+    def candidate_ratios(self, layer, sides, seconds):
+        share = self.world.forward_s / len(self.layers)
+        self.world.race("layer", 1 + len(sides), share, seconds, 0.5)
+        return super().candidate_ratios(layer, sides, seconds)
+
+    def network_ratio(self, small, seconds):
+        self.world.race("network", 2, self.world.forward_s, seconds, 4.0)
+        return super().network_ratio(small, seconds)
+
+
+@pytest.fixture
+def world(small_network, small_input):
+    return SlowWorld(search.profile(small_network, small_input), forward_s=1e-3)
+
+
+def test_only_what_runs_counts():
+    clock = Clock()
+    limit = TimeLimit(10.0, clock)
+    with limit.running():
+        clock.seconds += 2.0
+        assert (limit.spent, limit.left(), limit.left(0.5)) == (2.0, 8.0, 3.0)
+    clock.seconds += 100.0
+    assert (limit.spent, limit.left()) == (2.0, 8.0)
+    with suppress(KeyError), limit.running():
+        clock.seconds += 4.0
+        raise KeyError
+    assert (limit.spent, limit.left(), limit.left(0.5)) == (6.0, 4.0, 0.0)
+
+
+@pytest.mark.parametrize("limits", [{"latency": 0.8}, {"flops": 0.6}, {}], ids=str)
+def test_the_limit_is_of_all_measuring(world, small_network, small_input, limits):
+    arguments = {"budget": Budget(**limits), "measure_seconds": 8.0}
+    run(world, small_network, small_input, **arguments)
+    spent = sum(taken for *_, taken in world.raced)
+    assert world.now.seconds == pytest.approx(100.0 + spent)
+    assert 6.0 < spent <= 8.0
+    assert {what for what, *_ in world.raced} == {"dense", "layer", "network"}
+
+
+def test_a_score_gets_a_part_of_the_time(world, small_network, small_input):
+    arguments = {"budget": Budget(flops=0.6), "measure_seconds": 12.0, "n_network_trials": 12}
+
+    def score(network):
+        world.now.seconds += 50.0  # is no measuring
+        return -sum(p.detach().abs().sum().item() for p in network.parameters())
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="networks are scored without re-estimated")
+        result = run(world, small_network, small_input, score=score, **arguments)
+    assert sum(taken for *_, taken in world.raced) <= 12.0 + 0.1
+    assert result.timetable.of(result.best) is not None
+
+
+def test_when_time_is_up_the_plan_for_the_budget_was_still_measured(
+    world, small_network, small_input, capsys
+):
+    world.forward_s = 0.5  # twenty of them are the shortest race of a network
+    arguments = {"budget": Budget(latency=0.9), "measure_seconds": 15, "progress": True}
+    late = (
+        r"^`measure_seconds` of 15 did not suffice to measure the plan for latency ≤ 90\.0%, "
+        r"which took \d+\.\d s with the fewest runs; raise it\.$"
+    )
+    with pytest.warns(UserWarning, match=late):
+        result = run(world, small_network, small_input, **arguments)
+    assert result.timetable.of(result.best).ratio <= 0.9
+    assert world.of_plan(result.profile, result.best) <= 0.9
+    assert {taken for what, _, taken in world.raced if what == "network"} == {10.0}
+    front = result.pareto_front()
+    assert 0 < front["latency_ms"].isna().sum() < len(front)
+    left_out = (
+        r"measured for \d\d\.\d s of 15 s; no time for \d+ of \d+ structures of layers, "
+        r"most plans of the front; raise `measure_seconds` to measure more\."
+    )
+    assert re.search(left_out, capsys.readouterr().err)
+
+
+def test_where_no_layer_was_timed_the_time_is_what_is_lacking(world, small_network, small_input):
+    world.forward_s = 5.0
+    with pytest.raises(InfeasibleBudget, match=r"or `measure_seconds`[,.]"):
+        run(world, small_network, small_input, budget=Budget(latency=0.9), measure_seconds=5)
+
+
+def test_a_plan_for_flops_is_measured_once_where_time_is_up(world, small_network, small_input):
+    world.forward_s, world.overhead = 5.0, 10.0
+    arguments = {"budget": Budget(flops=0.6), "measure_seconds": 5}
+    with (
+        pytest.warns(UserWarning, match=r"did not suffice to measure the plan for flops ≤ 60\.0%"),
+        pytest.warns(UserWarning, match=r"no time to look for one that is not slower; raise `mea"),
+    ):
+        result = run(world, small_network, small_input, **arguments)
+    assert world.networks == 1
+    assert result.timetable.of(result.best).ratio > 1.0
+
+
+@pytest.mark.parametrize("limits", [{"flops": 0.6}, {"latency": 0.8}], ids=str)
+def test_integer_programs_count_too(world, small_network, small_input, limits, monkeypatch, capsys):
+    """The front is searched for as long as there is time, however long its programs take."""
+    solve, left, spent = Choices.solve, TimeLimit.left, []
+
+    def slowly(*arguments, **named):
+        world.now.seconds += 0.2
+        return solve(*arguments, **named)
+
+    def watched(limit, *share):
+        spent.append(limit.spent)
+        return left(limit, *share)
+
+    monkeypatch.setattr(Choices, "solve", slowly)
+    monkeypatch.setattr(TimeLimit, "left", watched)
+    arguments = {"budget": Budget(**limits), "measure_seconds": 12.0, "progress": True}
+    run(world, small_network, small_input, **arguments)
+    assert spent[-1] <= 12.0 + 0.2
+    assert "most plans of the front" in capsys.readouterr().err
