@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,10 @@ def test_a_wheel_holds_all_that_the_ten_lines_need(tmp_path):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     run(*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, source)
     (wheel,) = tmp_path.glob("sekron-*.whl")
+    templates = {
+        path.relative_to(ROOT).as_posix() for path in ROOT.glob("search/report/template/*")
+    }
+    assert templates <= set(zipfile.ZipFile(wheel).namelist())
     fresh = tmp_path / "fresh"
     run(sys.executable, "-m", "venv", "--without-pip", fresh)
     python = fresh / "bin" / "python"
@@ -74,7 +79,7 @@ sys.exit(failed or not tried)
 
 def test_a_network_that_runs_needs_neither_tables_nor_a_terminal():
     """Imports that would cost more than torch's own are left to those who search."""
-    heavy = ["accelerate", "fvcore", "optuna", "pandas", "rich", "scipy", "tensorly"]
+    heavy = ["accelerate", "fvcore", "optuna", "pandas", "plotly", "rich", "scipy", "tensorly"]
     code = f"import sys, sekron; print([name for name in {heavy} if name in sys.modules])"
     environment = {"PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"}
     done = subprocess.run(

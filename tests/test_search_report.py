@@ -124,6 +124,24 @@ def test_the_commands_name_the_plan_even_if_the_front_changes(command, copied, s
         result.by_digest("")
 
 
+def test_a_plan_is_applied_by_its_digest(command, copied, tmp_path, monkeypatch):
+    (tmp_path / "report_network.py").write_text(
+        "import torch\nfrom tests.conftest import *\n"
+        "def made():\n    return small_network.__wrapped__()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    result = search.load(copied)
+    plan = result.pareto_front()["plan"][0]
+    arguments = ("apply", copied, "--model", "report_network:made", "--output", tmp_path / "x.st")
+    digest = ("--plan", plan.digest[:12])
+    code, out, err = command(*arguments, *digest)
+    assert code == 0, err
+    assert f"{result.profile.totals(plan)['flops']:,} FLOPs" in out
+    code, out, err = command(*arguments, *digest, "--flops", "50%")
+    assert (code, out) == (2, "")
+    assert "a plan must be named by --plan or by a budget, got both" in err
+
+
 def test_an_unfinished_search_is_shown_and_marked(command, copied):
     document = json.loads((copied / "run.json").read_text())
     document["settings"]["n_trials"] = 99

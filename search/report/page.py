@@ -22,6 +22,7 @@ from search.folder.run_record import RunRecord
 from search.front.result import SearchResult
 from search.report.tables import front_table, layers_table, table_of
 from sekron.budget import RESOURCES
+from sekron.network.figure import size_text
 from sekron.records import write_text
 from sekron.structures.diagram import diagram
 from sekron.structures.families import FAMILIES
@@ -112,7 +113,14 @@ class Report:
             "lacks": self.lacks[:LACKS],
             "n_lacks": len(self.lacks),
             "unsupported": result.profile.unsupported,
-            "source": asdict(self.record.source),
+            "source": {
+                "model": self.record.source.model,
+                "weights": self.record.source.weights,
+                "inputs": [
+                    " ".join(filter(None, (spec.name, size_text(spec.shape), spec.dtype)))
+                    for spec in self.record.source.inputs
+                ],
+            },
             "settings": settings,
             "versions": self.record.versions,
             "machine": {} if timetable is None else asdict(timetable.setting),
