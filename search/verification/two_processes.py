@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import os
 import pickle
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
-from typing import Any
+from multiprocessing.connection import Connection, wait
 
-import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sekron.export.refusal import CannotRun, reason_of
 from sekron.inputs import Arguments
 from sekron.tensors import map_tensors, tensors_in
 
@@ -37,16 +37,41 @@ def gradients_of_two(network: nn.Module, arguments: Arguments) -> Tensor:
     """
     sent = pickle.dumps((network, arguments))
     spawn = multiprocessing.get_context("spawn")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(2, mp_context=spawn) as processes,
-    ):
-        address = f"file://{folder}/meeting"
-        first, second = [processes.submit(_process, rank, address, sent) for rank in (0, 1)]
-        found = [torch.from_numpy(process.result()) for process in (first, second)]
-    if not torch.equal(*found):
+    with tempfile.TemporaryDirectory() as folder:
+        pipes, processes = [], []
+        for rank in (0, 1):
+            here, there = spawn.Pipe(duplex=False)
+            task = (rank, f"file://{folder}/meeting", sent, there)
+            processes.append(spawn.Process(target=_process, args=task, daemon=True))
+            processes[-1].start()
+            there.close()
+            pipes.append(here)
+        try:
+            first, second = _received(pipes)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+    if not torch.equal(first, second):
         raise ValueError("the two processes must agree on the gradients, but do not.")
-    return found[0]
+    return first
+
+
+def _received(pipes: list[Connection]) -> list[Tensor]:
+    """Return what comes out of each pipe; whoever fails first ends the waiting."""
+    found: dict[int, Tensor] = {}
+    while len(found) < len(pipes):
+        waiting = [pipe for place, pipe in enumerate(pipes) if place not in found]
+        ready = wait(waiting, 2 * LIMIT.total_seconds())
+        if not ready:
+            raise TimeoutError(f"a process must end within {2 * LIMIT}, but did not.")
+        for pipe in ready:
+            assert isinstance(pipe, Connection)
+            sent = pipe.recv()
+            if isinstance(sent, str):
+                raise CannotRun(sent)
+            found[pipes.index(pipe)] = torch.from_numpy(sent)
+    return [found[place] for place in range(len(pipes))]
 
 
 def gradients(network: nn.Module, arguments: Arguments) -> Tensor:
@@ -56,18 +81,21 @@ def gradients(network: nn.Module, arguments: Arguments) -> Tensor:
     return (both[0] + both[1]) / 2
 
 
-def _process(rank: int, address: str, sent: bytes) -> np.ndarray[tuple[int], np.dtype[Any]]:
-    torch.set_num_threads(1)
-    network, arguments = pickle.loads(sent)
-    distributed.init_process_group("gloo", address, LIMIT, world_size=2, rank=rank)
+def _process(rank: int, address: str, sent: bytes, pipe: Connection) -> None:
+    """Send the gradients of one of the processes, or why there are none."""
+    result: object
     try:
+        torch.set_num_threads(1)
+        network, arguments = pickle.loads(sent)
+        distributed.init_process_group("gloo", address, LIMIT, world_size=2, rank=rank)
         parallel = DistributedDataParallel(network)
         shown = _mirrored(arguments) if rank else arguments
         _gradients(parallel, shown)  # what goes unused is noticed the second time
-        found: np.ndarray[tuple[int], np.dtype[Any]] = _gradients(parallel, shown).numpy()
-        return found
-    finally:
-        distributed.destroy_process_group()
+        result = _gradients(parallel, shown).numpy()
+    except Exception as error:  # whatever the network raises
+        result = reason_of(error)
+    pipe.send(result)
+    os._exit(0)  # what the network's modules do at the end can take minutes
 
 
 def _gradients(network: nn.Module, arguments: Arguments) -> Tensor:
