@@ -4,6 +4,7 @@ from search.clock.race import Comparison, Latency, compare, latency
 from search.front.result import SearchResult
 from search.pipeline.load import load
 from search.pipeline.run import run
+from search.verification.verify import Finding, verify
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.profiling.profile import profile
 from sekron.training.funnel import FunnelResult, funnel
@@ -11,6 +12,7 @@ from sekron.training.funnel import FunnelResult, funnel
 __all__ = [
     "Budget",
     "Comparison",
+    "Finding",
     "FunnelResult",
     "InfeasibleBudget",
     "Latency",
@@ -21,4 +23,5 @@ __all__ = [
     "load",
     "profile",
     "run",
+    "verify",
 ]

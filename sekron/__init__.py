@@ -6,6 +6,8 @@ Reference:
 
 from sekron.decomposition.decompose import decompose, reconstruct, refine
 from sekron.decomposition.errors import relative_error
+from sekron.export.files import Exported, export_onnx, export_openvino, export_program
+from sekron.export.refusal import CannotRun
 from sekron.layers.conv import SeKronConv, SeKronConv2d
 from sekron.layers.linear import SeKronLinear
 from sekron.layers.transposed import SeKronConvTranspose
@@ -22,6 +24,8 @@ from sekron.training.repair import Repair, repair
 from sekron.training.tune import tune
 
 __all__ = [
+    "CannotRun",
+    "Exported",
     "Plan",
     "Recipe",
     "Repair",
@@ -31,6 +35,9 @@ __all__ = [
     "SeKronLinear",
     "Structure",
     "decompose",
+    "export_onnx",
+    "export_openvino",
+    "export_program",
     "finetune",
     "load",
     "recalibrate",

@@ -23,9 +23,25 @@ def tensors_in(value: object) -> list[Tensor]:
         >>> [len(t) for t in tensors_in({"loss": None, 0: (torch.ones(2), [torch.ones(3)])})]
         [2, 3]
     """
+    return [tensor for _, tensor in named_tensors(value)]
+
+
+def named_tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a value, in order, with the keys and the places that lead to them.
+
+    Args:
+        value: As `tensors_in` takes it.
+        name: Of the value itself, before all others.
+
+    Example:
+        >>> import torch
+        >>> [name for name, _ in named_tensors({"a": torch.ones(2), "b": [torch.ones(3)]})]
+        ['a', 'b_0']
+    """
     if isinstance(value, Tensor):
-        return [value]
-    return [tensor for part in _parts(value) for tensor in tensors_in(part)]
+        yield name, value
+    for key, part in _items(value):
+        yield from named_tensors(part, f"{name}_{key}" if name else str(key))
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -65,13 +81,13 @@ def _with_items(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
     return mapped
 
 
-def _parts(value: object) -> Iterator[object]:
+def _items(value: object) -> Iterator[tuple[object, object]]:
     if isinstance(value, Mapping):
-        yield from value.values()
+        yield from value.items()
     elif isinstance(value, list | tuple):
-        yield from value
+        yield from enumerate(value)
     elif _has_attributes(value):
-        yield from (getattr(value, name) for name in _names(value))
+        yield from ((name, getattr(value, name)) for name in _names(value))
 
 
 def _has_attributes(value: object) -> bool:

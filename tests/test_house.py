@@ -11,6 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+
+import sekron
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("sekron", "baselines", "search")
@@ -77,12 +80,48 @@ sys.exit(failed or not tried)
     run(python, "-c", code, env=environment)
 
 
+def in_a_fresh_process(code, *arguments):
+    """Run code on the packages of this checkout and return what it prints."""
+    environment = {"PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+HEAVY = (
+    *("accelerate", "fvcore", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino"),
+    *("optuna", "pandas", "plotly", "rich", "scipy", "sklearn", "sqlalchemy", "tensorly", "typer"),
+)
+"""What only those import who search, export or train."""
+
+
 def test_a_network_that_runs_needs_neither_tables_nor_a_terminal():
     """Imports that would cost more than torch's own are left to those who search."""
-    heavy = ["accelerate", "fvcore", "optuna", "pandas", "plotly", "rich", "scipy", "tensorly"]
-    code = f"import sys, sekron; print([name for name in {heavy} if name in sys.modules])"
-    environment = {"PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True
-    )
-    assert done.stdout == "[]\n"
+    code = f"import sys, sekron; print([name for name in {HEAVY} if name in sys.modules])"
+    assert in_a_fresh_process(code) == "[]\n"
+
+
+def test_a_compressed_network_loads_and_runs_with_sekron_and_torch_alone(small_network, tmp_path):
+    """In a process in which nothing else of the project's, or for searching, can be imported."""
+    structures = {
+        "0": "cp:8x1x1x1,1x3x1x1,1x1x3x1,1x1x1x3@4",
+        "3": "sekron:3x2x3x1,4x4x1x3@6",
+        "6": "ring:12x1x3x1,1x12x1x3@2,3",
+        "8": "chain:20x1x1x1,1x12x1x1@5",
+        "11": "chain:30x1,1x20@9",
+    }
+    plan = sekron.Plan({name: sekron.Structure.parse(text) for name, text in structures.items()})
+    small, image = plan.apply(small_network), torch.ones(1, 3, 14, 11)
+    sekron.save(small, tmp_path / "small.safetensors")
+    torch.save(small_network, tmp_path / "dense.pt")
+    code = f"""
+import sys
+for name in (*{HEAVY}, "search", "baselines"):
+    sys.modules[name] = None
+import torch, sekron
+dense = torch.load(sys.argv[1], weights_only=False)
+print(sekron.load(dense, sys.argv[2])(torch.ones(1, 3, 14, 11)).tolist())
+"""
+    printed = in_a_fresh_process(code, tmp_path / "dense.pt", tmp_path / "small.safetensors")
+    torch.testing.assert_close(torch.tensor(ast.literal_eval(printed)), small(image).detach())

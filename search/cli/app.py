@@ -7,6 +7,7 @@ import sys
 import typer
 from typer.main import get_command
 
+from search.cli.deploy import export, verify
 from search.cli.failure import fail, say_in_one_line
 from search.cli.funnel import funnel
 from search.cli.output import TRACEBACK
@@ -14,7 +15,7 @@ from search.cli.report import report
 from search.cli.results import apply, compare, front
 from search.cli.search import layers, search
 
-COMMANDS = (layers, search, front, apply, compare, report, funnel)
+COMMANDS = (layers, search, front, apply, compare, report, funnel, export, verify)
 
 EPILOG = f"An error is one line; with {TRACEBACK}, anywhere, all of it is printed."
 

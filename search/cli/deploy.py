@@ -1,0 +1,115 @@
+"""`sekron export` and `sekron verify`: a compressed network where it is used."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import pandas as pd
+import typer
+from torch import nn
+
+from search.cli.arguments import Inputs, example_of, source_of
+from search.cli.output import print_frame, say
+from search.cli.sources import load_model
+from search.verification.verify import Finding
+from search.verification.verify import verify as check_network
+from sekron.export.difference import TOLERANCE
+from sekron.export.files import Exported, export_onnx, export_openvino, export_program
+from sekron.export.onnx_graph import OPSET
+from sekron.inputs import Arguments
+from sekron.network.checkpoint import load
+
+Small = Annotated[str, typer.Argument(help="File of a compressed network, as `apply` writes it.")]
+DenseModel = Annotated[str, typer.Option("--model", help="module:attribute of the dense network.")]
+FAILED = 1
+"""Exit code where something does not work that works for the dense network."""
+
+
+def export(
+    small: Small,
+    model: DenseModel,
+    inputs: Inputs,
+    onnx: Annotated[str, typer.Option(help="ONNX file to write.")] = "",
+    openvino: Annotated[str, typer.Option(help="OpenVINO IR to write, an .xml file.")] = "",
+    pt2: Annotated[str, typer.Option(help="Program of torch.export to write, a .pt2 file.")] = "",
+    opset: Annotated[int, typer.Option(help="Version of ONNX's operators.")] = OPSET,
+    tolerance: Annotated[
+        float, typer.Option(help="Largest difference of the outputs, relative to the largest.")
+    ] = TOLERANCE,
+) -> None:
+    """Write a compressed network for other runtimes, each file compared with torch in its own."""
+    if not (onnx or openvino or pt2):
+        raise ValueError("a file must be named to write: --onnx, --openvino or --pt2.")
+    example, _, network = _opened(small, model, inputs)
+    if onnx:
+        file = export_onnx(network, example, onnx, opset=opset, tolerance=tolerance)
+        _say_file(file, f"ONNX opset {opset}")
+    if openvino:
+        _say_file(export_openvino(network, example, openvino, tolerance=tolerance), "OpenVINO IR")
+    if pt2:
+        _say_file(export_program(network, example, pt2, tolerance=tolerance), "torch.export")
+
+
+def verify(
+    small: Small,
+    model: DenseModel,
+    inputs: Inputs,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    measure_seconds: Annotated[
+        float, typer.Option(help="Limit for the time of each check; 0: none.")
+    ] = 2.0,
+) -> None:
+    """Use a compressed network in every way that the dense one is used in, each for real.
+
+    The exit code is 1 if something does not work that works for the dense network.
+    """
+    example, dense, network = _opened(small, model, inputs)
+    findings = check_network(network, dense, example, measure_seconds=measure_seconds)
+    if json_:
+        sys.stdout.write(json.dumps([_finite(finding) for finding in findings], indent=1) + "\n")
+    else:
+        _print(findings)
+    if any(finding.status == "fails" for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+def _opened(small: str, model: str, inputs: Inputs) -> tuple[Arguments, nn.Module, nn.Module]:
+    """Return what the networks are run on, the dense and the compressed one."""
+    example = example_of(source_of(model, "", inputs))
+    dense = load_model(model)
+    return example, dense, load(dense, small).eval()
+
+
+def _say_file(file: Exported, kind: str) -> None:
+    def told(shapes: dict[str, tuple[int | str, ...]]) -> str:
+        return ", ".join(f"{name} ({', '.join(map(str, s))})" for name, s in shapes.items())
+
+    say(
+        f"{file.path}: {kind}, {told(dict(file.inputs))} -> {told(dict(file.outputs))}; largest "
+        f"relative difference to torch {file.difference:.1e}"
+    )
+
+
+def _print(findings: list[Finding]) -> None:
+    frame = pd.DataFrame([asdict(finding) for finding in findings])
+    for column in ("difference", "dense_difference", "time_over_dense"):
+        form = "{:.2f}" if column == "time_over_dense" else "{:.1e}"
+        frame[column] = ["" if pd.isna(value) else form.format(value) for value in frame[column]]
+    reasons = frame.pop("reason")
+    print_frame(frame)
+    for check, reason in zip(frame["check"], reasons, strict=True):
+        if reason:
+            say(f"{check}: {reason}")
+
+
+def _finite(finding: Finding) -> dict[str, object]:
+    """Return a finding in the numbers that JSON has."""
+    values = asdict(finding)
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }

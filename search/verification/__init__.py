@@ -1,0 +1,1 @@
+"""Whether a compressed network can be used as the dense one can."""

@@ -1,0 +1,114 @@
+"""Verify: every check on a compressed network, and on the dense one for comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from search.clock.race import race
+from search.verification.checks import CHECKS, Case, Check, Outcome
+from sekron.export.packages import quiet
+from sekron.export.refusal import CannotRun, reason_of
+from sekron.forward import evaluating, output_of, said
+from sekron.inputs import Inputs, example_of
+from sekron.tensors import tensors_in
+
+WORSE = 4.0
+"""Times the difference of the dense network, at which that of the compressed one is no worse."""
+
+EXAMPLE = "the example input"
+"""What it is called in an error."""
+
+PRECISION = 0.03
+"""Of the time over that of the dense network."""
+
+Status = Literal["works", "fails", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: Its name.
+        status: Skipped is what does not work for the dense network either, or is not installed.
+        difference: Largest difference of the outputs (of gradients, where it trains), relative to
+            the largest number; None where the check failed.
+        dense_difference: The same of the dense network.
+        time_over_dense: Time of the compressed network over that of the dense one, run the same
+            way, in turn; None where that was not measured.
+        reason: Why it does not work; empty where it does.
+    """
+
+    check: str
+    status: Status
+    difference: float | None = None
+    dense_difference: float | None = None
+    time_over_dense: float | None = None
+    reason: str = ""
+
+
+def verify(
+    small: nn.Module, model: nn.Module, example_input: Inputs, *, measure_seconds: float = 2.0
+) -> list[Finding]:
+    """Use a compressed network in every way that the dense one is used in, each for real.
+
+    It is saved and loaded, copied, run on more and on larger images, with channels last, in
+    bfloat16 and under autocast, compiled, exported, run in ONNX Runtime and OpenVINO, and trained
+    by two processes. A check that fails stops no other. The two processes import the main module
+    again, so that a script must call this behind `if __name__ == "__main__":`.
+
+    Args:
+        small: Compressed; left as it was.
+        model: The dense network; left as it was, and its weights do not matter.
+        example_input: What both take: a tensor, a tuple or a mapping.
+        measure_seconds: Limit for the time of each check; 0 measures nothing.
+
+    Returns:
+        One finding for each check, in their order.
+
+    Raises:
+        ValueError: If one of the networks does not run on the example input at all.
+    """
+    arguments = example_of(example_input)
+    with evaluating(small), evaluating(model):
+        ours, theirs = (
+            Case(network, model, arguments, tensors_in(output_of(network, arguments, EXAMPLE)))
+            for network in (small, model)
+        )
+        return [
+            _finding(name, check, ours, theirs, measure_seconds) for name, check in CHECKS.items()
+        ]
+
+
+def _finding(name: str, check: Check, small: Case, dense: Case, seconds: float) -> Finding:
+    ours, theirs = _outcome(check, small), _outcome(check, dense)
+    its_difference = theirs.difference if isinstance(theirs, Outcome) else None
+    if isinstance(ours, str):
+        if isinstance(theirs, str):
+            return Finding(name, "skipped", reason=f"nor for the dense network: {theirs}")
+        return Finding(name, "fails", None, its_difference, reason=ours)
+    most = max(check.tolerance, WORSE * (its_difference or 0.0))
+    if not ours.difference <= most:
+        reason = f"the outputs must be within {most:.1e}, but differ by {ours.difference:.1e}"
+        return Finding(name, "fails", ours.difference, its_difference, reason=reason)
+    time = None
+    if seconds > 0 and ours.run and isinstance(theirs, Outcome) and theirs.run:
+        times = race([theirs.run, ours.run], PRECISION, seconds)
+        time = float(np.median(times[1] / times[0]))
+    return Finding(name, "works", ours.difference, its_difference, time)
+
+
+def _outcome(check: Check, case: Case) -> Outcome | str:
+    """Try a check; return why it did not go where it did not."""
+    try:
+        with quiet(), torch.random.fork_rng():
+            return check.try_(case)
+    except (CannotRun, ImportError) as error:
+        return said(error)
+    except Exception as error:  # the check is whether there is any
+        return reason_of(error)

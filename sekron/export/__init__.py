@@ -1,0 +1,1 @@
+"""A network for other runtimes: as a file, and run there."""

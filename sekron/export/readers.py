@@ -1,0 +1,72 @@
+"""An exported network, opened in the runtime that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sekron.export.packages import needed
+from sekron.inputs import Arguments
+from sekron.tensors import tensors_in
+
+Reader = Callable[[Path, Iterable[str]], Callable[[Arguments], list[Tensor]]]
+"""Opens a file, given the names of its inputs; returns what runs the network."""
+
+
+def open_onnx(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
+    """Open an ONNX file in ONNX Runtime, on the CPU, with as many threads as torch has."""
+    runtime = needed("onnxruntime", "onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    taken = {value.name for value in session.get_inputs()}
+    names = list(names)
+
+    def run(arguments: Arguments) -> list[Tensor]:
+        inputs = {name: t for name, t in _named(names, arguments).items() if name in taken}
+        return [torch.from_numpy(output) for output in session.run(None, _arrays(inputs))]
+
+    return run
+
+
+def open_openvino(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
+    """Open an IR or an ONNX file in OpenVINO, on the CPU, with as many threads as torch has.
+
+    It computes in float32, also where the processor has faster ways that are less exact.
+    """
+    openvino = needed("openvino", "openvino")
+    options = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    core = openvino.Core()
+    request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+    taken = {name for value in request.model_inputs for name in value.names}
+    names = list(names)
+
+    def run(arguments: Arguments) -> list[Tensor]:
+        inputs = {name: t for name, t in _named(names, arguments).items() if name in taken}
+        outputs = request.infer(_arrays(inputs), share_inputs=True).values()
+        return [torch.from_numpy(output) for output in outputs]
+
+    return run
+
+
+def open_program(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
+    """Open a program of `torch.export`."""
+    del names  # forward knows its own
+    network = torch.export.load(path).module()
+    return lambda arguments: tensors_in(arguments.run(network))
+
+
+def _named(names: list[str], arguments: Arguments) -> dict[str, Tensor]:
+    return dict(zip(names, arguments.tensors, strict=True))
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}

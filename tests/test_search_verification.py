@@ -1,0 +1,143 @@
+"""What works for the dense network works for the compressed one; each check finds what fails."""
+
+import math
+import re
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import search
+from search.verification import verify as module
+from search.verification.checks import CHECKS
+from sekron import Plan, Structure
+from sekron.layers.conv import SeKronConv2d
+
+SLOW = ("torch.compile", "torch.export", "ONNX file", "onnxruntime", "openvino", "two processes")
+
+
+@pytest.fixture
+def pair(small_network):
+    plan = Plan(
+        {
+            "3": Structure.parse("sekron:3x2x3x1,4x4x1x3@6"),
+            "6": Structure.parse("chain:12x1x3x1,1x12x1x3@8"),
+            "11": Structure.parse("chain:30x1,1x20@9"),
+        }
+    )
+    return plan.apply(small_network), small_network
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Run some of the checks."""
+    return lambda *names: monkeypatch.setattr(module, "CHECKS", {n: CHECKS[n] for n in names})
+
+
+@pytest.mark.slow
+def test_all_of_it_works_on_a_network_as_it_should_be(pair, small_input):
+    state = [p.clone() for p in pair[0].parameters()]
+    pair[0].train()
+    findings = search.verify(*pair, small_input, measure_seconds=0.05)
+    assert [finding.check for finding in findings] == list(CHECKS)
+    for finding in findings:
+        assert (finding.status, finding.reason) == ("works", "")
+        most = 0.05 if finding.check in {"bfloat16", "autocast"} else 1e-4
+        assert finding.difference <= most
+        is_timed = finding.check not in {"ONNX file", "two processes"}
+        assert (finding.time_over_dense is not None) is is_timed
+    assert all(map(torch.equal, state, pair[0].parameters()))
+    assert all(m.training for m in pair[0].modules())
+    assert all(p.grad is None for p in pair[0].parameters())
+
+
+def test_without_a_clock_nothing_is_timed(pair, small_input, only, monkeypatch):
+    only(*(name for name in CHECKS if name not in SLOW))
+    monkeypatch.setattr(module, "race", None)
+    findings = search.verify(*pair, small_input, measure_seconds=0)
+    assert {finding.status for finding in findings} == {"works"}
+    assert all(finding.time_over_dense is None for finding in findings)
+    by_name = {finding.check: finding for finding in findings}
+    assert by_name["reload"].difference == by_name["deepcopy"].difference == 0.0
+    assert 0 < by_name["bfloat16"].difference < 0.05
+
+
+class Fussy(SeKronConv2d):
+    """Does not take what a network in use meets."""
+
+    wrong = ""
+
+    def forward(self, image):
+        x = super().forward(image)
+        if self.wrong == "bfloat16" and x.dtype == torch.bfloat16:
+            raise TypeError("no\nhalves")
+        if self.wrong == "other batch" and len(image) > 2:
+            return 2 * x
+        if self.wrong == "other size" and image.shape[-1] > 20:
+            return x * math.nan
+        return x
+
+    def __deepcopy__(self, memo):
+        if self.wrong == "deepcopy":
+            raise RuntimeError("only one")
+        copied = SeKronConv2d.__new__(Fussy)
+        nn.Module.__init__(copied)
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("bfloat16", r"^test_search_verification.py:\d+ in forward, `raise TypeError.*: no$"),
+        ("deepcopy", "^RuntimeError: only one$"),
+        ("other batch", "must be within 1.0e-04, but differ by"),
+        ("other size", "must be within 1.0e-04, but differ by inf"),
+    ],
+)
+def test_what_fails_is_found_and_stops_nothing(pair, small_input, only, wrong, reason):
+    only("other batch", "other size", "bfloat16", "deepcopy", "reload")
+    small, dense = pair
+    small[6].__class__ = Fussy
+    small[6].wrong = wrong
+    findings = {f.check: f for f in search.verify(small, dense, small_input, measure_seconds=0)}
+    assert findings[wrong].status == "fails"
+    assert re.search(reason, findings[wrong].reason)
+    assert findings["reload"].status == "works"
+
+
+def test_what_the_dense_network_does_not_do_is_no_failure(only):
+    only("other size", "torch")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    plan = Plan({"1": Structure.parse("chain:5x1,1x12@2")})
+    size, eager = search.verify(
+        plan.apply(network), network, torch.randn(1, 3, 2, 2), measure_seconds=0
+    )
+    assert (size.status, eager.status) == ("skipped", "works")
+    assert size.reason.startswith("nor for the dense network: RuntimeError: mat1 and mat2")
+
+
+def test_a_package_that_is_missing_is_no_failure(pair, small_input, only, monkeypatch):
+    only("onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (finding,) = search.verify(*pair, small_input)
+    assert finding.status == "skipped"
+    assert "pip install 'sekron[onnxruntime]'" in finding.reason
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_check_is_skipped(pair, small_input, only):
+    from torch._inductor import config, utils  # noqa: PLC0415  slow
+
+    only("torch.compile")
+    torch._dynamo.reset()
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}), utils.fresh_cache():
+        (finding,) = search.verify(*pair, small_input)
+    assert finding.status == "skipped"
+    assert "no-such-compiler" in finding.reason
+
+
+def test_a_network_that_does_not_run_at_all(pair):
+    with pytest.raises(ValueError, match=r"must run on the example input, but on \(1, 4, 9, 9\)"):
+        search.verify(*pair, torch.randn(1, 4, 9, 9))

@@ -1,0 +1,77 @@
+"""Every runtime runs what torch runs, and says what it is and what it does not take."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import sekron
+from sekron import Plan, Structure
+from sekron.export.runtimes import RUNTIMES, make_ready
+from sekron.inputs import example_of
+
+names = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n == "torch.compile" else []) for n in RUNTIMES],
+)
+
+
+class Scaled(nn.Module):
+    """Drops out while it trains; takes a second input by name, and what is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(8, 12, 3)
+        self.rest = nn.Sequential(nn.BatchNorm2d(12), nn.Dropout(0.5))
+
+    def forward(self, image, scale, power=1):
+        y = self.rest(self.conv(image)) * scale**power
+        return {"maps": y, "means": [y.mean((2, 3))]}
+
+
+class Branching(nn.Module):
+    def forward(self, image):
+        return torch.kthvalue(image, 2)[0] if image.sum() > 0 else image
+
+
+@names
+def test_a_runtime_puts_out_what_torch_does(name):
+    plan = Plan({"conv": Structure.parse("sekron:3x2x3x1,4x4x1x3@6")})
+    small = plan.apply(Scaled()).train()
+    example = example_of({"scale": torch.randn(2, 1, 1, 1), "image": torch.randn(2, 8, 9, 7)})
+    ready = make_ready(name, small, example)
+    assert ready.runtime == name
+    assert ready.version == sys.modules[name.partition(".")[0]].__version__
+    assert ready.threads == torch.get_num_threads()
+    assert all(module.training for module in small.modules())
+    outputs = ready.run(example)
+    small.eval()
+    expected = small(**example.named)
+    assert not any(output.requires_grad for output in outputs)
+    torch.testing.assert_close(outputs[0], expected["maps"].detach(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outputs[1], expected["means"][0].detach(), atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        small.conv.bias.add_(1.0)  # nothing is shared
+    assert torch.equal(ready.run(example)[0], outputs[0])
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_runtime_says_what_it_does_not_take(name):
+    with pytest.raises(sekron.CannotRun, match=rf"^{name} must take the network, .* in forward, `"):
+        make_ready(name, Branching(), example_of(torch.randn(1, 3)))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_runtime_that_is_not_installed(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf"package {name} must be .* 'sekron\[{name}\]'\.$"):
+        make_ready(name, nn.Linear(3, 3), example_of(torch.randn(1, 3)))
+
+
+def test_an_unknown_runtime():
+    with pytest.raises(
+        ValueError, match=r"one of torch, torch\.compile, onnxruntime, openvino, got"
+    ):
+        make_ready("tensorrt", nn.Linear(3, 3), example_of(torch.randn(1, 3)))
