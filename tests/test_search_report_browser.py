@@ -304,6 +304,8 @@ def test_nothing_is_wider_than_the_screen(page, width, scheme):
         "Emulation.setEmulatedMedia",
         {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
     )
-    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    WebDriverWait(page, 30).until(  # charts follow the window a moment later
+        lambda _: page.execute_script("return document.documentElement.scrollWidth") <= width
+    )
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
