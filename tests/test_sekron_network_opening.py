@@ -231,7 +231,7 @@ def test_the_dense_side_of_the_clock_is_the_network_as_it_came(monkeypatch):
     monkeypatch.setattr("search.clock.stopwatch.race", race)
     monkeypatch.setattr("search.clock.stopwatch.compare", compare)
     stopwatch = Stopwatch(network, X, measured)
-    times = stopwatch.start()
+    times = stopwatch.start(1.0)
     assert times.network_ms == 2000.0
     assert set(times.layers) == {layer.name for layer in measured.searched}
     assert all(layer.dense_ms > 0 for layer in times.layers.values())
