@@ -61,6 +61,7 @@ def test_the_ladder_on_imagenet(study, tmp_path, torchvision):
             for number in range(3):
                 path = tmp_path / part / name / f"{number}.JPEG"
                 Image.new("RGB", (240, 250), colour).save(path)
+    torch.manual_seed(0)
     network = torchvision.models.mnasnet0_5(num_classes=2)
     torch.save(network.state_dict(), tmp_path / "weights.pt")
     options = ["--data", "imagenet", "--path", tmp_path, "--weights", tmp_path / "weights.pt"]
