@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from baselines.methods import SVD
-from sekron.batches import Batches
 from sekron.calibration.moments import WIDEST, moments
+from sekron.forward.batches import Batches
 from sekron.network.eligibility import TRANSPOSED
 from sekron.network.surgery import weight_of
 from sekron.profiling.network_profile import NetworkProfile

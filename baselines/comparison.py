@@ -19,11 +19,11 @@ from baselines.contenders import Contender
 from baselines.entrants import RIVALS, Field, rules_of
 from baselines.judge import Clock, Judge
 from baselines.rows import Rows
-from sekron.batches import Batches
 from sekron.budget import RESOURCES, Budget
 from sekron.decomposition.metric import Metric
-from sekron.forward import Score, inputs_of
-from sekron.inputs import Inputs, example_of
+from sekron.forward.batches import Batches
+from sekron.forward.evaluation import Score, inputs_of
+from sekron.forward.inputs import Inputs, example_of
 from sekron.network.opening import opened
 from sekron.network.plan import Plan
 from sekron.network.surgery import check_finite

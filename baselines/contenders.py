@@ -17,7 +17,7 @@ from baselines.vbmf import vbmf_plan
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.decomposition.errors import fitted_error
 from sekron.decomposition.metric import Metric, whole_channels
-from sekron.inputs import Inputs
+from sekron.forward.inputs import Inputs
 from sekron.layers.factorized import Factorized
 from sekron.network.plan import Plan
 from sekron.network.surgery import compressed, weight_of

@@ -13,10 +13,10 @@ from baselines.activation_svd import activation_candidates, whitenings
 from baselines.contenders import VBMF, Contender, Decomposed, Planned, Pruned
 from baselines.layer_candidates import candidates
 from baselines.methods import METHODS, truncate
-from sekron.batches import Batches
 from sekron.budget import Budget
 from sekron.decomposition.metric import Metric
-from sekron.inputs import Inputs
+from sekron.forward.batches import Batches
+from sekron.forward.inputs import Inputs
 from sekron.network.eligibility import computed, replaceable_modules
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile

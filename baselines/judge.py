@@ -15,8 +15,8 @@ from baselines.rows import COLUMNS, Row
 from sekron.budget import RESOURCES
 from sekron.decomposition.errors import fitted_error
 from sekron.decomposition.metric import ERROR_POWER, Metric
-from sekron.forward import Score
-from sekron.inputs import Arguments, Inputs
+from sekron.forward.evaluation import Score
+from sekron.forward.inputs import Arguments, Inputs
 from sekron.layers.factorized import Factorized
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened

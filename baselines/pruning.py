@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
-from sekron.inputs import Arguments, Inputs, example_of
+from sekron.forward.inputs import Arguments, Inputs, example_of
 from sekron.network.copying import copy_of
 from sekron.profiling.count import count_flops
 from sekron.profiling.network_profile import NetworkProfile

@@ -14,7 +14,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sekron.forward import one_line
+from sekron.forward.evaluation import one_line
 
 RUNS = Path(__file__).resolve().parents[1] / ".runs"
 MOMENTUM = 0.9

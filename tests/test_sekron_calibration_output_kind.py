@@ -10,7 +10,7 @@ from sekron import Plan, Structure
 from sekron.calibration.divergence import reference_of
 from sekron.calibration.moments import moments
 from sekron.calibration.output_kind import KINDS, kind_of
-from sekron.inputs import as_arguments
+from sekron.forward.inputs import as_arguments
 
 N_DRAWS = 4000
 LOGITS, VALUES = KINDS["logits"], KINDS["values"]

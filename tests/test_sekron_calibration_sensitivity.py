@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from sekron import Structure, decompose, reconstruct, relative_error
 from sekron.calibration.sensitivity import LEAST, LEVELS, divergences, sensitivities, weighted_by
 from sekron.decomposition.metric import Metric
-from sekron.inputs import as_arguments
+from sekron.forward.inputs import as_arguments
 
 
 def identity(n_out, n_in, sensitivity=1.0):

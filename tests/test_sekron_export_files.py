@@ -10,7 +10,7 @@ from torch import nn
 import sekron
 from sekron import Plan, Structure, export_onnx, export_openvino, export_program
 from sekron.export.readers import open_onnx
-from sekron.inputs import example_of
+from sekron.forward.inputs import example_of
 
 TEXTS = (
     "chain:12x1x3x1,1x8x1x3@5",

@@ -9,7 +9,7 @@ from torch import nn
 import sekron
 from sekron import Plan, Structure
 from sekron.export.runtimes import RUNTIMES, make_ready
-from sekron.inputs import example_of
+from sekron.forward.inputs import example_of
 
 names = pytest.mark.parametrize(
     "name",

@@ -16,7 +16,7 @@ from sekron.calibration.sensitivity import divergences
 from sekron.decomposition.errors import fitted_error
 from sekron.decomposition.metric import Metric
 from sekron.decomposition.narrow import narrowed
-from sekron.inputs import as_arguments
+from sekron.forward.inputs import as_arguments
 from sekron.network.precision import in_single_precision
 from sekron.training.factor_fit import fit_factors
 from sekron.training.funnel import funnel

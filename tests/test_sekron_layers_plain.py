@@ -28,6 +28,7 @@ CASES = [
     for case in tests.STRUCTURES
 ]
 # jit says so of itself, and compiles nothing that would be new.
+# torch retires what is tried here: users have it still.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 

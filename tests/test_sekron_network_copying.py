@@ -353,6 +353,7 @@ def test_pruning_takes_no_part_where_a_weight_is_computed(images):
     assert len(baselines.compare(network, images, BUDGET, **arguments)) == 1
 
 
+# Tiny networks may be slower with factors: the clock says so.
 @pytest.mark.filterwarnings("ignore:.* is out of reach for networks that are not slower")
 @pytest.mark.filterwarnings("ignore:.*`measure_seconds`")  # a busy machine needs longer
 @pytest.mark.parametrize("name", ["weight norm", "pruning", "keeping"])

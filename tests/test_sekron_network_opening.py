@@ -199,6 +199,7 @@ def test_ranks_by_training_and_repair():
     assert repaired.after <= repaired.before
 
 
+# The network has layer norm, and every rival is re-estimated alike.
 @pytest.mark.filterwarnings("ignore:recalibrate. the network has no batch norm:UserWarning")
 def test_rivals_take_part(network):
     frame = baselines.compare(
@@ -279,6 +280,7 @@ def test_what_no_plan_names_stays_as_it_was():
     torch.testing.assert_close(outputs(small), outputs(network), atol=1e-4, rtol=1e-3)
 
 
+# Torch says so of its own fast path.
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_torchs_layers_run_part_by_part_where_one_part_is_replaced():
     network = Encoder().eval()
@@ -429,6 +431,7 @@ def test_a_compressed_network_can_be_compressed_again():
 
 
 def test_gpt2_at_full_rank(torchvision):
+    # Only the survey needs it: it is not among the extras of the tests.
     transformers = pytest.importorskip("transformers", exc_type=ImportError)
     config = transformers.GPT2Config(
         n_layer=2,

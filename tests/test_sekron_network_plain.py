@@ -28,6 +28,7 @@ SPLIT = PLAIN | {"body.1.conv": "sekron:4x3x3x1,3x4x1x3@5", "head.4": "sekron:8x
 RESHAPED = "channels are reshaped between the steps"
 # Of torch's and of torchao's own age.
 pytestmark = [
+    # torch retires what is tried here: users have it still.
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Please use quant_min and quant_max:UserWarning"),
@@ -322,7 +323,8 @@ def test_static_quantization_of_a_traced_network(small, x):
 
 
 def test_torchao_quantizes_the_linear_layers(small, x):
-    quantization = pytest.importorskip("torchao.quantization")
+    from torchao import quantization  # noqa: PLC0415  slow
+
     plain, _ = to_plain(small)
     quantization.quantize_(plain, quantization.Int8WeightOnlyConfig())
     linear = [module for module in plain.modules() if type(module) is nn.Linear]

@@ -214,6 +214,7 @@ def test_what_torch_takes_is_taken(make, state_of):
     assert equal(ours, theirs)
 
 
+# Old files come from it.
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 def test_names_of_the_old_weight_norm_are_taken():
     old = torch.nn.utils.weight_norm(nn.Linear(3, 2))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sekron.calibration.divergence import reference_of
-from sekron.inputs import as_arguments
+from sekron.forward.inputs import as_arguments
 from sekron.training.at_best import at_best
 
 BATCHES = [as_arguments(torch.eye(3))]

@@ -9,7 +9,7 @@ from torch import nn
 
 from sekron import Plan, Structure, repair
 from sekron.calibration.divergence import reference_of
-from sekron.inputs import as_arguments
+from sekron.forward.inputs import as_arguments
 from sekron.network.counterparts import in_running_order, paired
 from sekron.training.gain_and_offset import rescale
 from tests.conftest import decayed

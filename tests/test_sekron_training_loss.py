@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import sekron
-from sekron.tensors import map_tensors, tensors_in
+from sekron.forward.tensors import map_tensors, tensors_in
 from sekron.training.loss import Loss
 from sekron.training.recipe import Recipe
 from tests.trained import CLASSES, N, equal, images_and_labels, loader_of, networks, recipe, states

@@ -9,7 +9,7 @@ from torch import nn
 import sekron
 from sekron import Plan, Structure, refit
 from sekron.calibration.paired_moments import PairedMoments, paired_moments
-from sekron.inputs import as_arguments
+from sekron.forward.inputs import as_arguments
 from sekron.training.sequential_fit import DAMPING, batch_statistics, target_of
 from tests.conftest import decayed
 

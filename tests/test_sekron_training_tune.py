@@ -10,7 +10,7 @@ import sekron
 from sekron import Plan, Structure, tune
 from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import KINDS
-from sekron.inputs import as_arguments
+from sekron.forward.inputs import as_arguments
 from sekron.training.tune import _loss, _split, rate_for, with_holders
 from tests.conftest import decayed
 

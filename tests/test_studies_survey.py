@@ -43,6 +43,7 @@ def test_a_network_is_replaced_trains_and_comes_back(name):
     assert structures_of(network) == {}
 
 
+# Old networks have it.
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 @pytest.mark.parametrize(
     "name",

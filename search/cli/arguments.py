@@ -14,7 +14,7 @@ from search.cli.sources import parse_limit
 from search.folder.input_spec import InputSpec, arguments_for
 from search.folder.settings import Source
 from sekron.budget import Budget
-from sekron.inputs import Arguments
+from sekron.forward.inputs import Arguments
 
 Value = TypeVar("Value")
 

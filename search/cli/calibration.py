@@ -13,7 +13,7 @@ from torch import Tensor
 from search.cli.pictures import NORMALIZATIONS, Normalization, load_pictures, spread
 from search.cli.trained import load_state_dict
 from search.folder.input_spec import InputSpec, arguments_for
-from sekron.inputs import Arguments
+from sekron.forward.inputs import Arguments
 
 BATCH = 64
 """Images that are passed through a network at once, at most."""

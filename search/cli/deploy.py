@@ -20,7 +20,7 @@ from search.verification.verify import verify as check_network
 from sekron.export.difference import TOLERANCE
 from sekron.export.files import Exported, export_onnx, export_openvino, export_program
 from sekron.export.onnx_graph import OPSET
-from sekron.inputs import Arguments
+from sekron.forward.inputs import Arguments
 from sekron.network.checkpoint import load
 
 Small = Annotated[str, typer.Argument(help="File of a compressed network, as `apply` writes it.")]

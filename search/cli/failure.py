@@ -12,7 +12,7 @@ from contextlib import suppress
 import typer
 
 from search.cli.output import SHOWN_BY, complain
-from sekron.forward import said
+from sekron.forward.evaluation import said
 
 WRONG_USE = (ValueError, TypeError, OSError, ImportError, NotImplementedError)
 """What is raised about what the user gave; anything else went wrong by itself."""

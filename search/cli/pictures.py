@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from search.cli.output import note
-from sekron.forward import one_line
+from sekron.forward.evaluation import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image

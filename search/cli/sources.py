@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from search.cli.output import SHOWN_BY
 from search.cli.trained import load_state_dict, load_trained
-from sekron.forward import Score, one_line
+from sekron.forward.evaluation import Score, one_line
 
 
 def load_model(spec: str, weights: str = "") -> nn.Module:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from search.cli.output import complain
-from sekron.forward import one_line
+from sekron.forward.evaluation import one_line
 from sekron.network.weights import load_weights
 
 EXTRA = "_extra_state"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sekron.forward import evaluating
-from sekron.inputs import Arguments, Inputs, example_of
+from sekron.forward.evaluation import evaluating
+from sekron.forward.inputs import Arguments, Inputs, example_of
 
 
 def peak_activation_bytes(model: nn.Module, example_input: Inputs) -> int:

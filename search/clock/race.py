@@ -19,10 +19,10 @@ from scipy.stats import quantile_test
 from torch import nn
 
 from search.clock.glibc import kept_memory
-from sekron.forward import untouched
-from sekron.inputs import Inputs, example_of
+from sekron.forward.evaluation import untouched
+from sekron.forward.inputs import Inputs, example_of
+from sekron.forward.tensors import tensors_in
 from sekron.scalars import number
-from sekron.tensors import tensors_in
 
 Result = TypeVar("Result")
 

@@ -14,7 +14,7 @@ from search.clock.layer_calls import record, watched
 from search.clock.peak_memory import peak_activation_bytes
 from search.clock.race import MAX_SECONDS, compare, processor_name, race, synchronized
 from search.clock.timetable import LayerTime, Setting, Timetable
-from sekron.inputs import Inputs, example_of
+from sekron.forward.inputs import Inputs, example_of
 from sekron.layers.operations import Form
 from sekron.network.copying import copy_of
 from sekron.network.opening import opened

@@ -11,7 +11,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from sekron.inputs import Arguments
+from sekron.forward.inputs import Arguments
 
 Integer = Literal["int64", "int32", "int16", "int8", "uint8"]
 Dtype = Literal["float32", "float64", "float16", "bfloat16", Integer, "bool"]

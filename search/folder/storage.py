@@ -12,7 +12,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from sekron.forward import one_line
+from sekron.forward.evaluation import one_line
 
 HARMLESS = ("application_name", "charset", "connect_timeout", "mode", "sslmode", "timeout", "uri")
 """Names of what in the query of a URL may be written down; whatever else may be a password."""

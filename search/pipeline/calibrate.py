@@ -9,13 +9,13 @@ from itertools import chain, pairwise
 from torch import nn
 
 from search.pipeline.request import Request
-from sekron.batches import Batches
 from sekron.calibration.metrics import metrics_of
 from sekron.calibration.moments import moments
 from sekron.calibration.output_kind import OutputKind, kind_of
 from sekron.calibration.sensitivity import LEVELS, divergences, weighted_by
-from sekron.forward import inputs_of, output_of, untouched
-from sekron.inputs import Arguments, example_of
+from sekron.forward.batches import Batches
+from sekron.forward.evaluation import inputs_of, output_of, untouched
+from sekron.forward.inputs import Arguments, example_of
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened
 from sekron.network.surgery import weight_of

@@ -11,11 +11,11 @@ from search.folder.settings import Settings
 from search.folder.storage import without_password
 from search.per_layer.samplers import SAMPLERS
 from search.per_layer.space import DEFAULT_FAMILIES
-from sekron.batches import Batches
 from sekron.budget import Budget
 from sekron.calibration.output_kind import Output, kind_of
-from sekron.forward import Score, inputs_of
-from sekron.inputs import Inputs, example_of
+from sekron.forward.batches import Batches
+from sekron.forward.evaluation import Score, inputs_of
+from sekron.forward.inputs import Inputs, example_of
 from sekron.network.eligibility import replaceable_modules
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened

@@ -14,11 +14,11 @@ from search.front.result import SearchResult
 from search.per_layer.space import DEFAULT_FAMILIES
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
-from sekron.batches import Batches
 from sekron.budget import Budget
 from sekron.calibration.output_kind import Output
-from sekron.forward import Score
-from sekron.inputs import Inputs
+from sekron.forward.batches import Batches
+from sekron.forward.evaluation import Score
+from sekron.forward.inputs import Inputs
 from sekron.network.network_metric import NetworkMetric
 from sekron.profiling.selection import Selection
 

@@ -18,12 +18,12 @@ from sekron.export.files import export_onnx, export_program
 from sekron.export.other_inputs import larger_batch, larger_size
 from sekron.export.readers import open_program
 from sekron.export.runtimes import RUNTIMES
-from sekron.inputs import Arguments
+from sekron.forward.inputs import Arguments
+from sekron.forward.tensors import map_tensors, tensors_in
 from sekron.layers.conv import CHANNELS_LAST, SeKronConv
 from sekron.layers.linear import SeKronLinear
 from sekron.network.checkpoint import load, save
 from sekron.network.swap import swap
-from sekron.tensors import map_tensors, tensors_in
 
 HALF_TOLERANCE = 0.05
 """In bfloat16, which keeps eight bits of a number."""

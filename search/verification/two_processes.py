@@ -15,8 +15,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sekron.export.refusal import CannotRun, reason_of
-from sekron.inputs import Arguments
-from sekron.tensors import map_tensors, tensors_in
+from sekron.forward.inputs import Arguments
+from sekron.forward.tensors import map_tensors, tensors_in
 
 LIMIT = timedelta(seconds=60)
 """For which one process waits for the other."""

@@ -13,9 +13,9 @@ from search.clock.race import race
 from search.verification.checks import CHECKS, Case, Check, Outcome
 from sekron.export.packages import quiet
 from sekron.export.refusal import CannotRun, reason_of
-from sekron.forward import evaluating, output_of, said
-from sekron.inputs import Inputs, example_of
-from sekron.tensors import tensors_in
+from sekron.forward.evaluation import evaluating, output_of, said
+from sekron.forward.inputs import Inputs, example_of
+from sekron.forward.tensors import tensors_in
 
 WORSE = 4.0
 """Times the difference of the dense network, at which that of the compressed one is no worse."""

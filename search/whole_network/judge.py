@@ -8,9 +8,9 @@ from collections.abc import Callable
 from torch import nn
 
 from search.folder.scores import Scores
-from sekron.batches import Batches
 from sekron.budget import Budget, InfeasibleBudget
-from sekron.forward import Score
+from sekron.forward.batches import Batches
+from sekron.forward.evaluation import Score
 from sekron.network.copying import copy_of
 from sekron.network.plan import Plan
 from sekron.training.batch_norm import norms_with_statistics, recalibrate

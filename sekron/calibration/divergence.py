@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from sekron.calibration.output_kind import Output, OutputKind, kind_of
-from sekron.forward import evaluating, output_of
-from sekron.inputs import Arguments
+from sekron.forward.evaluation import evaluating, output_of
+from sekron.forward.inputs import Arguments
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from sekron.batches import Batches
 from sekron.calibration.output_kind import Output, kind_of, real_tensors
-from sekron.forward import inputs_of, must_allow_gradients, output_of
+from sekron.forward.batches import Batches
+from sekron.forward.evaluation import inputs_of, must_allow_gradients, output_of
 from sekron.network.copying import copy_of
 from sekron.network.eligibility import TRANSPOSED
 from sekron.network.precision import in_single_precision

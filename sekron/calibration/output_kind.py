@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sekron.forward.tensors import map_tensors, scalar, tensors_in
 from sekron.network.precision import HALF
-from sekron.tensors import map_tensors, tensors_in
 
 NUDGE = 1e-2
 """How far a divergence of the user's is looked into, relative to the size of the outputs."""
@@ -167,13 +167,7 @@ def _given(function: Callable[[Any, Any], Tensor]) -> OutputKind:
     """Return the kind whose divergence is a function of the user's."""
 
     def divergence(output: object, wanted: object, _: float) -> Tensor:
-        found: object = function(output, wanted)
-        if not isinstance(found, Tensor) or found.dim() > 0:
-            raise ValueError(
-                "`output` must return a scalar tensor, got "
-                f"{tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__}."
-            )
-        return found
+        return scalar("output", function(output, wanted))
 
     def draw(output: object, generator: torch.Generator) -> Tensor:
         """Return the divergence from outputs nearby, whose gradient is `H z` for random signs z."""

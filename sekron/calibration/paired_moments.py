@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sekron.calibration.moments import CHUNK, Convolution, patches_of, rows_of
-from sekron.inputs import Arguments
+from sekron.forward.inputs import Arguments
 
 ROWS = 200
 """Positions that are looked at for every number that a kernel takes in, where there are as many."""

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sekron.calibration.divergence import Reference
 from sekron.calibration.output_kind import Output, kind_of
 from sekron.decomposition.metric import ERROR_POWER, Metric
-from sekron.inputs import Arguments
+from sekron.forward.inputs import Arguments
 from sekron.network.copying import copy_of
 from sekron.network.precision import in_single_precision
 from sekron.network.surgery import weight_of

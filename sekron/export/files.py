@@ -20,10 +20,10 @@ from sekron.export.packages import needed, quiet
 from sekron.export.program import Free, Program, Shape, trace
 from sekron.export.readers import Reader, open_onnx, open_openvino, open_program
 from sekron.export.refusal import CannotRun, reason_of
-from sekron.forward import evaluating, output_of
-from sekron.inputs import Arguments, Inputs, example_of
+from sekron.forward.evaluation import evaluating, output_of
+from sekron.forward.inputs import Arguments, Inputs, example_of
+from sekron.forward.tensors import tensors_in
 from sekron.network.checkpoint import check_folder
-from sekron.tensors import tensors_in
 
 Writer = Callable[[Program, Path], None]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sekron.inputs import Arguments
-from sekron.tensors import map_tensors
+from sekron.forward.inputs import Arguments
+from sekron.forward.tensors import map_tensors
 
 MARGIN = 32
 """By which a size grows: networks that halve it five times take that too."""

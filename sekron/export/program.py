@@ -13,8 +13,8 @@ from torch.export import Dim, ExportedProgram, ShapesCollection, export
 from torch.export.graph_signature import TensorArgument
 
 from sekron.export.other_inputs import larger_batch, sizes_of
-from sekron.inputs import Arguments
-from sekron.tensors import named_tensors
+from sekron.forward.inputs import Arguments
+from sekron.forward.tensors import named_tensors
 
 Free = Literal["all", "batch", "none"]
 """Which sizes of the inputs may be others than in the example, as far as the network allows it."""

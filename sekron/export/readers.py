@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sekron.export.packages import needed
-from sekron.inputs import Arguments
-from sekron.tensors import tensors_in
+from sekron.forward.inputs import Arguments
+from sekron.forward.tensors import tensors_in
 
 Reader = Callable[[Path, Iterable[str]], Callable[[Arguments], list[Tensor]]]
 """Opens a file, given the names of its inputs; returns what runs the network."""

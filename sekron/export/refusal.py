@@ -7,7 +7,7 @@ import traceback
 from itertools import dropwhile
 from pathlib import Path
 
-from sekron.forward import one_line
+from sekron.forward.evaluation import one_line
 
 
 class CannotRun(ValueError):

@@ -20,9 +20,9 @@ from sekron.export.packages import needed, quiet
 from sekron.export.program import trace
 from sekron.export.readers import Reader, open_onnx, open_openvino
 from sekron.export.refusal import CannotRun, reason_of
-from sekron.forward import evaluating
-from sekron.inputs import Arguments
-from sekron.tensors import tensors_in
+from sekron.forward.evaluation import evaluating
+from sekron.forward.inputs import Arguments
+from sekron.forward.tensors import tensors_in
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from weakref import ref
 
 from torch import Tensor, nn
 
-from sekron.forward import one_line
+from sekron.forward.evaluation import one_line
 from sekron.network.closures import renew_functions
 
 Network = TypeVar("Network", bound=nn.Module)

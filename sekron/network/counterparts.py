@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from sekron.forward import evaluating
-from sekron.inputs import Arguments
+from sekron.forward.evaluation import evaluating
+from sekron.forward.inputs import Arguments
 from sekron.layers.factorized import Factorized
 from sekron.network.surgery import structures_of
 

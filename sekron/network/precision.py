@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sekron.decomposition.narrow import narrowed
-from sekron.forward import said
+from sekron.forward.evaluation import said
+from sekron.forward.tensors import map_tensors
 from sekron.layers.factorized import Factorized
-from sekron.tensors import map_tensors
 
 HALF = (torch.float16, torch.bfloat16)
 

@@ -12,10 +12,10 @@ from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import conv_flop_count, get_shape
 from torch import Tensor, nn
 
-from sekron.forward import evaluating, one_line
-from sekron.inputs import Arguments, Inputs, example_of
+from sekron.forward.evaluation import evaluating, one_line
+from sekron.forward.inputs import Arguments, Inputs, example_of
+from sekron.forward.tensors import map_tensors, tensors_in
 from sekron.profiling.einsum_flops import einsum_flops
-from sekron.tensors import map_tensors, tensors_in
 
 
 def count_flops(model: nn.Module, inputs: Inputs) -> tuple[int, dict[str, int]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sekron.inputs import Arguments, Inputs, example_of
+from sekron.forward.inputs import Arguments, Inputs, example_of
 from sekron.layers.factorized import HOOKS
 from sekron.network.copying import copy_of
 from sekron.network.swap import swap

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sekron.inputs import Arguments
+from sekron.forward.inputs import Arguments
 from sekron.network.copying import copy_of
 from sekron.network.opening import closed, opened
 

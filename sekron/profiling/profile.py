@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
-from sekron.forward import one_line
-from sekron.inputs import Arguments, Inputs, example_of
+from sekron.forward.evaluation import one_line
+from sekron.forward.inputs import Arguments, Inputs, example_of
 from sekron.layers.factorized import Factorized
 from sekron.network.copying import copy_of
 from sekron.network.eligibility import (

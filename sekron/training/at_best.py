@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from sekron.calibration.divergence import Reference
-from sekron.forward import evaluating
+from sekron.forward.evaluation import evaluating
 
 
 class Best:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sekron.batches import Batches
-from sekron.forward import inputs_of, output_of, without_singles
+from sekron.forward.batches import Batches
+from sekron.forward.evaluation import inputs_of, output_of, without_singles
 from sekron.network.precision import in_single_precision
 
 
@@ -24,7 +24,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
         model: Its batch-norm buffers are changed, nothing else. One without batch norm is left
             alone, with a warning.
         batches: Inputs of the network: tensors, mappings of keyword arguments, or tuples of inputs
-            and then labels, which are left out (`sekron.inputs.arguments_of`).
+            and then labels, which are left out (`sekron.forward.batches.arguments_of`).
 
     Raises:
         ValueError: If there are no batches, one is not finite, the network does not run on one or

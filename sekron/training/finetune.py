@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sekron.calibration.output_kind import Output
-from sekron.forward import Score, evaluating, must_allow_gradients
+from sekron.forward.evaluation import Score, evaluating, must_allow_gradients
 from sekron.layers.factorized import Factorized
 from sekron.network.copying import copy_of
 from sekron.network.precision import check_trainable

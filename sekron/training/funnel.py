@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.calibration.output_kind import Output
 from sekron.decomposition.decompose import reconstruct
-from sekron.inputs import Inputs
+from sekron.forward.inputs import Inputs
 from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.operations import DEFAULT_FORM
 from sekron.network.copying import copy_of

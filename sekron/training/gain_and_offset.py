@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sekron.calibration.paired_moments import paired_inputs
 from sekron.decomposition.metric import Metric, whole_channels
-from sekron.forward import evaluating
-from sekron.inputs import Arguments
+from sekron.forward.evaluation import evaluating
+from sekron.forward.inputs import Arguments
 from sekron.layers.factorized import Factorized
 
 RIDGE = 1e-3

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sekron.batches import arguments_and_labels, arguments_of
 from sekron.calibration.output_kind import Output, kind_of
-from sekron.forward import evaluating, must_have_gradient, output_of
+from sekron.forward.batches import arguments_and_labels, arguments_of
+from sekron.forward.evaluation import evaluating, must_have_gradient, output_of
+from sekron.forward.tensors import scalar
 from sekron.training.recipe import Recipe
 
 TaskLoss = Callable[[Any, Any], Tensor]
@@ -79,13 +80,7 @@ class Loss:
 
     def _of_task(self, output: object, batch: Any, labels: tuple[Any, ...]) -> Tensor:
         if self._task is not None:
-            loss = self._task(output, batch)
-            if not isinstance(loss, Tensor) or loss.dim() > 0:
-                raise ValueError(
-                    "`loss` must return a scalar tensor, got "
-                    f"{tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__}."
-                )
-            return loss
+            return scalar("loss", self._task(output, batch))
         if not isinstance(output, Tensor):
             raise ValueError(
                 "the network must put out one tensor to be trained on labels, or `loss` must be "

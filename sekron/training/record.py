@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from sekron.forward import one_line
+from sekron.forward.evaluation import one_line
 from sekron.network.surgery import structures_of
 from sekron.records import Count, decode, encode, read_text, unwritten, write_text
 from sekron.training.random_state import random_state, set_random_state

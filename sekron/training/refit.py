@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from sekron.batches import Batches
 from sekron.calibration.divergence import Reference, reference_of
 from sekron.calibration.moments import Moments, moments
 from sekron.calibration.output_kind import Output
-from sekron.forward import evaluating, inputs_of, must_allow_gradients, without_singles
+from sekron.forward.batches import Batches
+from sekron.forward.evaluation import evaluating, inputs_of, must_allow_gradients, without_singles
 from sekron.layers.factorized import Factorized
 from sekron.network.copying import copy_of
 from sekron.network.counterparts import in_running_order, paired

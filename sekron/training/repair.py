@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sekron.batches import Batches
 from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import Output
-from sekron.forward import inputs_of, must_allow_gradients, without_singles
+from sekron.forward.batches import Batches
+from sekron.forward.evaluation import inputs_of, must_allow_gradients, without_singles
 from sekron.network.copying import copy_of
 from sekron.network.counterparts import in_running_order
 from sekron.network.opening import open_modules

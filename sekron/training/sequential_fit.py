@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sekron.calibration.divergence import Reference
 from sekron.calibration.moments import WIDEST, Moments
 from sekron.calibration.paired_moments import PairedMoments, paired_moments
-from sekron.forward import evaluating
+from sekron.forward.evaluation import evaluating
 from sekron.layers.factorized import Factorized
 from sekron.network.eligibility import TRANSPOSED
 from sekron.training.factor_fit import fit_factors, metric_of_fit

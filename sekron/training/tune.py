@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sekron.batches import Batches
 from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import KINDS, Output, OutputKind
-from sekron.forward import (
+from sekron.forward.batches import Batches
+from sekron.forward.evaluation import (
     evaluating,
     inputs_of,
     must_allow_gradients,
@@ -21,7 +21,8 @@ from sekron.forward import (
     output_of,
     without_singles,
 )
-from sekron.inputs import Arguments
+from sekron.forward.inputs import Arguments
+from sekron.forward.tensors import map_tensors
 from sekron.network.copying import copy_of
 from sekron.network.counterparts import paired
 from sekron.network.opening import open_modules
@@ -29,7 +30,6 @@ from sekron.network.precision import in_single_precision
 from sekron.network.surgery import structures_of
 from sekron.progress import bar
 from sekron.scalars import number, whole
-from sekron.tensors import map_tensors
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 

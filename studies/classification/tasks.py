@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from search.cli.trained import load_trained
-from sekron.forward import evaluating
+from sekron.forward.evaluation import evaluating
 from studies.cifar import cifar10, cifar100
 from studies.digits import Split
 from studies.glyphs import glyphs

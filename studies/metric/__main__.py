@@ -22,7 +22,7 @@ from sekron.calibration.metrics import DAMPING, POWER, metrics_of
 from sekron.calibration.moments import Moments, moments
 from sekron.calibration.sensitivity import divergences, sensitivities, weighted_by
 from sekron.decomposition.metric import ERROR_POWER, Metric
-from sekron.inputs import as_arguments
+from sekron.forward.inputs import as_arguments
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.surgery import weight_of
 from sekron.profiling.profile import profile

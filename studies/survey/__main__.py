@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import search
 import sekron
 from search.per_layer.space import Space
-from sekron.forward import evaluating
-from sekron.inputs import Inputs, as_arguments
+from sekron.forward.evaluation import evaluating
+from sekron.forward.inputs import Inputs, as_arguments
+from sekron.forward.tensors import tensors_in
 from sekron.layers.factorized import Factorized
 from sekron.network.copying import copy_of
 from sekron.network.opening import opened
@@ -28,7 +29,6 @@ from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.unsearched import matrices
 from sekron.structures.families import clipped_ranks
 from sekron.structures.structure import Structure
-from sekron.tensors import tensors_in
 from studies.survey.made import more
 from studies.survey.networks import NETWORKS
 

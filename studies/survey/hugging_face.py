@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sekron.inputs import Inputs
+from sekron.forward.inputs import Inputs
 from studies.survey.made import Made, Networks, images
 
 NARROW = {

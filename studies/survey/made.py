@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sekron.inputs import Arguments, Inputs, as_arguments
-from sekron.tensors import map_tensors
+from sekron.forward.inputs import Arguments, Inputs, as_arguments
+from sekron.forward.tensors import map_tensors
 
 Made = tuple[nn.Module, Inputs]
 

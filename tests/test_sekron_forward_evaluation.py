@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sekron
-from sekron.forward import inputs_of, must_allow_gradients, without_singles
-from sekron.inputs import as_arguments
+from sekron.forward.evaluation import inputs_of, must_allow_gradients, without_singles
+from sekron.forward.inputs import as_arguments
 
 IMAGES = torch.arange(24.0).reshape(6, 4)
 NETWORK = nn.Linear(4, 2)

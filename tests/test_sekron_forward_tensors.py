@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sekron.tensors import map_tensors, tensors_in
+from sekron.forward.tensors import map_tensors, tensors_in
 
 A, B = torch.tensor([1.0]), torch.tensor([2.0])
 Pair = namedtuple("Pair", "first second")

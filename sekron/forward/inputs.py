@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sekron.tensors import tensors_in
+from sekron.forward.tensors import tensors_in
 
 
 @dataclass(frozen=True, eq=False, slots=True)

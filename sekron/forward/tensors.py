@@ -99,3 +99,19 @@ def _names(value: Any) -> list[str]:
     if is_dataclass(value):
         return [field.name for field in fields(value) if hasattr(value, field.name)]
     return list(vars(value))
+
+
+def scalar(name: str, value: object) -> Tensor:
+    """Return what a function of the user's has returned, if it is a scalar tensor.
+
+    Args:
+        name: Of the function, for the error.
+        value: What it returned.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if isinstance(value, Tensor) and value.dim() == 0:
+        return value
+    got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    raise ValueError(f"`{name}` must return a scalar tensor, got {got}.")

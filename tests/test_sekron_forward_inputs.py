@@ -6,7 +6,7 @@ from collections import UserDict
 import pytest
 import torch
 
-from sekron.inputs import Arguments, example_of
+from sekron.forward.inputs import Arguments, example_of
 
 X, S = torch.arange(24.0).reshape(4, 3, 2), torch.arange(4.0)
 

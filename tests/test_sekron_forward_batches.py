@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sekron.batches import arguments_and_labels, arguments_of
-from sekron.inputs import Arguments
+from sekron.forward.batches import arguments_and_labels, arguments_of
+from sekron.forward.inputs import Arguments
 
 X, S, Y = torch.randn(4, 3), torch.randn(4), torch.zeros(4, dtype=torch.long)
 

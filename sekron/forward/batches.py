@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sekron.inputs import Arguments, Inputs, as_arguments
+from sekron.forward.inputs import Arguments, Inputs, as_arguments
 
 Batches = Iterable[Inputs]
 """Inputs in batches, as loaders and lists hold them; `arguments_of` tells what of them counts."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sekron.batches import Batches, arguments_of
-from sekron.inputs import Arguments
-from sekron.tensors import map_tensors
+from sekron.forward.batches import Batches, arguments_of
+from sekron.forward.inputs import Arguments
+from sekron.forward.tensors import map_tensors
 
 Score = Callable[[nn.Module], float]
 """A function that rates a network; higher is better."""
