@@ -143,12 +143,15 @@ def test_larger_layers_take_longer():
 def test_what_is_long_is_said_before(monkeypatch):
     monkeypatch.setattr(foresight, "slowness", lambda: 2.0)
     works = [LayerWork([1.0, 3.0], 0.5, 12), *(LayerWork([2.0], 0.0, 0) for _ in range(20))]
-    assert announcement(works) == (
+    assert announcement(works, n_threads=1) == (
         "21 layers take about 2 min to search, the longest 20% of it; `min_share`, `exclude` or "
         "fewer `n_trials` make it shorter."
     )
-    assert announcement(works[1:5]) == ""
-    assert announcement([]) == ""
+    assert announcement(works, n_threads=40) == ""  # 2 · 10 s, those of the longest
+    many = [LayerWork([4.0], 0.0, 0) for _ in range(30)]
+    assert announcement(many, n_threads=2).startswith("30 layers take about 2 min to search, ")
+    assert announcement(works[1:5], n_threads=1) == ""
+    assert announcement([], n_threads=1) == ""
 
 
 @pytest.mark.parametrize(

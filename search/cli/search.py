@@ -75,6 +75,9 @@ def search(
     sampler: Annotated[str, typer.Option(help="neighbour, tpe, nsga2 or random.")] = "neighbour",
     storage: Storage = None,
     seed: int = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="Layers searched at a time; default as torch has threads.")
+    ] = None,
     calibration: Calibration = "",
     normalize: Normalize = None,
     images: Images = None,
@@ -114,6 +117,7 @@ def search(
         output=output_kind,
         score=load_score(score) if score else None,
         n_network_trials=network_trials,
+        n_threads=threads,
     )
     remember(run, model)
     result = search_network(request, RunFolder(run, source), complain)

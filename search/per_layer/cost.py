@@ -11,7 +11,7 @@ from search.per_layer.space import Space
 from sekron.decomposition.cp import fit_work
 from sekron.decomposition.decompose import REFINED, SWEEPS
 from sekron.rank_curves.rank_grid import FITTED_RANKS, cp_ranks, earlier_ranks
-from sekron.rank_curves.unfoldings import VECTORS_TOO, reduced
+from sekron.rank_curves.unfoldings import reduced, vectors_too
 from sekron.structures.families import Point
 
 PER_PRODUCT, PER_EIGENVALUE, PER_MATRIX = 5e-11, 4e-10, 2e-5
@@ -108,13 +108,14 @@ def work_of(point: Point, is_first_new: bool = True) -> Work:
         per_rank = 2 * SWEEPS * len(sizes) * prod(sizes) * cap
         return Work(products=FITTED_RANKS * per_rank, fits=FITTED_RANKS)
     size = prod(sizes)
-    sizes = [prod(shape) for shape in reduced(shapes)]
+    small_shapes = reduced(shapes)
+    sizes = [prod(shape) for shape in small_shapes]
     if prod(sizes) < size and len(sizes) == 2 and sizes[0] == sizes[1]:
         return Work(products=0.5 * size * sizes[0], eigen=sizes[0] ** 3, matrices=1)
     size, small = prod(sizes), min(sizes[0], prod(sizes[1:]))
     products, eigen, matrices = 0.0, 0.0, 0
     if is_first_new:
-        is_all = len(sizes) > 2 or small <= VECTORS_TOO
+        is_all = len(sizes) > 2 or vectors_too(small_shapes)
         products = (1.5 if is_all else 0.5) * size * small
         eigen, matrices = (1.0 if is_all else VALUES_ALONE) * small**3, 1
     branches = min(small, cap)

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from rich.progress import Progress, ProgressColumn, Task
@@ -99,16 +100,22 @@ def slowness() -> float:
     return statistics.median(seconds) / PROBE_SECONDS
 
 
-def announcement(work: Sequence[LayerWork]) -> str:
-    """Return what to say before layers are searched; nothing where that does not take long."""
-    seconds = slowness() * sum(own.seconds for own in work)
-    if seconds < LONG:
+def announcement(work: Sequence[LayerWork], n_threads: int) -> str:
+    """Return what to say before layers are searched; nothing where that does not take long.
+
+    Args:
+        work: Of the layers that are searched.
+        n_threads: Layers at the same time.
+    """
+    longest = max((own.seconds for own in work), default=0.0)
+    seconds = max(sum(own.seconds for own in work) / n_threads, longest)
+    taken = slowness() * seconds
+    if taken < LONG:
         return ""
-    longest = max(work, key=lambda own: own.seconds)
-    share = longest.seconds / sum(own.seconds for own in work)
     return (
-        f"{len(work)} layers take about {in_words(seconds)} to search, the longest {share:.0%} of "
-        "it; `min_share`, `exclude` or fewer `n_trials` make it shorter."
+        f"{len(work)} layers take about {in_words(taken)} to search, the longest "
+        f"{longest / seconds:.0%} of it; `min_share`, `exclude` or fewer `n_trials` make it "
+        "shorter."
     )
 
 
@@ -144,6 +151,7 @@ class Foreseen:
 
     def __init__(self, shown: Progress, work: Mapping[str, LayerWork]) -> None:
         self._shown, self._work = shown, work
+        self._lock = Lock()
         self._total = sum(own.seconds for own in work.values())
         self._task = shown.add_task("search", total=self._total, at=0.0)
 
@@ -158,8 +166,9 @@ class Foreseen:
                 elapsed = self._shown.tasks[self._task].elapsed
                 self._shown.update(self._task, advance=seconds, at=elapsed)
             else:  # done by an earlier search: it tells nothing of how long others take
-                self._total -= seconds
-                self._shown.update(self._task, total=self._total)
+                with self._lock:
+                    self._total -= seconds
+                    self._shown.update(self._task, total=self._total)
 
         return step
 

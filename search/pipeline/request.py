@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from search.folder.settings import Settings
@@ -41,6 +42,7 @@ class Request:
         score: Of a network, or None.
         storage: URL of the Optuna storage with its password; None for the run folder, or memory.
         progress: Whether to show how far it is.
+        n_threads: Layers that are searched at the same time, each on one thread.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class Request:
     score: Score | None = None
     storage: str | None = None
     progress: bool = True
+    n_threads: int = 1
 
     @property
     def budget(self) -> Budget:
@@ -85,6 +88,7 @@ def request_of(
     output: Output | None = None,
     score: Score | None = None,
     progress: bool = True,
+    n_threads: int | None = None,
 ) -> Request:
     """Return the request that the arguments of `search.run` make.
 
@@ -106,6 +110,9 @@ def request_of(
             f"`measure_seconds` must be positive where latency is limited, else at least 0, "
             f"got {measure_seconds} for {budget}."
         )
+    n_threads = torch.get_num_threads() if n_threads is None else whole("n_threads", n_threads)
+    if n_threads < 1:
+        raise ValueError(f"`n_threads` must be at least 1, got {n_threads}.")
     if output is not None:
         kind_of(output, None)
     if budget.min_score is not None and score is None:
@@ -146,6 +153,7 @@ def request_of(
         score,
         storage,
         progress,
+        n_threads,
     )
 
 

@@ -47,6 +47,7 @@ def run(
     output: Output | None = None,
     score: Score | None = None,
     progress: bool = True,
+    n_threads: int | None = None,
 ) -> SearchResult:
     """Search the factorization of every layer, and choose among them under a budget.
 
@@ -95,6 +96,8 @@ def run(
             budget's `min_score`. Before each scoring batch norm is re-estimated on the
             calibration, which is kept in memory for that.
         progress: Whether to show a progress bar on stderr.
+        n_threads: Layers that are searched at the same time, each on one thread; default as many
+            as torch has. The result does not depend on it.
 
     Returns:
         The result.
@@ -127,6 +130,7 @@ def run(
         output=output,
         score=score,
         progress=progress,
+        n_threads=n_threads,
     )
     notes: list[str] = []
     try:

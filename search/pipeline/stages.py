@@ -15,6 +15,7 @@ from search.per_layer.space import Space
 from search.per_layer.study import LayerStudy
 from search.pipeline.foresight import Foreseen, TimeLeft, announcement, work_of_layers
 from search.pipeline.request import Request
+from search.pipeline.side_by_side import side_by_side
 from sekron.decomposition.decompose import EXACT
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened
@@ -116,29 +117,38 @@ def search_candidates(
     """
     settings, spaces = request.settings, spaces_of(profile, request.settings)
     network = opened(request.model, [layer.name for layer in profile.searched])
-    owners = {o.name: o for o in _owners(profile, digests, settings.calibrated).values()}.values()
-    work = work_of_layers(owners, spaces, profile, settings.n_trials)
+    owners = {o.name: o for o in _owners(profile, digests, settings.calibrated).values()}
+    work = work_of_layers(owners.values(), spaces, profile, settings.n_trials)
+    # What takes longest is begun first, so that no core is left without work at the end.
+    order = sorted(owners, key=lambda name: -work[name].seconds)
     with bar(request.progress, [TaskProgressColumn(), TimeLeft()]) as shown:
         if request.progress:
             begun = set(optuna.get_all_study_names(storage))
-            new = [work[o.name] for o in owners if study_name(settings, o) not in begun]
-            if foretold := announcement(new):
+            new = [work[name] for name in order if study_name(settings, owners[name]) not in begun]
+            if foretold := announcement(new, request.n_threads):
                 shown.console.print(foretold, soft_wrap=True, highlight=False)
         foreseen = Foreseen(shown, work)
 
-        def table_of(layer: LayerProfile) -> CandidateTable:
+        def searched(name: str, go_on: Callable[[], None]) -> CandidateTable:
             study = LayerStudy(
-                study_name(settings, layer),
-                _spectra(network, layer, metrics, settings),
-                spaces[layer.name],
+                study_name(settings, owners[name]),
+                _spectra(network, owners[name], metrics, settings),
+                spaces[name],
                 sampler=settings.sampler,
                 seed=settings.seed,
                 storage=storage,
             )
-            study.run(work[layer.name].n_trials, on_trial=foreseen.steps(layer.name))
+            step = foreseen.steps(name)
+
+            def on_trial(is_new: bool) -> None:
+                step(is_new)
+                go_on()
+
+            study.run(work[name].n_trials, on_trial)
             return study.table
 
-        return tables_of(profile, digests, settings.calibrated, table_of)
+        found = dict(zip(order, side_by_side(searched, order, request.n_threads), strict=True))
+    return tables_of(profile, digests, settings.calibrated, lambda layer: found[layer.name])
 
 
 def study_name(settings: Settings, layer: LayerProfile) -> str:

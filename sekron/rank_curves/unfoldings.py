@@ -18,7 +18,8 @@ CACHE_BYTES = 2**28
 """Memory for the unfoldings of one weight that several structures share."""
 
 VECTORS_TOO = 2048
-"""Size of an eigenvalue problem up to which its vectors are computed before they are asked for."""
+"""Size of an eigenvalue problem up to which its vectors may be computed before they are asked for,
+which takes several times as long as its values alone."""
 
 
 class Unfoldings:
@@ -67,7 +68,7 @@ class Unfoldings:
         size = min(map(prod, small))
         if small != shapes and prod(small[0]) == prod(small[1]):  # one is the largest mode alone
             return self._by_largest[0]
-        if size <= VECTORS_TOO or (tuple(blocks.shape), small[0]) in self._kept:
+        if vectors_too(small) or (tuple(blocks.shape), small[0]) in self._kept:
             return self.right(shapes, size).square().sum(dim=2)
         return singular_values_squared(_unfolded(blocks, small[0])[0])
 
@@ -88,6 +89,15 @@ class Unfoldings:
         squares = values.clamp_min(0.0)
         small = vectors * squares.sqrt()[:, None, :]
         return squares.flip(-1), small.reshape(*others.shape[:-1], -1).movedim(-1, mode)
+
+
+def vectors_too(shapes: tuple[Shape, ...]) -> bool:
+    """Whether longer structures are likely to ask for the vectors of a structure of two factors.
+
+    Many begin with whole modes, few with a certain part of one.
+    """
+    is_whole = all(min(column) == 1 for column in zip(*shapes, strict=True))
+    return is_whole and min(map(prod, shapes)) <= VECTORS_TOO
 
 
 def reduced(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
