@@ -163,8 +163,8 @@ def _start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor
     """Return the leading singular vectors of every mode, and random ones beyond."""
     factors = []
     for mode, size in enumerate(tensor.shape):
-        unfolding = tensor.movedim(mode, 0).flatten(1).double()
-        vectors = torch.linalg.eigh(gram(unfolding)).eigenvectors.flip(-1).T.float()
+        unfolding = tensor.movedim(mode, 0).flatten(1)
+        vectors = torch.linalg.eigh(gram(unfolding)).eigenvectors.flip(-1).T
         factor = torch.randn(rank, size, generator=generator).to(tensor.device) / size**0.5
         factor[:size] = vectors[:rank]
         factors.append(factor)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sekron.decomposition.cp import fit_work
 
-WORK = 2e9
+WORK = 5e8
 """Multiply-adds for the eigenvalues of one `chain`: it sets how many earlier ranks are tried."""
 
 LEAST_EARLIER = 8
