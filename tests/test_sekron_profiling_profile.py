@@ -235,6 +235,47 @@ def test_everything_counts_where_an_input_is_shared_by_all_images():
     assert measured.flops == 4 * 35 + 21 + 4 * 14
 
 
+class Named(nn.Linear):
+    def forward(self, hidden):
+        return super().forward(hidden)
+
+
+class Paired(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), None
+
+
+class Second(nn.Linear):
+    def forward(self, flag, x):
+        return super().forward(x)
+
+
+CALLS = {
+    Named: lambda layer, x: layer(hidden=x),
+    Paired: lambda layer, x: layer(x)[0],
+    Second: lambda layer, x: layer("flag", x),
+}
+
+
+class Around(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.first, self.own, self.last = nn.Linear(5, 7), kind(7, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.last(CALLS[type(self.own)](self.own, self.first(x)))
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_a_subclass_takes_and_returns_what_it_likes(kind, monkeypatch):
+    measured = profile(Around(kind), torch.zeros(4, 5))
+    assert [layer.flops for layer in measured.layers] == [35, 21, 6]
+    assert "may not compute what Linear does" in measured.layers[1].reason
+    monkeypatch.setattr("sekron.network.eligibility._registered", {kind})
+    reason = profile(Around(kind), torch.zeros(4, 5)).layers[1].reason
+    assert reason == "takes or returns something else than its base class does"
+
+
 class Frames(nn.Module):
     """Works on the frames of a film one by one, all of them in one batch."""
 
