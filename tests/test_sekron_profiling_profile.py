@@ -194,7 +194,7 @@ def test_a_pattern_that_matches_nothing(zoo, images, settings):
             torch.zeros(3, 9, 9),
             r"on \(1, 9, 9\), the first image of \(3, 9, 9\), it raised Runtime",
         ),
-        ({"y": torch.zeros(1, 3, 9, 9)}, r"on y=\(1, 3, 9, 9\) it raised TypeError"),
+        ({"y": torch.zeros(1, 3, 9, 9)}, r"on y=\(1, 3, 9, 9\) it .*, give it in a tuple of one$"),
     ],
     ids=["channels", "vector", "arguments", "image", "name"],
 )
@@ -246,7 +246,7 @@ class Paired(nn.Linear):
 
 
 class Second(nn.Linear):
-    def forward(self, flag, x):
+    def forward(self, _, x):
         return super().forward(x)
 
 

@@ -183,10 +183,13 @@ def _record_calls(
         with torch.no_grad():
             arguments.run(network)
     except Exception as error:
+        cure = ""
+        if isinstance(error, TypeError) and arguments.named and not arguments.positional:
+            cure = "; where forward takes the mapping itself, give it in a tuple of one"
         cut = "" if str(arguments) == str(example) else f", the first image of {example},"
         raise ValueError(
             f"the network must run on the example input, but on {arguments}{cut} it raised "
-            f"{one_line(error)}"
+            f"{one_line(error)}{cure}"
         ) from error
     finally:
         for handle in handles:
