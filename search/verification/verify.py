@@ -13,7 +13,7 @@ from search.clock.race import race
 from search.verification.checks import CHECKS, Case, Check, Outcome
 from sekron.export.packages import quiet
 from sekron.export.refusal import CannotRun, reason_of
-from sekron.forward.evaluation import evaluating, output_of, said
+from sekron.forward.evaluation import output_of, said, untouched
 from sekron.forward.inputs import Inputs, example_of
 from sekron.forward.tensors import tensors_in
 
@@ -75,7 +75,7 @@ def verify(
         ValueError: If one of the networks does not run on the example input at all.
     """
     arguments = example_of(example_input)
-    with evaluating(small), evaluating(model):
+    with untouched(small, model):
         ours, theirs = (
             Case(network, model, arguments, tensors_in(output_of(network, arguments, EXAMPLE)))
             for network in (small, model)

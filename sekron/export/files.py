@@ -20,7 +20,7 @@ from sekron.export.packages import needed, quiet
 from sekron.export.program import Free, Program, Shape, trace
 from sekron.export.readers import Reader, open_onnx, open_openvino, open_program
 from sekron.export.refusal import CannotRun, reason_of
-from sekron.forward.evaluation import evaluating, output_of
+from sekron.forward.evaluation import output_of, untouched
 from sekron.forward.inputs import Arguments, Inputs, example_of
 from sekron.forward.tensors import tensors_in
 from sekron.network.checkpoint import check_folder
@@ -173,7 +173,7 @@ def _export(
     example = example_of(example_input)
     write, read = way
     why = ""
-    with evaluating(model):
+    with untouched(model):
         expected = tensors_in(output_of(model, example, "the example input"))
         for free in get_args(Free):
             with quiet(), tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -44,7 +44,7 @@ def untouched(*networks: nn.Module) -> Iterator[None]:
         for network in networks
         for module in network.modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None and not is_lazy(buffer)
+        if buffer is not None and not is_lazy(buffer) and not buffer.is_meta
     ]
     with ExitStack() as stack:
         for network in networks:
