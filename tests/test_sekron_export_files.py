@@ -1,6 +1,7 @@
 """Exported files put out what torch does, in the runtimes that they are for."""
 
 import sys
+from dataclasses import dataclass
 
 import onnx
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 import sekron
 from sekron import Plan, Structure, export_onnx, export_openvino, export_program
 from sekron.export.readers import open_onnx
+from sekron.export.runtimes import make_ready
 from sekron.forward.inputs import example_of
 
 TEXTS = (
@@ -57,6 +59,39 @@ class OnlyThisSize(nn.Module):
 
     def forward(self, image):
         return image + self.places
+
+
+@dataclass
+class Found:
+    logits: torch.Tensor
+    count: int
+
+
+class Putting(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        self.body, self.wrap = nn.Linear(3, 4), wrap
+
+    def forward(self, image):
+        return self.wrap(self.body(image))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "name"),
+    [
+        (lambda y: (y, y.shape[-1], "text"), "output_0"),
+        (lambda y: {"logits": y, "loss": None, "count": 4, 0: 0.5}, "logits"),
+        (lambda y: Found(y, 3), "logits"),
+    ],
+    ids=["tuple", "mapping", "data class"],
+)
+def test_what_is_put_out_besides_tensors_is_left_out(tmp_path, wrap, name):
+    network, x = Putting(wrap), torch.randn(2, 3)
+    file = export_onnx(network, x, tmp_path / "a.onnx")
+    assert dict(file.inputs) == {"image": ("batch", 3)}
+    assert dict(file.outputs) == {name: ("batch", 4)}
+    (output,) = make_ready("openvino", network, example_of(x)).run(example_of(x))
+    torch.testing.assert_close(output, network.body(x))
 
 
 def applied(model, **texts):

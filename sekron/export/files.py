@@ -27,6 +27,9 @@ from sekron.network.checkpoint import check_folder
 
 Writer = Callable[[Program, Path], None]
 
+PROGRAM = "torch.export"
+"""The one target that keeps all that a network puts out; the others know tensors only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:
@@ -150,9 +153,7 @@ def export_program(
     def write(program: Program, file: Path) -> None:
         torch.export.save(program.exported, file)
 
-    return _export(
-        model, example_input, Path(path), "torch.export", (write, open_program), tolerance
-    )
+    return _export(model, example_input, Path(path), PROGRAM, (write, open_program), tolerance)
 
 
 def _check_suffix(path: str | Path, suffix: str) -> None:
@@ -178,7 +179,7 @@ def _export(
         for free in get_args(Free):
             with quiet(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 try:
-                    program = trace(model, example, free)
+                    program = trace(model, example, free, of_tensors=target != PROGRAM)
                     write(program, Path(folder) / path.name)
                     run = read(Path(folder) / path.name, program.inputs)
                     differences = [largest_difference(run(example), expected)]

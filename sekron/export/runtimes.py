@@ -116,7 +116,7 @@ def _exported(
     with untouched(model), quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         try:
-            program = trace(model, arguments, "none")
+            program = trace(model, arguments, "none", of_tensors=True)
             write_onnx(program, path)
             run = read(path, program.inputs)
             run(arguments)
