@@ -206,6 +206,26 @@ def test_a_size_that_the_network_fixes_is_fixed_and_images_stay_free(tmp_path):
     assert dict(file.inputs) == {"input": ("batch", 3, 9, 9)}
 
 
+class Places(nn.Module):
+    """Adds a number to each of 36 places, in whatever shape they come; or to fewer."""
+
+    def __init__(self, is_cut):
+        super().__init__()
+        self.places, self.is_cut = nn.Parameter(torch.randn(36)), is_cut
+
+    def forward(self, image):
+        y = image.flatten(2)
+        return y + (self.places[: y.shape[-1]] if self.is_cut else self.places)
+
+
+@pytest.mark.parametrize(
+    ("is_cut", "sizes"), [(False, (6, 6)), (True, ("height", "width"))], ids=["all", "at most"]
+)
+def test_a_size_is_free_only_where_the_network_takes_another(tmp_path, is_cut, sizes):
+    file = export_onnx(Places(is_cut), torch.randn(1, 3, 6, 6), tmp_path / "a.onnx")
+    assert dict(file.inputs) == {"image": ("batch", 3, *sizes)}
+
+
 @pytest.mark.parametrize("export", [export_onnx, export_program], ids=["onnx", "pt2"])
 def test_a_network_that_no_exporter_takes(tmp_path, capfd, export):
     path = tmp_path / ("a.onnx" if export is export_onnx else "a.pt2")
