@@ -56,7 +56,7 @@ REASONS = {
     "grouped": "",
     "depthwise": "depthwise convolution, not worth it: 3.2% of the FLOPs",
     "own": "OwnConv2d may not compute what Conv2d does: see `sekron.register`",
-    "normed": "ParametrizedConv2d may not compute what Conv2d does: see `sekron.register`",
+    "normed": "its weight is computed from other parameters",
     "spectral": "its weight is computed from other parameters",
     "tied": "shares its weight with knot",
     "knot": "shares its weight with tied",
