@@ -122,6 +122,20 @@ def test_what_the_dense_network_does_not_do_is_no_failure(only):
     assert size.reason.startswith("nor for the dense network: RuntimeError: mat1 and mat2")
 
 
+class Undefined(nn.Linear):
+    def forward(self, x):
+        y = super().forward(x)
+        return y * math.nan if x.dtype == torch.bfloat16 else y
+
+
+def test_what_is_nan_for_the_dense_network_too_does_not_work(only):
+    only("bfloat16")
+    network = Undefined(3, 4)
+    (found,) = search.verify(network, network, torch.randn(2, 3), measure_seconds=0)
+    assert found.status == "skipped"
+    assert found.reason.endswith("dense network: its outputs have other shapes there, or are NaN")
+
+
 class Keeping(nn.Sequential):
     """Keeps what it computed last, which `copy.deepcopy` refuses."""
 
