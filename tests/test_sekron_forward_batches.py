@@ -82,6 +82,12 @@ def test_a_mapping_of_names_that_forward_does_not_have_is_the_input(network, exa
     assert labels == (Y,)
 
 
+@pytest.mark.parametrize("network", [Two(), nn.DataParallel(Optional())])
+def test_a_list_that_is_one_argument_is_told_how_to_be_given(network):
+    with pytest.raises(ValueError, match=r"^it start with a list of 3, more .*\(images,\), labels"):
+        arguments_of(([X, X, X], Y), network, "it")
+
+
 def test_an_example_tells_how_many_are_inputs():
     assert same(arguments_of((X, S), Optional(), "it", Arguments((X, S))), (X, S))
     assert same(arguments_of((X, Y), Optional(), "it", Arguments((X,))), (X,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,9 +36,9 @@ def arguments_of(
     Raises:
         ValueError: If the batch is nothing of these, or not of the example's kind.
     """
-    found, _ = _told(batch, network, what)
-    if example is not None and _starts_as(batch, example):
-        found = None  # its first entry is the first argument, not all of them
+    # The first entry may be the first argument, not all of them.
+    is_first = example is not None and _starts_as(batch, example)
+    found = None if is_first else _told(batch, network, what)[0]
     if found is None and example is not None and example.positional:
         found = Arguments(tuple(batch[: len(example.positional)]))
     if found is None:
@@ -96,6 +97,11 @@ def _told(
         )
     first, *others = batch
     takes_several = _n_required(network) + len(_optional(network)) > 1
+    if isinstance(first, list | tuple) and takes_several and len(first) > _n_positional(network):
+        raise ValueError(
+            f"{what} start with a list of {len(first)}, more than the arguments of forward; a list "
+            "that is one argument, of images say, is given as ((images,), labels)."
+        )
     if isinstance(first, Mapping) or (isinstance(first, list | tuple) and takes_several):
         return _alone(first, network), tuple(others)
     return (None, ()) if others else (Arguments((first,)), ())
@@ -143,6 +149,12 @@ def _parameters(network: nn.Module) -> list[inspect.Parameter]:
         return list(inspect.signature(network.forward).parameters.values())
     except (TypeError, ValueError):  # of a scripted network
         return []
+
+
+def _n_positional(network: nn.Module) -> float:
+    """Return the number of positional arguments that forward takes at most."""
+    found = _positional(network)
+    return math.inf if any(p.kind is p.VAR_POSITIONAL for p in found) else len(found)
 
 
 def _n_required(network: nn.Module) -> int:
