@@ -1,6 +1,8 @@
 """What all tests share: one thread, a torchvision that imports, small networks."""
 
 import os
+import sys
+import threading
 
 import pytest
 import torch
@@ -30,6 +32,23 @@ def torchvision():
 
     yield torchvision
     del library
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Run `sekron` with arguments and return its exit code, stdout and stderr."""
+    from search.cli.app import main  # noqa: PLC0415  slow, and few tests need it
+
+    for module, hook in ((sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(module, hook, getattr(module, hook))  # the command sets them
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sekron", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return (exit_.value.code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import optuna
@@ -16,7 +15,6 @@ from safetensors.torch import save_file
 
 import search
 import sekron
-from search.cli import app as cli
 from search.folder.run_folder import RunFolder
 from sekron.profiling.count import count_flops
 
@@ -82,20 +80,11 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture
-def sekron_command(files, monkeypatch, capsys):
+def sekron_command(files, monkeypatch, command_line):
     """Run a command in that directory and return its exit code, stdout and stderr."""
     monkeypatch.syspath_prepend(files)  # also takes back what the command adds
     monkeypatch.chdir(files)
-    for module, hook in ((sys, "unraisablehook"), (threading, "excepthook")):
-        monkeypatch.setattr(module, hook, getattr(module, hook))  # the command sets them
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sekron", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return (exit_.value.code, *capsys.readouterr())
-
-    return run
+    return command_line
 
 
 @pytest.fixture
@@ -285,6 +274,12 @@ def test_apply_refuses_weights_that_changed_since_the_search(sekron_command, fil
     code, _, err = sekron_command("apply", "mine", "--output", "small.safetensors")
     assert code == 2
     assert "layer '2' has other weights" in err
+
+
+def test_a_folder_to_write_to_is_missed_before_anything_is_opened(sekron_command, files):
+    code, _, err = sekron_command("apply", "nothing", "--output", "no/small.safetensors")
+    assert code == 2
+    assert "no/small.safetensors must be in a folder that exists" in err
 
 
 def test_apply_of_a_search_from_python_says_what_to_do(sekron_command, small_run):

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import sekron
-from search.cli import app as cli
 from search.verification import verify as module
 from search.verification.checks import CHECKS
 from sekron import Plan, Structure
@@ -32,7 +31,7 @@ INPUTS = ("--input", "2x8x9x7", "--input", "mask:2x1x1x7:bool")
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
+def command(tmp_path, monkeypatch, command_line):
     """Run a command where there is a saved network; return its exit code, stdout and stderr."""
     (tmp_path / "deployed.py").write_text(NETWORKS)
     monkeypatch.syspath_prepend(tmp_path)
@@ -45,12 +44,7 @@ def command(tmp_path, monkeypatch, capsys):
 
     def run(name, *arguments, model="Two"):
         model = ("--model", f"deployed:{model}")
-        monkeypatch.setattr(
-            sys, "argv", ["sekron", name, "small.safetensors", *model, *INPUTS, *arguments]
-        )
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return (exit_.value.code, *capsys.readouterr())
+        return command_line(name, "small.safetensors", *model, *INPUTS, *arguments)
 
     return run
 

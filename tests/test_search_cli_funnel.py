@@ -1,14 +1,12 @@
 """`sekron funnel`, from files to a network that loads."""
 
 import sys
-import threading
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import sekron
-from search.cli.app import main
 from sekron.profiling.count import count_flops
 
 IMAGE = torch.zeros(1, 3, 8, 8)
@@ -27,7 +25,7 @@ def small():
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
+def command(tmp_path, monkeypatch, command_line):
     """Run `sekron funnel` beside a network and a file of data."""
     (tmp_path / "funnel_network.py").write_text(NETWORK)
     data = {"images": torch.randn(16, 3, 8, 8), "labels": torch.arange(16) % 4}
@@ -35,15 +33,10 @@ def command(tmp_path, monkeypatch, capsys):
     save_file({"images": data["images"]}, tmp_path / "images.safetensors")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    for module, hook in ((sys, "unraisablehook"), (threading, "excepthook")):
-        monkeypatch.setattr(module, hook, getattr(module, hook))  # the command sets them
 
     def run(*arguments):
-        first = ("sekron", "funnel", "funnel_network:small", "--input", "1x3x8x8")
-        monkeypatch.setattr(sys, "argv", [*first, "--epochs", "1", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return (exit_.value.code, *capsys.readouterr())
+        first = ("funnel", "funnel_network:small", "--input", "1x3x8x8", "--epochs", "1")
+        return command_line(*first, *arguments)
 
     return run
 

@@ -1,6 +1,5 @@
 """Nothing to search, nothing found, no images: a reason or one line, never an arithmetic error."""
 
-import sys
 from itertools import pairwise
 
 import pytest
@@ -10,7 +9,6 @@ from torch import nn
 import baselines
 import search
 import sekron
-from search.cli import app as cli
 from search.front.frames import NOTHING_FOUND, layers_frame
 from search.per_layer.space import Space
 from sekron.network.eligibility import is_vector
@@ -183,29 +181,23 @@ def test_an_epoch_without_batches():
         sekron.finetune(small, Once(), recipe=recipe(epochs=2), progress=False)
 
 
-def test_the_command_line_where_nothing_was_found(tmp_path, monkeypatch, capsys):
+def test_the_command_line_where_nothing_was_found(tmp_path, monkeypatch, command_line):
     (tmp_path / "networks_of_nothing.py").write_text(NETWORKS)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
 
-    def sekron_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sekron", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return exit_.value.code, capsys.readouterr().out
-
     shape = ("--input", "1x3x7x5")
-    code, out = sekron_command("layers", "networks_of_nothing:activation", *shape)
+    code, out, _ = command_line("layers", "networks_of_nothing:activation", *shape)
     assert (code, out.splitlines()[-1]) == (0, "0 FLOPs, 0 parameters")
     options = ("--flops", "100%", "--trials", "0", "--measure-seconds", "0")
     network = "networks_of_nothing:tiny"
-    assert sekron_command("search", network, *shape, *options, "--run", "run")[0] == 0
-    code, out = sekron_command("front", "run")
+    assert command_line("search", network, *shape, *options, "--run", "run")[0] == 0
+    code, out, _ = command_line("front", "run")
     assert code == 0
     assert out.splitlines()[-1].split() == ["0", "0.0000", "1.0000", "1.0000"]
-    code, out = sekron_command("apply", "run", "--output", "small.safetensors")
+    code, out, _ = command_line("apply", "run", "--output", "small.safetensors")
     assert code == 0
     assert "0 layers replaced, 350 FLOPs (100.0%), 14 parameters (100.0%)" in out
-    code, out = sekron_command("compare", "run")
+    code, out, _ = command_line("compare", "run")
     assert code == 0
     assert "sekron" in out

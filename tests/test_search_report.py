@@ -11,7 +11,6 @@ from torch import nn
 
 import baselines
 import search
-from search.cli import app as cli
 from search.folder.run_folder import RunFolder
 from search.front import sweep
 from search.front.columns import COLUMNS
@@ -40,17 +39,6 @@ def words_of(page):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sekron", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return (exit_.value.code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
 def copied(small_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
@@ -61,9 +49,9 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_nothing_is_written_but_the_page(command, copied):
+def test_nothing_is_written_but_the_page(command_line, copied):
     before = contents(copied)
-    code, out, err = command("report", copied)
+    code, out, err = command_line("report", copied)
     assert (code, err) == (0, "")
     assert out == f"report: {copied}/report.html\n"
     after = contents(copied)
@@ -71,7 +59,7 @@ def test_nothing_is_written_but_the_page(command, copied):
     assert after == before
     assert len(page) < MOST_BYTES
     elsewhere = copied.parent / "page.html"
-    assert command("report", copied, "--output", elsewhere)[0] == 0
+    assert command_line("report", copied, "--output", elsewhere)[0] == 0
     assert elsewhere.read_bytes() == page
 
 
@@ -107,7 +95,7 @@ def test_every_plan_is_its_rows_of_the_frames(copied):
         assert rows == frame[names].to_numpy().tolist()
 
 
-def test_the_commands_name_the_plan_even_if_the_front_changes(command, copied, small_network):
+def test_the_commands_name_the_plan_even_if_the_front_changes(command_line, copied, small_network):
     result, data = search.load(copied), data_of(page_of(copied))
     plans = list(result.pareto_front()["plan"])
     for commands, plan in zip(data["commands"], plans, strict=True):
@@ -124,7 +112,7 @@ def test_the_commands_name_the_plan_even_if_the_front_changes(command, copied, s
         result.by_digest("")
 
 
-def test_a_plan_is_applied_by_its_digest(command, copied, tmp_path, monkeypatch):
+def test_a_plan_is_applied_by_its_digest(command_line, copied, tmp_path, monkeypatch):
     (tmp_path / "report_network.py").write_text(
         "import torch\nfrom tests.conftest import *\n"
         "def made():\n    return small_network.__wrapped__()\n"
@@ -134,19 +122,19 @@ def test_a_plan_is_applied_by_its_digest(command, copied, tmp_path, monkeypatch)
     plan = result.pareto_front()["plan"][0]
     arguments = ("apply", copied, "--model", "report_network:made", "--output", tmp_path / "x.st")
     digest = ("--plan", plan.digest[:12])
-    code, out, err = command(*arguments, *digest)
+    code, out, err = command_line(*arguments, *digest)
     assert code == 0, err
     assert f"{result.profile.totals(plan)['flops']:,} FLOPs" in out
-    code, out, err = command(*arguments, *digest, "--flops", "50%")
+    code, out, err = command_line(*arguments, *digest, "--flops", "50%")
     assert (code, out) == (2, "")
     assert "a plan must be named by --plan or by a budget, got both" in err
 
 
-def test_an_unfinished_search_is_shown_and_marked(command, copied):
+def test_an_unfinished_search_is_shown_and_marked(command_line, copied):
     document = json.loads((copied / "run.json").read_text())
     document["settings"]["n_trials"] = 99
     (copied / "run.json").write_text(json.dumps(document))
-    code, _, err = command("report", copied)
+    code, _, err = command_line("report", copied)
     assert code == 0
     assert "is not finished (layer '3' has 6 of 99 trials), and the page says so" in err
     page = (copied / "report.html").read_text(encoding="utf-8")
@@ -218,9 +206,9 @@ def test_rivals_are_shown_with_their_rungs(copied, small_network, small_input):
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "method\n" + "x" * 9, "\0\0"])
-def test_a_damaged_comparison_is_one_line(command, copied, text):
+def test_a_damaged_comparison_is_one_line(command_line, copied, text):
     (copied / "comparison.csv").write_text(text)
-    code, out, err = command("report", copied)
+    code, out, err = command_line("report", copied)
     assert (code, out) == (2, "")
     assert "comparison.csv must be a comparison, but is damaged" in err
     assert err.count("\n") == 1
@@ -243,23 +231,23 @@ def test_what_a_comparison_says_stays_text(copied, small_network, small_input):
 
 
 @pytest.mark.parametrize("name", ["plotly.offline", "jinja2"])
-def test_what_is_not_installed_is_one_line(command, copied, monkeypatch, name):
+def test_what_is_not_installed_is_one_line(command_line, copied, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     from search.report import page  # noqa: PLC0415  its cache is emptied
 
     page._plotly.cache_clear()
-    code, out, err = command("report", copied)
+    code, out, err = command_line("report", copied)
     assert (code, out) == (2, "")
     assert "which is not installed; pip install 'sekron[report]'" in err
     assert err.count("\n") == 1
 
 
-def test_mistakes_are_one_line(command, copied, tmp_path):
+def test_mistakes_are_one_line(command_line, copied, tmp_path):
     for arguments, message in (
         ((tmp_path / "no",), "must be a run folder, but has no run.json"),
         ((copied, "--output", tmp_path / "no" / "page.html"), "no/page.html"),
     ):
-        code, out, err = command("report", *arguments)
+        code, out, err = command_line("report", *arguments)
         assert (code, out) == (2, "")
         assert message in err
         assert err.count("\n") == 1

@@ -1,17 +1,21 @@
 """What works for the dense network works for the compressed one; each check finds what fails."""
 
 import math
+import os
 import re
 import sys
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 import search
+import sekron
 from search.verification import verify as module
 from search.verification.checks import CHECKS
+from search.verification.two_processes import gradients_of_two
 from sekron import Plan, Structure
+from sekron.forward.inputs import example_of
 from sekron.layers.conv import SeKronConv2d
 
 SLOW = ("torch.compile", "torch.export", "ONNX file", "onnxruntime", "openvino", "two processes")
@@ -116,6 +120,50 @@ def test_what_the_dense_network_does_not_do_is_no_failure(only):
     )
     assert (size.status, eager.status) == ("skipped", "works")
     assert size.reason.startswith("nor for the dense network: RuntimeError: mat1 and mat2")
+
+
+class Undefined(nn.Linear):
+    def forward(self, x):
+        y = super().forward(x)
+        return y * math.nan if x.dtype == torch.bfloat16 else y
+
+
+def test_what_is_nan_for_the_dense_network_too_does_not_work(only):
+    only("bfloat16")
+    network = Undefined(3, 4)
+    (found,) = search.verify(network, network, torch.randn(2, 3), measure_seconds=0)
+    assert found.status == "skipped"
+    assert found.reason.endswith("dense network: its outputs have other shapes there, or are NaN")
+
+
+class Keeping(nn.Sequential):
+    """Keeps what it computed last, which `copy.deepcopy` refuses."""
+
+    def forward(self, x):
+        self.last = super().forward(x)
+        return self.last
+
+
+def test_a_network_that_deepcopy_refuses_is_checked_all_the_same(only):
+    only("torch", "other batch", "channels last", "bfloat16")
+    network, x = Keeping(nn.Conv2d(3, 4, 1)), torch.randn(2, 3, 5, 5)
+    network.scale = network[0].weight * 2
+    findings = search.verify(network, network, x, measure_seconds=0)
+    assert {finding.status for finding in findings} == {"works"}
+
+
+class Ending(nn.Linear):
+    """Ends the process where it is trained with others."""
+
+    def forward(self, x):
+        if distributed.is_initialized():
+            os._exit(3)
+        return super().forward(x)
+
+
+def test_a_process_that_ends_without_a_word_is_told():
+    with pytest.raises(sekron.CannotRun, match=r"one ended before; a script must .*'__main__'"):
+        gradients_of_two(Ending(3, 4), example_of(torch.randn(2, 3)))
 
 
 def test_a_package_that_is_missing_is_no_failure(pair, small_input, only, monkeypatch):

@@ -1,6 +1,7 @@
 """Exported files put out what torch does, in the runtimes that they are for."""
 
 import sys
+from dataclasses import dataclass
 
 import onnx
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 import sekron
 from sekron import Plan, Structure, export_onnx, export_openvino, export_program
 from sekron.export.readers import open_onnx
+from sekron.export.runtimes import make_ready
 from sekron.forward.inputs import example_of
 
 TEXTS = (
@@ -57,6 +59,39 @@ class OnlyThisSize(nn.Module):
 
     def forward(self, image):
         return image + self.places
+
+
+@dataclass
+class Found:
+    logits: torch.Tensor
+    count: int
+
+
+class Putting(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        self.body, self.wrap = nn.Linear(3, 4), wrap
+
+    def forward(self, image):
+        return self.wrap(self.body(image))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "name"),
+    [
+        (lambda y: (y, y.shape[-1], "text"), "output_0"),
+        (lambda y: {"logits": y, "loss": None, "count": 4, 0: 0.5}, "logits"),
+        (lambda y: Found(y, 3), "logits"),
+    ],
+    ids=["tuple", "mapping", "data class"],
+)
+def test_what_is_put_out_besides_tensors_is_left_out(tmp_path, wrap, name):
+    network, x = Putting(wrap), torch.randn(2, 3)
+    file = export_onnx(network, x, tmp_path / "a.onnx")
+    assert dict(file.inputs) == {"image": ("batch", 3)}
+    assert dict(file.outputs) == {name: ("batch", 4)}
+    (output,) = make_ready("openvino", network, example_of(x)).run(example_of(x))
+    torch.testing.assert_close(output, network.body(x))
 
 
 def applied(model, **texts):
@@ -169,6 +204,26 @@ def test_a_size_that_the_network_fixes_is_fixed_and_images_stay_free(tmp_path):
     network = nn.Sequential(nn.Conv2d(3, 8, 1), OnlyThisSize())
     file = export_onnx(network, torch.randn(1, 3, 9, 9), tmp_path / "a.onnx")
     assert dict(file.inputs) == {"input": ("batch", 3, 9, 9)}
+
+
+class Places(nn.Module):
+    """Adds a number to each of 36 places, in whatever shape they come; or to fewer."""
+
+    def __init__(self, is_cut):
+        super().__init__()
+        self.places, self.is_cut = nn.Parameter(torch.randn(36)), is_cut
+
+    def forward(self, image):
+        y = image.flatten(2)
+        return y + (self.places[: y.shape[-1]] if self.is_cut else self.places)
+
+
+@pytest.mark.parametrize(
+    ("is_cut", "sizes"), [(False, (6, 6)), (True, ("height", "width"))], ids=["all", "at most"]
+)
+def test_a_size_is_free_only_where_the_network_takes_another(tmp_path, is_cut, sizes):
+    file = export_onnx(Places(is_cut), torch.randn(1, 3, 6, 6), tmp_path / "a.onnx")
+    assert dict(file.inputs) == {"image": ("batch", 3, *sizes)}
 
 
 @pytest.mark.parametrize("export", [export_onnx, export_program], ids=["onnx", "pt2"])

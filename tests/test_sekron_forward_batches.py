@@ -71,6 +71,23 @@ def test_where_a_label_could_be_an_input_nothing_is_guessed(network):
     assert same(arguments_of(({"x": X}, Y), network, "it"), (), x=X)
 
 
+@pytest.mark.parametrize("example", [None, Arguments(({"image": X},))])
+@pytest.mark.parametrize("network", [One(), nn.DataParallel(Flagged()), Optional()])
+def test_a_mapping_of_names_that_forward_does_not_have_is_the_input(network, example):
+    batch = {"image": X, "scale of it": S}
+    assert same(arguments_of(batch, network, "it", example), (batch,))
+    assert same(arguments_of((batch, Y), network, "it", example), (batch,))
+    found, labels = arguments_and_labels((batch, Y), network, "it")
+    assert same(found, (batch,))
+    assert labels == (Y,)
+
+
+@pytest.mark.parametrize("network", [Two(), nn.DataParallel(Optional())])
+def test_a_list_that_is_one_argument_is_told_how_to_be_given(network):
+    with pytest.raises(ValueError, match=r"^it start with a list of 3, more .*\(images,\), labels"):
+        arguments_of(([X, X, X], Y), network, "it")
+
+
 def test_an_example_tells_how_many_are_inputs():
     assert same(arguments_of((X, S), Optional(), "it", Arguments((X, S))), (X, S))
     assert same(arguments_of((X, Y), Optional(), "it", Arguments((X,))), (X,))

@@ -59,9 +59,16 @@ def test_a_mask_may_be_infinite():
 
 @pytest.mark.parametrize(
     ("sizes", "joined"),
-    [([3, 3, 1], [3, 4]), ([1, 1, 1], [3]), ([1, 3], [1, 3]), ([4], [4]), ([3, 1, 2], [4, 2])],
+    [
+        ([3, 3, 1], [3, 4]),
+        ([1] * 7, [2, 2, 3]),
+        ([1, 3], [4]),
+        ([4], [4]),
+        ([1], [1]),
+        ([3, 1, 2], [3, 3]),
+    ],
 )
-def test_a_batch_of_one_is_joined_to_the_one_before(sizes, joined):
+def test_a_batch_of_one_is_joined_to_another(sizes, joined):
     x = torch.arange(float(sum(sizes)))[:, None]
     batches = list(without_singles(map(as_arguments, x.split(sizes))))
     assert [len(batch) for batch in batches] == joined

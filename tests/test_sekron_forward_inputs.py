@@ -59,6 +59,9 @@ def test_anything_else_is_refused(inputs, message):
         (Arguments((), {"x": X, "table": torch.ones(7, 2)}), 4, False),
         (Arguments(([X[0], X[1]],)), 2, False),  # a list of images, as detectors take them
         (Arguments(([X[0], X[1]], X)), 4, False),
+        (Arguments(({"x": X, "of": {"scale": S, "flag": True}},)), 4, True),
+        (Arguments(({"x": X, "table": torch.ones(7, 2)},)), 4, False),
+        (Arguments(({"x": [X[0], X[1]]},)), 1, False),
         (Arguments((object(),)), 1, False),
     ],
 )
@@ -84,6 +87,16 @@ def test_what_is_split_can_be_joined():
     assert (joined.positional[1], joined.named["flag"]) == (None, True)
 
 
+def test_a_mapping_that_is_split_can_be_joined():
+    first, second = Arguments(({"x": X, "of": {"scale": S, "flag": True}},)).split(3)
+    joined = first.joined(second)
+    assert joined is not None
+    (value,) = joined.positional
+    assert torch.equal(value["x"], X)
+    assert torch.equal(value["of"]["scale"], S)
+    assert first.joined(Arguments(({"x": X, "of": {"scale": S, "flag": False}},))) is None
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -102,3 +115,4 @@ def test_what_differs_otherwise_is_not_joined(other):
 def test_the_shapes_are_told():
     assert str(Arguments((X,))) == "(4, 3, 2)"
     assert str(Arguments((X, None), {"scale": S})) == "(4, 3, 2), NoneType, scale=(4,)"
+    assert str(Arguments(({"x": X, "n": 2},))) == "{'x': (4, 3, 2), 'n': int}"

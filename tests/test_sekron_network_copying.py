@@ -137,6 +137,7 @@ COMPUTED = {
     "pruning twice": WEIGHT,
     "pruning of a bias": BIAS,
     "spectral norm": WEIGHT,
+    "parametrization": WEIGHT,
 }
 
 

@@ -79,7 +79,10 @@ def between(layer, n_channels=6):
             "SamePaddedConv2d may not compute what Conv2d does: see `sekron.register`",
         ),
         (nn.LazyConv2d(6, 3), "is lazy: run the network once, so that it knows its shape"),
-        (nn.utils.parametrizations.spectral_norm(nn.Conv2d(6, 6, 3)), "ParametrizedConv2d may not"),
+        (
+            nn.utils.parametrizations.spectral_norm(nn.Conv2d(6, 6, 3)),
+            "its weight is computed",
+        ),
     ],
     ids=["standardized", "dynamic-padding", "lazy", "parametrized"],
 )

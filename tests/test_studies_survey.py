@@ -14,7 +14,7 @@ HERE = ("audio", "unet", "lstm", "transformer", "film", "denoiser, by keyword", 
 
 COMPUTED = {
     "weight norm, old": "its weight is computed from other parameters 31.2%",
-    "weight norm, parametrized": "ParametrizedConv2d may not compute what Conv2d does 31.2%",
+    "weight norm, parametrized": "its weight is computed from other parameters 31.2%",
     "spectral norm, old": "its weight is computed from other parameters 31.1%",
     "pruned by a mask": "its weight is computed from other parameters 31.2%",
 }

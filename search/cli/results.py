@@ -35,7 +35,7 @@ from search.front.result import SearchResult
 from search.per_layer.identity import weight_digests
 from search.pipeline.load import load
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
-from sekron.network.checkpoint import save
+from sekron.network.checkpoint import check_folder, save
 
 
 def front(
@@ -67,6 +67,7 @@ def apply(
     ] = "",
 ) -> None:
     """Write the compressed network for the budget of the search, or for another one."""
+    check_folder(output)  # before minutes of decomposition
     _, result, network = _opened(run, model, weights, storage)
     other = budget_of(flops, params, latency, latency_ms, speedup)
     if digest and other != Budget():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sekron.forward.evaluation import evaluating
+from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Arguments, Inputs, example_of
 
 
@@ -38,10 +38,10 @@ def peak_activation_bytes(model: nn.Module, example_input: Inputs) -> int:
     arguments = example_of(example_input)
     devices = {tensor.device for tensor in arguments.tensors if tensor.is_cuda}
     if devices:
-        with evaluating(model):
+        with untouched(model):
             return _allocated(model, arguments, devices)
     alive = _Alive()
-    with evaluating(model), alive:
+    with untouched(model), alive:
         arguments.run(model)
     return alive.most
 

@@ -51,11 +51,10 @@ def front_figure(
         front: As `SearchResult.pareto_front` returns it.
         best: Row of the plan for the budget of the search, or None.
         limits: Column -> absolute limit, for what the budget limits.
-        x: Column of the costs: flops, params or latency_ms.
-        y: Column of what they buy: error or score.
-        log_x: Whether costs are shown on a logarithmic axis.
-        log_y: The same for what they buy; what is zero, as the dense network's error, is not
-            shown there.
+        x: As `SearchResult.plot_front` takes it.
+        y: As there.
+        log_x: As there.
+        log_y: As there.
         rivals: As `baselines.compare` returns it, its `error` being in the norm of the front.
 
     Raises:

@@ -12,12 +12,6 @@ import pandas as pd
 from search.front.columns import COLUMNS
 from search.front.result import SearchResult
 
-PLANNED = (
-    *("structure", "form", "error", "flops_after", "params_after"),
-    *("flops_share_after", "params_share_after", "ms", "ms_after"),
-)
-"""Columns of `SearchResult.layers` that differ from plan to plan."""
-
 SHOWN = (
     *("layer", "kind", "weight_shape", "flops_share", "flops_share_after", "params_share"),
     *("params_share_after", "error", "sensitivity", "ms", "ms_after", "structure", "form"),

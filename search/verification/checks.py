@@ -17,12 +17,13 @@ from sekron.export.difference import TOLERANCE, largest_difference
 from sekron.export.files import export_onnx, export_program
 from sekron.export.other_inputs import larger_batch, larger_size
 from sekron.export.readers import open_program
-from sekron.export.runtimes import RUNTIMES
+from sekron.export.runtimes import make_ready
 from sekron.forward.inputs import Arguments
 from sekron.forward.tensors import map_tensors, tensors_in
 from sekron.layers.conv import CHANNELS_LAST, SeKronConv
 from sekron.layers.linear import SeKronLinear
 from sekron.network.checkpoint import load, save
+from sekron.network.copying import copy_of
 from sekron.network.swap import swap
 
 HALF_TOLERANCE = 0.05
@@ -100,7 +101,7 @@ def _other_inputs(case: Case, arguments: Arguments | None, otherwise: str) -> Ou
     """Compare with the network in which every layer is multiplied out."""
     if arguments is None:
         raise ValueError(otherwise)
-    dense = copy.deepcopy(case.network)
+    dense = copy_of(case.network)
     layers: dict[str, nn.Module] = {}
     for name, layer in dense.named_modules():
         if isinstance(layer, SeKronConv):
@@ -117,7 +118,7 @@ def _channels_last(case: Case) -> Outcome:
         layout = CHANNELS_LAST.get(tensor.dim() - 2, torch.contiguous_format)
         return tensor.contiguous(memory_format=layout)
 
-    network = copy.deepcopy(case.network)
+    network = copy_of(case.network)
     for parameter in network.parameters():
         parameter.data = last(parameter.data)
     return _ran(case, partial(_mapped(last, case.arguments).run, network))
@@ -127,7 +128,7 @@ def _bfloat16(case: Case) -> Outcome:
     def half(tensor: Tensor) -> Tensor:
         return tensor.bfloat16() if tensor.is_floating_point() else tensor
 
-    network = copy.deepcopy(case.network).bfloat16()
+    network = copy_of(case.network).bfloat16()
     return _ran(case, partial(_mapped(half, case.arguments).run, network))
 
 
@@ -157,7 +158,7 @@ def _onnx(case: Case) -> Outcome:
 
 def _in_runtime(name: str) -> Callable[[Case], Outcome]:
     def check(case: Case) -> Outcome:
-        ready = RUNTIMES[name](case.network, case.arguments)
+        ready = make_ready(name, case.network, case.arguments)
         return _ran(case, partial(ready.run, case.arguments))
 
     return check

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import os
 import pickle
@@ -17,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sekron.export.refusal import CannotRun, reason_of
 from sekron.forward.inputs import Arguments
 from sekron.forward.tensors import map_tensors, tensors_in
+from sekron.network.copying import copy_of
 
 LIMIT = timedelta(seconds=60)
 """For which one process waits for the other."""
@@ -67,7 +67,13 @@ def _received(pipes: list[Connection]) -> list[Tensor]:
             raise TimeoutError(f"a process must end within {2 * LIMIT}, but did not.")
         for pipe in ready:
             assert isinstance(pipe, Connection)
-            sent = pipe.recv()
+            try:
+                sent = pipe.recv()
+            except EOFError as error:
+                raise CannotRun(
+                    "both processes must answer, but one ended before; a script must call `verify` "
+                    "behind `if __name__ == '__main__':`."
+                ) from error
             if isinstance(sent, str):
                 raise CannotRun(sent)
             found[pipes.index(pipe)] = torch.from_numpy(sent)
@@ -76,7 +82,7 @@ def _received(pipes: list[Connection]) -> list[Tensor]:
 
 def gradients(network: nn.Module, arguments: Arguments) -> Tensor:
     """Return the gradients that two processes should agree on, computed in this one."""
-    network = copy.deepcopy(network)
+    network = copy_of(network)
     both = [_gradients(network, shown) for shown in (arguments, _mirrored(arguments))]
     return (both[0] + both[1]) / 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ from search.clock.race import race
 from search.verification.checks import CHECKS, Case, Check, Outcome
 from sekron.export.packages import quiet
 from sekron.export.refusal import CannotRun, reason_of
-from sekron.forward.evaluation import evaluating, output_of, said
+from sekron.forward.evaluation import output_of, said, untouched
 from sekron.forward.inputs import Inputs, example_of
 from sekron.forward.tensors import tensors_in
 
@@ -75,7 +76,7 @@ def verify(
         ValueError: If one of the networks does not run on the example input at all.
     """
     arguments = example_of(example_input)
-    with evaluating(small), evaluating(model):
+    with untouched(small, model):
         ours, theirs = (
             Case(network, model, arguments, tensors_in(output_of(network, arguments, EXAMPLE)))
             for network in (small, model)
@@ -87,10 +88,12 @@ def verify(
 
 def _finding(name: str, check: Check, small: Case, dense: Case, seconds: float) -> Finding:
     ours, theirs = _outcome(check, small), _outcome(check, dense)
+    if isinstance(theirs, Outcome) and math.isinf(theirs.difference):
+        theirs = "its outputs have other shapes there, or are NaN"
     its_difference = theirs.difference if isinstance(theirs, Outcome) else None
+    if isinstance(theirs, str) and (isinstance(ours, str) or math.isinf(ours.difference)):
+        return Finding(name, "skipped", reason=f"nor for the dense network: {theirs}")
     if isinstance(ours, str):
-        if isinstance(theirs, str):
-            return Finding(name, "skipped", reason=f"nor for the dense network: {theirs}")
         return Finding(name, "fails", None, its_difference, reason=ours)
     most = max(check.tolerance, WORSE * (its_difference or 0.0))
     if not ours.difference <= most:

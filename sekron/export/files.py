@@ -15,17 +15,20 @@ from torch import Tensor, nn
 
 from sekron.export.difference import TOLERANCE, largest_difference
 from sekron.export.onnx_graph import OPSET, check_packages, write_onnx
-from sekron.export.other_inputs import larger_batch, larger_size
+from sekron.export.other_inputs import larger_batch, larger_size, smaller_size
 from sekron.export.packages import needed, quiet
 from sekron.export.program import Free, Program, Shape, trace
 from sekron.export.readers import Reader, open_onnx, open_openvino, open_program
 from sekron.export.refusal import CannotRun, reason_of
-from sekron.forward.evaluation import evaluating, output_of
+from sekron.forward.evaluation import output_of, untouched
 from sekron.forward.inputs import Arguments, Inputs, example_of
 from sekron.forward.tensors import tensors_in
 from sekron.network.checkpoint import check_folder
 
 Writer = Callable[[Program, Path], None]
+
+PROGRAM = "torch.export"
+"""The one target that keeps all that a network puts out; the others know tensors only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +153,7 @@ def export_program(
     def write(program: Program, file: Path) -> None:
         torch.export.save(program.exported, file)
 
-    return _export(
-        model, example_input, Path(path), "torch.export", (write, open_program), tolerance
-    )
+    return _export(model, example_input, Path(path), PROGRAM, (write, open_program), tolerance)
 
 
 def _check_suffix(path: str | Path, suffix: str) -> None:
@@ -173,19 +174,17 @@ def _export(
     example = example_of(example_input)
     write, read = way
     why = ""
-    with evaluating(model):
+    with untouched(model):
         expected = tensors_in(output_of(model, example, "the example input"))
         for free in get_args(Free):
             with quiet(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 try:
-                    program = trace(model, example, free)
+                    program = trace(model, example, free, of_tensors=target != PROGRAM)
                     write(program, Path(folder) / path.name)
                     run = read(Path(folder) / path.name, program.inputs)
                     differences = [largest_difference(run(example), expected)]
-                    for other in _others(example, program):
-                        outputs = _outputs(model, other)
-                        if outputs is not None:
-                            differences.append(largest_difference(run(other), outputs))
+                    for other, outputs in _others(model, example, program):
+                        differences.append(largest_difference(run(other), outputs))
                 except Exception as error:  # an exporter raises anything
                     why = f"{target} must take the network, but does not: {reason_of(error)}"
                     continue
@@ -201,13 +200,27 @@ def _export(
     raise CannotRun(f"{why}; {path} is not written.")
 
 
-def _others(example: Arguments, program: Program) -> Iterator[Arguments]:
-    """Yield inputs of other sizes, as far as the program says that it takes them."""
-    for make in (larger_batch, larger_size):
-        other = make(example)
-        shapes = zip(program.inputs.values(), other.tensors if other else [], strict=False)
-        if other and all(map(_fits, *zip(*shapes, strict=True))):
-            yield other
+def _others(
+    model: nn.Module, example: Arguments, program: Program
+) -> Iterator[tuple[Arguments, list[Tensor]]]:
+    """Yield inputs of other sizes that the program takes, and what the network puts out for them.
+
+    Raises:
+        ValueError: If a size is free in the program, but not in the network.
+    """
+    for makers in ((larger_batch,), (larger_size, smaller_size)):
+        made = (make(example) for make in makers)
+        fitting = [other for other in made if other is not None and _fit(program, other)]
+        outputs = ((other, _outputs(model, other)) for other in fitting)
+        taken = next(((other, found) for other, found in outputs if found is not None), None)
+        if taken is not None:
+            yield taken
+        elif fitting:
+            raise ValueError(f"the network must take other sizes, but not {fitting[0]}.")
+
+
+def _fit(program: Program, arguments: Arguments) -> bool:
+    return all(map(_fits, program.inputs.values(), arguments.tensors))
 
 
 def _fits(shape: Shape, tensor: Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -22,10 +24,12 @@ def larger_size(arguments: Arguments) -> Arguments | None:
 
     Sizes are all axes behind the channels, and the length of a batch of integers.
     """
-    if not any(map(sizes_of, arguments.tensors)):
-        return None
-    positional, named = map_tensors(_enlarged, (arguments.positional, dict(arguments.named)))
-    return Arguments(positional, named)
+    return _resized(arguments, lambda size: size + MARGIN)
+
+
+def smaller_size(arguments: Arguments) -> Arguments | None:
+    """Return the first half of the images along every axis; None where there are no sizes."""
+    return _resized(arguments, lambda size: max(size // 2, 1))
 
 
 def sizes_of(tensor: Tensor) -> range:
@@ -35,9 +39,16 @@ def sizes_of(tensor: Tensor) -> range:
     return range(1, 2) if tensor.dim() == 2 else range(0)
 
 
-def _enlarged(tensor: Tensor) -> Tensor:
-    for axis in sizes_of(tensor):
-        size = tensor.shape[axis]
-        rows = torch.arange(size + MARGIN, device=tensor.device) % size
-        tensor = tensor.index_select(axis, rows)
-    return tensor
+def _resized(arguments: Arguments, change: Callable[[int], int]) -> Arguments | None:
+    if not any(map(sizes_of, arguments.tensors)):
+        return None
+
+    def resized(tensor: Tensor) -> Tensor:
+        for axis in sizes_of(tensor):
+            size = tensor.shape[axis]
+            rows = torch.arange(change(size), device=tensor.device) % size
+            tensor = tensor.index_select(axis, rows)
+        return tensor
+
+    positional, named = map_tensors(resized, (arguments.positional, dict(arguments.named)))
+    return Arguments(positional, named)

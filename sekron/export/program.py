@@ -11,10 +11,11 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection, export
 from torch.export.graph_signature import TensorArgument
+from torch.utils._pytree import tree_leaves
 
 from sekron.export.other_inputs import larger_batch, sizes_of
 from sekron.forward.inputs import Arguments
-from sekron.forward.tensors import named_tensors
+from sekron.forward.tensors import named_tensors, tensors_in
 
 Free = Literal["all", "batch", "none"]
 """Which sizes of the inputs may be others than in the example, as far as the network allows it."""
@@ -43,19 +44,35 @@ class Program:
     symbols: Mapping[str, str]
 
 
-def trace(model: nn.Module, arguments: Arguments, free: Free) -> Program:
+class _TensorsOnly(nn.Module):
+    """A network that puts out its tensors, one by one, and nothing besides."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *positional: Any, **named: Any) -> tuple[Tensor, ...]:
+        """Run the network."""
+        return tuple(tensors_in(self.network(*positional, **named)))
+
+
+def trace(model: nn.Module, arguments: Arguments, free: Free, *, of_tensors: bool) -> Program:
     """Trace a network in the mode that it is in.
 
     Args:
         model: Not modified.
         arguments: What it runs on.
         free: Sizes that may be free; those that the network fixes are not.
+        of_tensors: Whether to leave out numbers and all else that is put out besides tensors.
 
     Raises:
         Exception: Whatever the exporter raises.
     """
     names = input_names(model, arguments)
-    output_names = [_output_name(name) for name, _ in named_tensors(arguments.run(model))]
+    output = arguments.run(model)
+    output_names = [_output_name(name) for name, _ in named_tensors(output)]
+    is_more = any(not isinstance(leaf, Tensor | None) for leaf in tree_leaves(output))
+    network = _TensorsOnly(model) if of_tensors and is_more else model
     shapes: Any = None
     if free != "none":
         # A size of one is never free, so a single image stands there twice.
@@ -65,7 +82,7 @@ def trace(model: nn.Module, arguments: Arguments, free: Free) -> Program:
             axes = (*range(min(tensor.dim(), 1)), *(sizes_of(tensor) if free == "all" else ()))
             shapes[tensor] = dict.fromkeys(axes, Dim.AUTO)
     named = dict(arguments.named)
-    exported = export(model, arguments.positional, named, dynamic_shapes=shapes)
+    exported = export(network, arguments.positional, named, dynamic_shapes=shapes)
     signature = exported.graph_signature
     inputs = _tensors(exported, signature.input_specs, "USER_INPUT")
     outputs = _tensors(exported, signature.output_specs, "USER_OUTPUT")

@@ -6,7 +6,6 @@ It raises `CannotRun` for a network that it does not take, and ImportError where
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from sekron.export.packages import needed, quiet
 from sekron.export.program import trace
 from sekron.export.readers import Reader, open_onnx, open_openvino
 from sekron.export.refusal import CannotRun, reason_of
-from sekron.forward.evaluation import evaluating
+from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Arguments
 from sekron.forward.tensors import tensors_in
+from sekron.network.copying import copy_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +48,14 @@ Runtime = Callable[[nn.Module, Arguments], Ready]
 def torch_eager(model: nn.Module, arguments: Arguments) -> Ready:
     """Make a network ready in torch as it is."""
     del arguments  # any will do
-    network = copy.deepcopy(model).eval()
+    network = copy_of(model).eval()
     return _in_torch("torch", network)
 
 
 def torch_compile(model: nn.Module, arguments: Arguments) -> Ready:
     """Make a network ready in `torch.compile`, compiled for these inputs."""
     with quiet():
-        ready = _in_torch("torch.compile", torch.compile(copy.deepcopy(model).eval()))
+        ready = _in_torch("torch.compile", torch.compile(copy_of(model).eval()))
         try:
             ready.run(arguments)
         except Exception as error:  # a compiler raises anything
@@ -113,10 +113,10 @@ def _exported(
     name: str, version: str, read: Reader, model: nn.Module, arguments: Arguments
 ) -> Ready:
     check_packages()
-    with evaluating(model), quiet(), tempfile.TemporaryDirectory() as folder:
+    with untouched(model), quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         try:
-            program = trace(model, arguments, "none")
+            program = trace(model, arguments, "none", of_tensors=True)
             write_onnx(program, path)
             run = read(path, program.inputs)
             run(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ def arguments_of(
 ) -> Arguments:
     """Return the arguments that a batch holds; labels behind them are left out.
 
-    A tensor is the one input, and a mapping holds keyword arguments. The first entry of a sequence
+    A tensor is the one input, and a mapping holds keyword arguments; it is itself the input where
+    forward needs one and takes none of its names. The first entry of a sequence
     may be either of these, or itself a sequence of all positional arguments; what follows it are
     labels. Else the sequence holds the positional arguments and then labels; how many are arguments
     the example tells, or else the signature of forward. Where a label could be meant for an
@@ -34,9 +36,9 @@ def arguments_of(
     Raises:
         ValueError: If the batch is nothing of these, or not of the example's kind.
     """
-    found, _ = _told(batch, network, what)
-    if example is not None and _starts_as(batch, example):
-        found = None  # its first entry is the first argument, not all of them
+    # The first entry may be the first argument, not all of them.
+    is_first = example is not None and _starts_as(batch, example)
+    found = None if is_first else _told(batch, network, what)[0]
     if found is None and example is not None and example.positional:
         found = Arguments(tuple(batch[: len(example.positional)]))
     if found is None:
@@ -87,7 +89,7 @@ def _told(
 ) -> tuple[Arguments, tuple[Any, ...]] | tuple[None, tuple[()]]:
     """Return arguments and labels where the batch itself tells them apart; a flat one does not."""
     if isinstance(batch, Arguments | Tensor | Mapping):
-        return as_arguments(batch), ()
+        return _alone(batch, network), ()
     if not isinstance(batch, Sequence) or isinstance(batch, str | bytes) or not batch:
         raise ValueError(
             f"{what} must hold tensors, tuples with the inputs first, or mappings of keyword "
@@ -95,9 +97,25 @@ def _told(
         )
     first, *others = batch
     takes_several = _n_required(network) + len(_optional(network)) > 1
+    if isinstance(first, list | tuple) and takes_several and len(first) > _n_positional(network):
+        raise ValueError(
+            f"{what} start with a list of {len(first)}, more than the arguments of forward; a list "
+            "that is one argument, of images say, is given as ((images,), labels)."
+        )
     if isinstance(first, Mapping) or (isinstance(first, list | tuple) and takes_several):
-        return as_arguments(first), tuple(others)
+        return _alone(first, network), tuple(others)
     return (None, ()) if others else (Arguments((first,)), ())
+
+
+def _alone(inputs: Inputs, network: nn.Module) -> Arguments:
+    """Return the arguments that inputs stand for; a mapping may be the one that forward needs."""
+    if isinstance(inputs, Mapping):
+        parameters = _parameters(network)
+        is_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        is_named = is_any or any(parameter.name in inputs for parameter in parameters)
+        if not is_named and len(_required(network)) == 1:
+            return Arguments((inputs,))
+    return as_arguments(inputs)
 
 
 def _starts_as(batch: Any, example: Arguments) -> bool:
@@ -118,22 +136,35 @@ def _kind(arguments: Arguments) -> tuple[int, set[str]]:
 
 def _positional(network: nn.Module) -> list[inspect.Parameter]:
     """Return the parameters of forward that a positional argument may go to."""
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    return [parameter for parameter in _parameters(network) if parameter.kind not in named]
+
+
+def _parameters(network: nn.Module) -> list[inspect.Parameter]:
+    """Return the parameters of forward; none where Python does not know them."""
     while isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
         network = network.module
     network = getattr(network, "_orig_mod", network)  # of torch.compile
     try:
-        parameters = inspect.signature(network.forward).parameters.values()
-    except (TypeError, ValueError):  # of a scripted network, which Python knows nothing of
+        return list(inspect.signature(network.forward).parameters.values())
+    except (TypeError, ValueError):  # of a scripted network
         return []
-    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
-    return [parameter for parameter in parameters if parameter.kind not in named]
+
+
+def _n_positional(network: nn.Module) -> float:
+    """Return the number of positional arguments that forward takes at most."""
+    found = _positional(network)
+    return math.inf if any(p.kind is p.VAR_POSITIONAL for p in found) else len(found)
 
 
 def _n_required(network: nn.Module) -> int:
     """Return the number of inputs without which forward does not run, 1 where it names none."""
+    return max(len(_required(network)), 1)
+
+
+def _required(network: nn.Module) -> list[inspect.Parameter]:
     is_any = inspect.Parameter.VAR_POSITIONAL
-    found = [p for p in _positional(network) if p.default is p.empty and p.kind is not is_any]
-    return max(len(found), 1)
+    return [p for p in _positional(network) if p.default is p.empty and p.kind is not is_any]
 
 
 def _optional(network: nn.Module) -> list[str]:

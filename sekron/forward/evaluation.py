@@ -44,7 +44,7 @@ def untouched(*networks: nn.Module) -> Iterator[None]:
         for network in networks
         for module in network.modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None and not is_lazy(buffer)
+        if buffer is not None and not is_lazy(buffer) and not buffer.is_meta
     ]
     with ExitStack() as stack:
         for network in networks:
@@ -133,18 +133,25 @@ def must_have_gradient(loss: Tensor) -> None:
 
 
 def without_singles(batches: Iterable[Arguments]) -> Iterator[Arguments]:
-    """Join a batch of a single image to the one before, so that batch norm finds a variance.
+    """Join a batch of a single image to the next one, so that batch norm finds a variance.
 
-    What a loader leaves for its last batch may be that.
+    The last batch of a loader may be one; it is joined to the one before. Where all are, two are
+    joined, and not all of them.
     """
     before: Arguments | None = None
+    last: Arguments | None = None
     for batch in batches:
-        joined = before.joined(batch) if before is not None and len(batch) == 1 else None
-        if before is not None and joined is None:
+        joined = last.joined(batch) if last is not None and len(last) == 1 else None
+        if joined is not None:
+            last = joined
+            continue
+        if before is not None:
             yield before
-        before = batch if joined is None else joined
-    if before is not None:
-        yield before
+        before, last = last, batch
+    if before is not None and last is not None and len(last) == 1:
+        joined = before.joined(last)
+        before, last = (before, last) if joined is None else (None, joined)
+    yield from (batch for batch in (before, last) if batch is not None)
 
 
 def inputs_of(

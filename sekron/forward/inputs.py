@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sekron.forward.tensors import tensors_in
+from sekron.forward.tensors import map_tensors, tensors_in
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,14 +40,13 @@ class Arguments:
 
     def __len__(self) -> int:
         """Return the number of images: the length of the first tensor, else of the first list."""
-        tensors = [v for v in self.values if isinstance(v, Tensor) and v.dim() > 0]
         lists = [v for v in self.values if isinstance(v, list | tuple)]
-        return next(map(len, tensors or lists), 1)
+        return next(map(len, _by_image(self.values) or lists), 1)
 
     @property
     def is_divisible(self) -> bool:
         """Whether each tensor goes through all images, so that some of these can be taken out."""
-        own = [v for v in self.values if isinstance(v, Tensor) and v.dim() > 0]
+        own = _by_image(self.values)
         return 0 < len(own) == len(self.tensors) and all(len(v) == len(self) for v in own)
 
     def images(self, start: int, stop: int) -> Arguments:
@@ -56,7 +55,8 @@ class Arguments:
             return self
 
         def cut(value: Any) -> Any:
-            return value[start:stop] if isinstance(value, Tensor) else value
+            is_cut = isinstance(value, Tensor | Mapping)
+            return map_tensors(lambda x: x[start:stop], value) if is_cut else value
 
         named = {name: cut(value) for name, value in self.named.items()}
         return Arguments(tuple(map(cut, self.positional)), named)
@@ -81,7 +81,9 @@ class Arguments:
             return None
 
         def join(a: Any, b: Any) -> Any:
-            return torch.cat([a, b]) if isinstance(a, Tensor) else a
+            others = iter(tensors_in(b))
+            is_joined = isinstance(a, Tensor | Mapping)
+            return map_tensors(lambda x: torch.cat([x, next(others)]), a) if is_joined else a
 
         positional = tuple(map(join, self.positional, other.positional))
         return Arguments(positional, {k: join(v, other.named[k]) for k, v in self.named.items()})
@@ -94,13 +96,28 @@ class Arguments:
         return ", ".join([*map(_text, self.positional), *named])
 
 
+def _by_image(values: Iterable[Any]) -> list[Tensor]:
+    """Return the tensors that stand alone or in a mapping: in a list each may be an image."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Mapping):
+            found += _by_image(value.values())
+        elif isinstance(value, Tensor) and value.dim() > 0:
+            found.append(value)
+    return found
+
+
 def _fit(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.shape[1:] == b.shape[1:] and a.dtype == b.dtype
+    if isinstance(a, Mapping):
+        return isinstance(b, Mapping) and list(a) == list(b) and all(_fit(a[k], b[k]) for k in a)
     return a is b or (type(a) is type(b) and isinstance(a, str | int | float) and a == b)
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name!r}: {_text(part)}' for name, part in value.items())}}}"
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 

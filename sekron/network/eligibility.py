@@ -69,10 +69,10 @@ def reason_to_skip(module: nn.Module) -> str:
 
     Only the exact classes are taken: a subclass may compute something else with its weight.
     """
+    if name := computed(module):  # first, as a parametrization also changes the class
+        return f"its {name} is computed from other parameters"
     if reason := _odd_class(module):
         return reason
-    if name := computed(module):
-        return f"its {name} is computed from other parameters"
     return _odd_weight(module._parameters["weight"])
 
 

@@ -12,7 +12,7 @@ from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import conv_flop_count, get_shape
 from torch import Tensor, nn
 
-from sekron.forward.evaluation import evaluating, one_line
+from sekron.forward.evaluation import one_line, untouched
 from sekron.forward.inputs import Arguments, Inputs, example_of
 from sekron.forward.tensors import map_tensors, tensors_in
 from sekron.profiling.einsum_flops import einsum_flops
@@ -59,7 +59,7 @@ def count(model: nn.Module, inputs: Inputs) -> Counts:
     Raises:
         ValueError: If the network cannot be traced.
     """
-    with evaluating(model), modules_alone(), casts_anew():
+    with untouched(model), modules_alone(), casts_anew():
         arguments = example_of(inputs)
         analysis = FlopCountAnalysis(_OfTensors(model, arguments), tuple(arguments.tensors))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

@@ -79,6 +79,8 @@ def profile(
     layers = []
     for name, reason in reasons.items():
         layer = _layer(name, network.get_submodule(name), tuple(calls.get(name, ())), reason)
+        if not layer.calls:
+            layer = replace(layer, flops=counts.by_module.get(name, 0))
         cost = layer.flops / max(total, 1)
         share = max(cost, layer.params / max(n_params, 1))
         if not reason and share < min_share:
@@ -132,6 +134,7 @@ def _reasons(
         name: reason
         or (f"shares its weight with {shared[name]}" if name in shared else "")
         or ("" if name in calls else "never ran on the example input")
+        or ("" if calls[name] else "takes or returns something else than its base class does")
         or keeps.get(name, "")
         or ("its weight is a vector, which has no rank" if is_vector(layers[name]) else "")
         or left_out(name, include, exclude)
@@ -154,18 +157,20 @@ def first_image(example_input: Inputs) -> Arguments:
 def _record_calls(
     network: nn.Module, arguments: Arguments, example: Arguments
 ) -> dict[str, list[Geometry]]:
-    """Return layer name -> geometry of its calls, one for each image of a batch."""
+    """Return layer name -> geometry of its calls, one for each image of a batch.
+
+    A subclass may take or return what has none.
+    """
     calls: dict[str, list[Geometry]] = {}
 
     def record(name: str) -> Any:
         def hook(
-            module: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor
+            module: nn.Module, inputs: tuple[object, ...], kwargs: dict[str, object], output: object
         ) -> None:
-            x = inputs[0] if inputs else kwargs["input"]
-            n_images = (
-                len(x) if isinstance(module, _ConvNd) and x.dim() == module.weight.dim() else 1
-            )
-            calls.setdefault(name, []).extend([_geometry(module, x, output)] * n_images)
+            of_layer, x = calls.setdefault(name, []), inputs[0] if inputs else kwargs.get("input")
+            if isinstance(x, Tensor) and isinstance(output, Tensor):
+                is_batch = isinstance(module, _ConvNd) and x.dim() == module.weight.dim()
+                of_layer += [_geometry(module, x, output)] * (len(x) if is_batch else 1)
 
         return hook
 
@@ -178,10 +183,13 @@ def _record_calls(
         with torch.no_grad():
             arguments.run(network)
     except Exception as error:
+        cure = ""
+        if isinstance(error, TypeError) and arguments.named and not arguments.positional:
+            cure = "; where forward takes the mapping itself, give it in a tuple of one"
         cut = "" if str(arguments) == str(example) else f", the first image of {example},"
         raise ValueError(
             f"the network must run on the example input, but on {arguments}{cut} it raised "
-            f"{one_line(error)}"
+            f"{one_line(error)}{cure}"
         ) from error
     finally:
         for handle in handles:
