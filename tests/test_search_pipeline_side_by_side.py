@@ -77,11 +77,10 @@ def searched(network, example, **more):
 def test_a_search_does_not_depend_on_it(small_network, small_input, tmp_path, is_calibrated):
     more = {"calibration": [small_input]} if is_calibrated else {}
     candidates, front, best = searched(small_network, small_input, n_threads=1, **more)
-    others = (
-        searched(small_network, small_input, n_threads=n, run=tmp_path / str(n), **more)
-        for n in (2, 5)
-    )
-    for other_candidates, other_front, other_best in others:
+    kept = {"run": tmp_path / "run"}, {"storage": f"sqlite:///{tmp_path}/study.db"}
+    for n_threads, where in zip((2, 5), kept, strict=True):
+        found = searched(small_network, small_input, n_threads=n_threads, **where, **more)
+        other_candidates, other_front, other_best = found
         pd.testing.assert_frame_equal(other_candidates, candidates, check_exact=True)
         pd.testing.assert_frame_equal(other_front, front, check_exact=True)
         assert other_best == best

@@ -47,7 +47,7 @@ def side_by_side(
             is_over.set()
             raise
 
-    with _one_thread():
+    with one_thread():
         if n_threads == 1:
             return [run(item) for item in items]
         pool = ThreadPoolExecutor(n_threads)
@@ -63,7 +63,7 @@ def side_by_side(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Let every operation of torch take one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
