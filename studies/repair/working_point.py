@@ -90,9 +90,9 @@ def main() -> None:
         for budget in budgets:
             row = {"network": name, "budget": str(budget), **_compared(task, result, budget)}
             frame = pd.concat([frame, pd.DataFrame([row])], ignore_index=True)
-            frame.round(4).to_csv(path, index=False)
+            frame.round(6).to_csv(path, index=False)
             print(row, flush=True)
-    print(frame.round(3).to_string(index=False))
+    print(frame.round(6).to_string(index=False))
 
 
 def _compared(task: Task, result: SearchResult, budget: search.Budget) -> dict[str, float]:
