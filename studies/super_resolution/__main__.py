@@ -20,6 +20,7 @@ import sekron
 from studies.each_alone import fit_each_alone
 from studies.pretrained.photographs import CALIBRATION, TEST, crops
 from studies.pretrained.srvggnet import realesr_animevideov3
+from studies.super_resolution.fidelity import fidelity
 from studies.training import RUNS
 
 BUDGETS = [search.Budget(flops=share) for share in (0.6, 0.4, 0.25)]
@@ -74,13 +75,6 @@ def _repaired(
         seconds = time.process_time() - start
         scores = [fidelity(network, model, test) for network in networks]
         yield str(budget), label, *scores, round(seconds)
-
-
-def fidelity(network: nn.Module, dense: nn.Module, images: Tensor) -> float:
-    """Return the PSNR in dB between the outputs of two networks, over all images together."""
-    with torch.no_grad():
-        squares = (network(images) - dense(images)).square().mean()
-    return float(-10.0 * squares.log10())
 
 
 def _options() -> argparse.Namespace:
