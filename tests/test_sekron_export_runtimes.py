@@ -1,6 +1,8 @@
 """Every runtime runs what torch runs, and says what it is and what it does not take."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ import sekron
 from sekron import Plan, Structure
 from sekron.export.runtimes import RUNTIMES, make_ready
 from sekron.forward.inputs import example_of
+
+ROOT = Path(__file__).parents[1]
 
 names = pytest.mark.parametrize(
     "name",
@@ -55,6 +59,25 @@ def test_a_runtime_puts_out_what_torch_does(name):
     with torch.no_grad():
         small.conv.bias.add_(1.0)  # nothing is shared
     assert torch.equal(ready.run(example)[0], outputs[0])
+
+
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if name != "torch.compile"])
+def test_signals_are_still_handled_once_networks_are_gone(name):
+    text = (
+        "import gc, signal, torch\n"
+        "from sekron.export.runtimes import make_ready\n"
+        "from sekron.forward.inputs import as_arguments\n"
+        "example = as_arguments(torch.zeros(1, 3, 8, 8))\n"
+        f"opened = [make_ready({name!r}, torch.nn.Conv2d(3, 4, 3), example) for _ in range(2)]\n"
+        "while opened:\n"
+        "    del opened[0]\n"
+        "    gc.collect()\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+        "signal.raise_signal(signal.SIGUSR1)\n"
+    )
+    command = [sys.executable, "-c", text]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +47,7 @@ def open_openvino(path: Path, names: Iterable[str]) -> Callable[[Arguments], lis
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
-    core = openvino.Core()
+    core = _core(openvino)
     request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
     taken = {name for value in request.model_inputs for name in value.names}
     names = list(names)
@@ -55,6 +58,17 @@ def open_openvino(path: Path, names: Iterable[str]) -> Callable[[Arguments], lis
         return [torch.from_numpy(output) for output in outputs]
 
     return run
+
+
+@cache
+def _core(openvino: ModuleType) -> Any:
+    """Return the one core of the process, which is never given back.
+
+    The processor's plugin changes the stack that signal handlers run on. Of two plugins that are
+    given back in the order in which they were made, the freed stack of the first stays in use, and
+    the next signal with a handler, such as the end of a child process, kills the process.
+    """
+    return openvino.Core()
 
 
 def open_program(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
