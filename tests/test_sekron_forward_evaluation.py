@@ -41,7 +41,7 @@ KINDS = "it must hold tensors, tuples with the inputs first, or mappings of keyw
         ([()], f"{KINDS}tuple."),
         ([IMAGES, IMAGES[:0]], "it must hold images, got a batch of shape (0, 4)."),
         ([torch.tensor(1.0)], "it must hold images, got a batch of shape ()."),
-        ([{"x": 3}], "it must hold images, got a batch of shape x=int."),
+        ([{"input": 3}], "it must hold images, got a batch of shape input=int."),
         ([IMAGES, IMAGES / 0], "it must be finite, got NaN or Inf in a batch."),
         ([{"x": IMAGES, "mask": IMAGES / 0}], "it must be finite, got NaN or Inf in a batch."),
     ],
@@ -53,7 +53,7 @@ def test_anything_else_is_refused(batches, message):
 
 def test_a_mask_may_be_infinite():
     mask = torch.full((6, 4), -torch.inf)
-    (found,) = inputs_of([{"x": IMAGES, "mask": mask}], NETWORK, "it")
+    (found,) = inputs_of([{"input": IMAGES, "mask": mask}], NETWORK, "it")
     assert found.named["mask"] is mask
 
 

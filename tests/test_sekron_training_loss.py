@@ -80,7 +80,7 @@ def test_whole_numbers_of_any_size_are_labels(data):
     [
         (lambda x, y: iter([(x, y)]), "`loader` must have a length and be .* got list_iterator"),
         (lambda x, y: iter(loader_of(x, y)), "be there for every epoch, .* got _SingleProcess"),
-        (lambda x, _: [{"image": x}], r"but on image=\(32, 3, 6, 6\) it raised TypeError"),
+        (lambda x, _: [{"image": x}], r"but on \{'image': \(32, 3, 6, 6\)\} it raised"),
         (lambda x, _: [{"input": x}], "must hold labels beside the images"),
         (lambda x, _: [x.numpy()], "must hold tensors, tuples .*, got ndarray"),
         (
