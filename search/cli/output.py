@@ -33,7 +33,7 @@ def print_frame(frame: pd.DataFrame) -> None:
         table.add_column(str(column), justify="right" if right else "left")
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(table)
 
 
 def say(text: str) -> None:

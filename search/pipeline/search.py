@@ -28,6 +28,7 @@ from search.whole_network.trials import Trials
 from sekron.budget import Budget
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
+from sekron.spreadsheet import as_csv
 
 
 def search_network(
@@ -76,7 +77,7 @@ def search_network(
     scores = None if judge is None else judge.scores
     result = SearchResult(choices, request.budget, best, scores)
     front = result.pareto_front().drop(columns="plan")
-    recorder.finish(result.candidates().to_csv(index=False), front.to_csv(index=False), best)
+    recorder.finish(as_csv(result.candidates()), as_csv(front), best)
     return result
 
 
@@ -92,7 +93,7 @@ def _settled(
 ) -> tuple[Choices, Plan]:
     """Return the choices with all times, and the plan that is best: by error, clock and score."""
     clock = best = None
-    with Console(stderr=True, quiet=not request.progress).status("") as status:
+    with Console(stderr=True, quiet=not request.progress, markup=False).status("") as status:
         if stopwatch is not None and choices.timetable is not None:
             clock = PlanClock(
                 stopwatch,
