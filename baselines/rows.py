@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sekron.budget import RESOURCES
-from sekron.records import unwritten, write_text
+from sekron.records import read_text, unwritten, write_text
 from sekron.spreadsheet import as_csv, from_csv
 
 MEASURED = ("latency_ms", "speedup", "score", "score_recalibrated", "score_repaired")
@@ -90,7 +90,7 @@ def _read(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: If the file is no comparison; it is then left as it is.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path).decode()
     header = ",".join(STORED) + "\n"
     if not (text.startswith(header) or header.startswith(text)):
         raise ValueError(

@@ -37,10 +37,12 @@ class RunFolder:
         source: Where the network comes from, to be recorded.
 
     Raises:
-        ValueError: If something other than a folder stands there.
+        ValueError: If it is no name, or something other than a folder stands there.
     """
 
     def __init__(self, path: str | Path, source: Source | None = None) -> None:
+        if not str(path).strip():
+            raise ValueError(f"a run must be the name of a folder, got {str(path)!r}.")
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"a run must be a folder, got the file {path}; name another path.")

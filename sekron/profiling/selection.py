@@ -11,6 +11,9 @@ from torch import nn
 Selection = Sequence[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
 """Names of layers, shell-style patterns of them and classes, or a function of name and module."""
 
+LONGEST = 1000
+"""Characters of a pattern."""
+
 
 def patterns_of(
     argument: str, selection: Selection | None, layers: Mapping[str, nn.Module]
@@ -40,6 +43,8 @@ def patterns_of(
         if isinstance(entry, str) and entry in layers:  # as it is, whatever characters it has
             matches, what = [glob.escape(entry)], ""
         elif isinstance(entry, str):
+            if len(entry) > LONGEST:  # what takes a minute to compile
+                raise ValueError(f"a pattern must be of at most {LONGEST} characters.")
             matches = [entry] if any(fnmatchcase(name, entry) for name in layers) else []
             what = f"pattern {entry!r}"
         else:
