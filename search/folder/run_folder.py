@@ -22,7 +22,7 @@ from search.folder.storage import (
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
-from sekron.records import read_text, write_text
+from sekron.records import read_text, unwritten, write_text
 
 RECORD, JOURNAL = "run.json", "study.log"
 LATENCY, SCORES = "latency.json", "scores.json"
@@ -205,4 +205,7 @@ class RunFolder:
     def _make(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"the run {self.path} must be a folder, but it is a file.")
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritten(self.path, error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import optuna
@@ -13,6 +14,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from sekron.forward.evaluation import one_line
+from sekron.records import unwritten
 
 HARMLESS = ("application_name", "charset", "connect_timeout", "mode", "sslmode", "timeout", "uri")
 """Names of what in the query of a URL may be written down; whatever else may be a password."""
@@ -43,17 +45,47 @@ class JournalLock(JournalFileOpenLock):
         self._lock.release()
 
 
+class Journal(JournalFileBackend):
+    """A journal whose lines are whole, whatever the disk does; its errors name the file.
+
+    Args:
+        path: Of the file.
+        lock: That a writer takes.
+    """
+
+    def __init__(self, path: Path, lock: FileLock) -> None:
+        super().__init__(str(path), JournalLock(lock))
+        self._path, self._writers = path, lock
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            _drop_half_line(self._path, self._writers)
+            raise unwritten(self._path, error) from error
+
+
 def open_journal(journal: Path) -> BaseStorage:
     """Open the journal of a study to go on with, or begin one.
 
     Raises:
         ValueError: If it is damaged.
+        OSError: If it cannot be written to.
     """
     if journal.exists() and not journal.is_file():
         raise ValueError(f"{journal} must be a file, but is something else; delete the folder.")
     lock = FileLock(journal.with_name(f".{journal.stem}.lock"))
-    _drop_half_line(journal, lock)
-    return _journal(JournalFileBackend(str(journal), lock_obj=JournalLock(lock)), journal)
+    try:
+        _drop_half_line(journal, lock)
+        backend = Journal(journal, lock)
+    except OSError as error:
+        raise unwritten(journal, error) from error
+    return _journal(backend, journal)
 
 
 def read_journal(journal: Path) -> BaseStorage:
