@@ -14,6 +14,7 @@ from rich.console import Console
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import TimeLimit
 from search.folder.recorder import Recorder
+from search.folder.storage import told
 from search.front.choices import Choices
 from search.front.result import SearchResult
 from search.per_layer.identity import weight_digests
@@ -70,7 +71,7 @@ def search_network(
     metrics = metrics_for(request, profile, recorded, warn)
     storage = recorder.begin(settings, profile, digests, metrics, request.storage)
     trials = Trials(request.n_network_trials, storage, settings.name, settings.seed)
-    with quiet_optuna():
+    with quiet_optuna(), told(request.storage):
         tables = search_candidates(request, profile, digests, metrics, storage)
         choices = Choices(profile, tables, metrics, timetable)
         choices, best = _settled(request, choices, stopwatch, limit, judge, trials, recorder, warn)
