@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 
 from sekron.budget import RESOURCES
+from sekron.records import read_text, unwritten, write_text
+from sekron.spreadsheet import as_csv, from_csv
 
 MEASURED = ("latency_ms", "speedup", "score", "score_recalibrated", "score_repaired")
 COLUMNS = (
@@ -32,10 +34,12 @@ class Rows:
     def __init__(self, path: Path | None, fingerprint: str) -> None:
         self._path, self._fingerprint = path, fingerprint
         self._rows: dict[tuple[str, ...], Row] = {}
+        self._written: set[tuple[str, ...]] = set()
         if path is not None and path.exists():
             for row in _read(path).to_dict("records"):
                 if row["fingerprint"] == fingerprint:
                     self._rows[_key(row)] = {name: row[name] for name in COLUMNS}
+                    self._written.add(_key(row))
 
     def __contains__(self, key: tuple[str, ...]) -> bool:
         return key in self._rows
@@ -46,12 +50,30 @@ class Rows:
             del self._rows[key]
 
     def add(self, row: Row) -> None:
-        """Add a row, and write it where there is a file."""
-        self._rows[_key(row)] = {name: row[name] for name in COLUMNS}
-        if self._path is not None:
-            line = pd.DataFrame([{**row, "fingerprint": self._fingerprint}], columns=list(STORED))
-            is_new = not self._path.exists() or self._path.stat().st_size == 0
-            line.to_csv(self._path, mode="a", header=is_new, index=False)
+        """Add a row, and write it where there is a file, in the place of one that it replaces."""
+        key = _key(row)
+        self._rows[key] = {name: row[name] for name in COLUMNS}
+        if self._path is None:
+            return
+        if key in self._written:
+            self._drop(self._path, key)
+        line = pd.DataFrame([{**row, "fingerprint": self._fingerprint}], columns=list(STORED))
+        is_new = not self._path.exists() or self._path.stat().st_size == 0
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(as_csv(line, header=is_new))
+        except OSError as error:
+            raise unwritten(self._path, error) from error
+        self._written.add(key)
+
+    def _drop(self, path: Path, key: tuple[str, ...]) -> None:
+        """Take rows of a key out of the file."""
+        frame = _read(path)
+        same = [
+            row["fingerprint"] == self._fingerprint and _key(row) == key
+            for row in frame.to_dict("records")
+        ]
+        write_text(path, as_csv(frame[[not is_same for is_same in same]]))
 
     def frame(self) -> pd.DataFrame:
         """Return all rows."""
@@ -68,7 +90,7 @@ def _read(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: If the file is no comparison; it is then left as it is.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path).decode()
     header = ",".join(STORED) + "\n"
     if not (text.startswith(header) or header.startswith(text)):
         raise ValueError(
@@ -78,8 +100,4 @@ def _read(path: Path) -> pd.DataFrame:
     lines = text[: text.rfind("\n") + 1]
     if lines != text:
         path.write_text(lines, encoding="utf-8")
-    return (
-        pd.read_csv(path, dtype={"fingerprint": str})
-        if lines
-        else pd.DataFrame(columns=list(STORED))
-    )
+    return from_csv(lines, {"fingerprint": str}) if lines else pd.DataFrame(columns=list(STORED))

@@ -20,6 +20,13 @@ class InfeasibleBudget(ValueError):
     """No plan fits the budget; the message names the least possible cost and the reason for it."""
 
 
+MOST = 2**62
+"""Multiply-adds or parameters that a network could have."""
+
+QUOTED = 30
+"""Digits of a number that an error quotes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Limits for the whole network; what is None is not limited.
@@ -141,4 +148,6 @@ def _check_static(name: str, value: float | int) -> None:
             f"`{name}` as a share must be in (0, 1], got {value}; an absolute number is an int."
         )
     if isinstance(value, int) and value < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        raise ValueError(f"`{name}` must be at least 1, got {shown(value)[:QUOTED]}.")
+    if isinstance(value, int) and value > MOST:
+        raise ValueError(f"`{name}` must be at most {MOST}, got {shown(value)[:QUOTED]}….")

@@ -27,7 +27,7 @@ def bar(shown: bool = True, columns: Sequence[ProgressColumn] = ()) -> Progress:
     )
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         *(columns or (MofNCompleteColumn(), TimeRemainingColumn())),
         console=Console(stderr=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -50,7 +50,7 @@ def decode(
     try:
         header = msgspec.json.decode(text, type=_Header)
         if header.format != name:
-            raise ValueError(f"{source} must be {name!r}, but is {_short(header.format)!r}.")
+            raise ValueError(f"{source} must be {name!r}, but is {short(header.format)!r}.")
         if header.version not in versions:
             raise ValueError(
                 f"{source} must have version {' or '.join(map(str, versions))}, got "
@@ -58,7 +58,7 @@ def decode(
             )
         return msgspec.json.decode(text, type=kind)
     except msgspec.MsgspecError as error:
-        raise ValueError(f"{source} is damaged: {_short(str(error))}.") from error
+        raise ValueError(f"{source} is damaged: {short(str(error))}.") from error
     except (RecursionError, UnicodeError) as error:
         raise ValueError(f"{source} is damaged: {type(error).__name__}.") from error
 
@@ -110,7 +110,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise unwritten(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # which would hide the one before
+            partial.unlink(missing_ok=True)
 
 
 def unwritten(path: Path, error: Exception) -> OSError:
@@ -121,5 +122,6 @@ def unwritten(path: Path, error: Exception) -> OSError:
     return OSError(f"{path} could not be written: {reason}")
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Return the begin of a text, where it is too long to be quoted."""
     return text if len(text) <= QUOTED else f"{text[:QUOTED]}…"

@@ -11,7 +11,7 @@ import torch
 import baselines.entrants
 import search
 from baselines import ALLOCATIONS, METHODS, compare
-from baselines.rows import COLUMNS
+from baselines.rows import COLUMNS, Rows
 from sekron.budget import Budget
 from sekron.layers.conv import SeKronConv2d
 from sekron.layers.linear import SeKronLinear
@@ -263,6 +263,28 @@ def test_plans_made_elsewhere_take_part(small_network, small_input, small_run):
     assert frame["error"][0] == pytest.approx(result.allocate(HALF).loss, rel=1e-5)
     assert frame["flops"][0] == result.profile.totals(result.plan(HALF))["flops"]
     assert math.isnan(frame["error"][1])
+
+
+def test_a_row_stands_once_however_often_it_is_made(tmp_path):
+    path = tmp_path / "comparison.csv"
+
+    def row(method, budget="=b", **values):
+        return dict.fromkeys(COLUMNS, 0.0) | {"budget": budget, "method": method} | values
+
+    other = Rows(path, "another network")
+    other.add(row("ours", error=4.0))
+    for error in (1.0, 2.0, 3.0):
+        rows = Rows(path, "this network")
+        rows.forget(["ours"])
+        rows.add(row("ours", error=error))
+        rows.add(row("ours", "b", error=error))
+        rows.add(row("theirs"))
+    again = Rows(path, "this network").frame()
+    assert again["error"].tolist() == [3.0, 3.0, 0.0]
+    assert again["budget"].tolist() == ["=b", "b", "=b"]
+    assert Rows(path, "another network").frame()["error"].tolist() == [4.0]
+    assert len(path.read_text().splitlines()) == 1 + 4
+    assert [file.name for file in tmp_path.iterdir()] == ["comparison.csv"]
 
 
 def test_a_file_with_other_columns_is_refused_and_kept(tmp_path, small_network, small_input):

@@ -68,6 +68,8 @@ DAMAGES = {
     "no-time": (changed("network_ms", to=0), r"`float` > 0.0 - at `\$\.network_ms`"),
     "order-twice": (changed("timed", 0, "order", to=[0, 0]), "has order"),
     "ratio": (changed("timed", 0, "ratios", 0, to="slow"), r"at `\$\.timed\[0\]\.ratios\[0\]`"),
+    "key": (changed("layers", "head", "key", to="x"), r"no layer has the key .* `\$\.timed\[1\]`"),
+    "timed-key": (changed("timed", 0, "layers", to="x"), r"no layer has the key 'x' .*timed\[0\]`"),
     "winner": (changed("winners", "question", "layers", to={"a": "x"}), "a structure reads"),
 }
 

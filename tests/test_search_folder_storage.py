@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 import stat
+import sys
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_a_url_is_written_without_its_password(url, public):
     ],
 )
 def test_an_error_does_not_tell_the_password(open_, url):
-    with pytest.raises(ValueError, match=r"a storage reads|must open, but it raised") as caught:
+    with pytest.raises(ValueError, match=r"a storage reads|must (open|have its driver)") as caught:
         open_(url)
     text = f"{caught.value} {caught.value.__cause__}"
     assert SECRET not in text
@@ -151,3 +152,22 @@ def test_a_run_without_its_journal_is_named(small_network, small_input, tmp_path
 def test_of_a_query_only_what_is_harmless_is_written(query):
     url = f"mysql://me@host/db?charset=utf8&{query}"
     assert without_password(url) == "mysql://me@host/db?charset=utf8"
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "what"),
+    [
+        (
+            "postgresql+asyncpg://me@host/db",
+            "asyncpg",
+            r"pip install 'sekron\[postgresql\]' and",
+        ),
+        ("mysql+no_such_driver://me@host/db", "", ""),
+        ("oracle+cx_oracle://me@host/db", "cx_Oracle", "install the package that has it"),
+    ],
+)
+def test_a_driver_that_is_missing_is_named(monkeypatch, url, module, what):
+    monkeypatch.setitem(sys.modules, module, None)
+    message = rf"must have its driver installed, but the module '{module}' is missing.*{what}"
+    with pytest.raises(ValueError, match=message if module else "must open, but it raised"):
+        open_storage(url)

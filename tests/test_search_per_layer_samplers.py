@@ -10,6 +10,9 @@ from search.per_layer.study import TEMPLATE, LayerStudy
 from sekron.rank_curves.curves import Spectra
 from sekron.structures.geometry import Geometry
 
+N_PROPOSED = 60
+"""More than `tpe` draws at random at first, and than a generation of `nsga2`."""
+
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
 
 
@@ -37,8 +40,8 @@ def proposed(study):
 def test_same_seed_same_trials(study_of, sampler):
     first, second, other = study_of(sampler), study_of(sampler), study_of(sampler, seed=1)
     for study in (first, second, other):
-        study.run(14)
-    assert len(proposed(first)) == 14
+        study.run(40)
+    assert len(proposed(first)) == 40
     assert proposed(first) == proposed(second)
     assert proposed(first) != proposed(other)
 
@@ -55,14 +58,14 @@ def test_every_proposal_is_a_point_or_the_dense_weight(study_of, sampler):
         assert point is None or point in study.table.points
 
 
-# Optuna's own samplers keep a random state that is not part of a study, so they are not asked.
-@pytest.mark.parametrize("stops", [(5,), (0, 3, 9)], ids=str)
-def test_interrupted_between_trials_gives_the_same_trials(study_of, stops):
-    straight = study_of("neighbour")
-    straight.run(12)
+@every_sampler
+@pytest.mark.parametrize("stops", [(5,), (0, 3, 55)], ids=str)
+def test_interrupted_between_trials_gives_the_same_trials(study_of, stops, sampler):
+    straight = study_of(sampler)
+    straight.run(N_PROPOSED)
     storage = InMemoryStorage()
-    for n_trials in (*stops, 12):
-        resumed = study_of("neighbour", storage=storage)
+    for n_trials in (*stops, N_PROPOSED):
+        resumed = study_of(sampler, storage=storage)
         resumed.run(n_trials)
     assert proposed(resumed) == proposed(straight)
 

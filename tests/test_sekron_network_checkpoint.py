@@ -1,6 +1,7 @@
 """One file holds the weights and the plan; what is loaded computes exactly what was saved."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sekron import Plan, SeKronConv2d, Structure, load, save
 from sekron.layers.operations import DEFAULT_FORM, Form
+from sekron.network.checksum import CHECKSUM
 from sekron.network.surgery import forms_of, structures_of
 from sekron.network.weights import load_weights
 
@@ -194,6 +196,79 @@ def test_a_damaged_plan_inside_is_named(tmp_path):
         ValueError, match=r"the plan in .*other is damaged: Input data was truncated"
     ):
         load(network(), tmp_path / "other")
+
+
+def written_again(path, change):
+    """Write a saved network again, its tensors changed, without a checksum as of old."""
+    with safe_open(str(path), framework="pt") as file:
+        metadata = {name: text for name, text in file.metadata().items() if name != CHECKSUM}
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata=metadata)
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.99])
+def test_a_changed_bit_is_found_by_the_checksum(path, place):
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    data[start + int(place * (len(data) - start))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"small\.safetensors is damaged: its tensors do not have"):
+        load(network(), path)
+
+
+def test_a_file_of_an_earlier_release_has_no_checksum(path):
+    written_again(path, lambda _: None)
+    assert structures_of(load(network(), path)) == {"0": CONV, "2.1": SPLIT, "5": HEAD}
+
+
+@pytest.mark.parametrize("name", ["0.weights.1", "0.bias", "1.running_var", "2.0.weight"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused(path, name, value):
+    written_again(path, lambda tensors: tensors[name].view(-1)[-1:].fill_(value))
+    with pytest.raises(ValueError, match=rf"must be finite, got NaN or Inf in tensor '{name}'"):
+        load(network(), path)
+
+
+def test_a_network_that_is_not_finite_is_not_saved(tmp_path):
+    small = compressed()
+    with torch.no_grad():
+        small[0].weights[0].view(-1)[0] = math.inf
+    with pytest.raises(ValueError, match="the network must be finite, got NaN or Inf in tensor '0"):
+        save(small, tmp_path / "small")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Masked(nn.Module):
+    """Has a mask as transformers have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(7, 7)
+        self.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_mask_is_as_it_was(tmp_path, device):
+    save(Plan({"layer": Structure.parse("chain:7x1,1x7@2")}).apply(Masked()), tmp_path / "small")
+    with torch.device(device):
+        fresh = Masked()
+    assert torch.equal(load(fresh, tmp_path / "small").mask, Masked().mask)
+
+
+@pytest.mark.parametrize("name", ["0.weights.1", "0.bias", "1.running_var", "2.0.weight"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64], ids=str)
+def test_nothing_is_cast_into_weights(path, name, dtype):
+    def change(tensors):
+        tensors[name] = tensors[name].to(dtype)
+
+    written_again(path, change)
+    message = rf"must fit the network, but tensor '{name}' is of {dtype} instead of torch\.float32"
+    with pytest.raises(ValueError, match=message):
+        load(network(), path)
 
 
 class Versioned(nn.Linear):

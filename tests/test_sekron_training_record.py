@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -164,7 +165,25 @@ class Payload:
         return (Path.touch, (self.path,))
 
 
-@pytest.mark.parametrize("how", ["cut", "pickle"])
+def changed(file, change):
+    """Write the tensors of a file again, each changed."""
+    tensors = {name: change(tensor) for name, tensor in load_file(file).items()}
+    save_file(tensors, file)
+
+
+DAMAGES = {
+    "cut": lambda file, _: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "pickle": lambda file, trace: torch.save(Payload(trace), file),
+    "empty": lambda file, _: file.write_bytes(b""),
+    "missing": lambda file, _: file.unlink(),
+    "stranger": lambda file, _: changed(file, lambda t: t.repeat(*[2] * t.dim(), 2)),
+    "other dtypes": lambda file, _: changed(
+        file, lambda t: t.int() if t.is_floating_point() else t.double() / 3
+    ),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
 def test_files_of_a_folder_are_refused_when_damaged_and_never_unpickled(data, tmp_path, how):
     _, small = networks()
     folder, trace = tmp_path / "run", tmp_path / "trace"
@@ -175,10 +194,9 @@ def test_files_of_a_folder_are_refused_when_damaged_and_never_unpickled(data, tm
     assert len(files) == 4
     for file in files:
         whole = file.read_bytes()
-        if how == "cut":
-            file.write_bytes(whole[: len(whole) // 2])
-        else:
-            torch.save(Payload(trace), file)
+        if how in ("stranger", "other dtypes") and file.suffix != ".safetensors":
+            continue
+        DAMAGES[how](file, trace)
         _, small = networks()
         with pytest.raises(ValueError, match=rf"{state.name} is damaged: .*; delete the folder"):
             sekron.finetune(small, **arguments, progress=False)

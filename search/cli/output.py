@@ -17,6 +17,9 @@ TRACEBACK = "--traceback"
 SHOWN_BY = f"({TRACEBACK} shows where)"
 """Ends the line of an error that comes from the user's code."""
 
+BEGIN, END = 1000, 300
+"""Characters of a complaint that are shown: what is quoted in it may be a file."""
+
 
 def print_front(result: SearchResult) -> None:
     """Print a front as a table that fits a terminal."""
@@ -33,7 +36,7 @@ def print_frame(frame: pd.DataFrame) -> None:
         table.add_column(str(column), justify="right" if right else "left")
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(table)
 
 
 def say(text: str) -> None:
@@ -47,8 +50,11 @@ def note(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print an error or a warning as one line on stderr."""
-    note(f"sekron: {' '.join(text.split())}")
+    """Print an error or a warning as one line on stderr; of a long one its begin and its end."""
+    line = " ".join(text.split())
+    if len(line) > BEGIN + END:
+        line = f"{line[:BEGIN]} … {line[-END:]}"
+    note(f"sekron: {line}")
 
 
 def note_uncounted(unsupported: dict[str, int]) -> None:

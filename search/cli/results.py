@@ -36,6 +36,7 @@ from search.per_layer.identity import weight_digests
 from search.pipeline.load import load
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.network.checkpoint import check_folder, save
+from sekron.spreadsheet import as_csv
 
 
 def front(
@@ -46,7 +47,7 @@ def front(
     """Print the Pareto front of a finished search."""
     result = load(run, storage)
     if csv:
-        sys.stdout.write(result.pareto_front().drop(columns="plan").to_csv(index=False))
+        sys.stdout.write(as_csv(result.pareto_front().drop(columns="plan")))
     else:
         print_front(result)
 
@@ -145,7 +146,7 @@ def compare(
         raise InfeasibleBudget(f"the budget must be reachable, got {budget}; nothing reaches it.")
     frame = frame.drop(columns=["budget", *RESOURCES]).dropna(axis="columns", how="all")
     if csv:
-        sys.stdout.write(frame.to_csv(index=False))
+        sys.stdout.write(as_csv(frame))
     else:
         say(f"{budget}, least error first")
         print_frame(frame)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from search.cli.output import SHOWN_BY
 from search.cli.trained import load_state_dict, load_trained
 from sekron.forward.evaluation import Score, one_line
+from sekron.records import short
 
 
 def load_model(spec: str, weights: str = "") -> nn.Module:
@@ -87,7 +88,7 @@ def parse_limit(text: str) -> float:
             return float(text[:-1]) / 100.0
         return int(text) if text.isdigit() else float(text)
     except ValueError:
-        raise ValueError(f"a limit reads '50%', '0.5' or '900000', got {text!r}.") from None
+        raise ValueError(f"a limit reads '50%', '0.5' or '900000', got {short(text)!r}.") from None
 
 
 @contextmanager
@@ -103,7 +104,7 @@ def _told(rule: str) -> Iterator[None]:
 
 def _attribute(spec: str, what: str) -> object:
     if ":" not in spec:
-        raise ValueError(f"{what} reads 'module:attribute', got {spec!r}.")
+        raise ValueError(f"{what} reads 'module:attribute', got {short(spec)!r}.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     module, _, attribute = spec.partition(":")

@@ -23,6 +23,9 @@ EXTRA = "_extra_state"
 N_NAMED = 8
 """Entries of a file that an error lists."""
 
+DEEPEST = 16
+"""Mappings within mappings in which a state dict is looked for."""
+
 
 def load_trained(model: nn.Module, path: str) -> None:
     """Fill a network with the weights in a file; a line on stderr tells what was unwrapped.
@@ -103,13 +106,19 @@ def _is_safetensors(path: str) -> bool:
         return file.read(9)[8:] == b"{"
 
 
-def _state_dicts(loaded: object, entry: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _state_dicts(
+    loaded: object, entry: str = "", depth: int = 0
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield the state dicts in what was read, each with the names that lead to it."""
     if _is_state_dict(loaded):
         yield entry, loaded
-    elif isinstance(loaded, Mapping) and all(isinstance(name, str) for name in loaded):
+    elif (
+        isinstance(loaded, Mapping)
+        and depth < DEEPEST
+        and all(isinstance(name, str) for name in loaded)
+    ):
         for name, value in loaded.items():
-            yield from _state_dicts(value, f"{entry}[{name!r}]")
+            yield from _state_dicts(value, f"{entry}[{name!r}]", depth + 1)
 
 
 def _is_state_dict(loaded: object) -> TypeGuard[dict[str, Tensor]]:

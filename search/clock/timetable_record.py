@@ -11,7 +11,7 @@ from msgspec import Meta
 from search.clock.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
 from sekron.layers.operations import Form
 from sekron.network.plan import Plan, PlanRecord
-from sekron.records import Count, Positive, Size, decode, encode
+from sekron.records import QUOTED, Count, Positive, Size, decode, encode
 from sekron.structures.families import Point
 from sekron.structures.structure import Structure
 
@@ -117,8 +117,11 @@ def from_json(text: str | bytes, source: str) -> Timetable:
         },
         winners=winners,
     )
+    keys = {time.key for time in record.layers.values()}
     for index, entry in enumerate(record.timed):
         try:
+            if entry.layers not in keys:
+                raise ValueError(f"no layer has the key {entry.layers[:QUOTED]!r}")
             point, times = _timed(entry)
         except ValueError as error:
             raise ValueError(f"{source} is damaged: {error} - at `$.timed[{index}]`.") from error

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sekron.forward.inputs import Arguments
+from sekron.records import short
 
 Integer = Literal["int64", "int32", "int16", "int8", "uint8"]
 Dtype = Literal["float32", "float64", "float16", "bfloat16", Integer, "bool"]
@@ -22,7 +23,7 @@ MOST = 2**31
 BELOW = 2
 """Of integers by default: any embedding has two rows, and a mask no other numbers."""
 
-_SHAPE = re.compile(r"\d+(x\d+)*", re.ASCII | re.IGNORECASE)
+_SHAPE = re.compile(r"\d{1,10}(x\d{1,10}){0,31}", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class InputSpec:
                 f"{'x'.join(map(str, self.shape))!r}."
             )
         if self.name and not self.name.isidentifier():
-            raise ValueError(f"an input's name must be one of Python's, got {self.name!r}.")
+            raise ValueError(f"an input's name must be one of Python's, got {short(self.name)!r}.")
         if self.dtype not in get_args(Dtype):
             raise ValueError(
                 f"an input's dtype must be one of {', '.join(get_args(Dtype))}, got {self.dtype!r}."
@@ -90,11 +91,11 @@ class InputSpec:
             text.lstrip().startswith(":")
             or len(parts) > 3
             or not _SHAPE.fullmatch(shape)
-            or not below.isdecimal()
+            or not (below.isdecimal() and len(below) <= 10)
         ):
             raise ValueError(
                 "an input reads '1x3x224x224', 'name:1x3x224x224', 'mask:1x128:bool' or, for "
-                f"integers below 30522, 'ids:1x128:int64:30522', got {text!r}."
+                f"integers below 30522, 'ids:1x128:int64:30522', got {short(text)!r}."
             )
         sizes = tuple(map(int, shape.lower().split("x")))
         return cls(sizes, name, cast("Dtype", dtype), int(below))

@@ -22,7 +22,7 @@ from search.folder.storage import (
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
-from sekron.records import read_text, write_text
+from sekron.records import read_text, unwritten, write_text
 
 RECORD, JOURNAL = "run.json", "study.log"
 LATENCY, SCORES = "latency.json", "scores.json"
@@ -37,10 +37,12 @@ class RunFolder:
         source: Where the network comes from, to be recorded.
 
     Raises:
-        ValueError: If something other than a folder stands there.
+        ValueError: If it is no name, or something other than a folder stands there.
     """
 
     def __init__(self, path: str | Path, source: Source | None = None) -> None:
+        if not str(path).strip():
+            raise ValueError(f"a run must be the name of a folder, got {str(path)!r}.")
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"a run must be a folder, got the file {path}; name another path.")
@@ -203,4 +205,7 @@ class RunFolder:
     def _make(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"the run {self.path} must be a folder, but it is a file.")
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritten(self.path, error) from error

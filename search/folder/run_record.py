@@ -5,12 +5,11 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from math import prod
 
+from search.folder.profile_check import check_profile
 from search.folder.settings import FIXED, Settings, Source
 from sekron.profiling.network_profile import NetworkProfile
 from sekron.records import decode, encode
-from sekron.structures.families import FAMILIES
 
 FORMAT, VERSION = "sekron.run", 2
 
@@ -57,14 +56,7 @@ class RunRecord:
 
     def check(self) -> None:
         """Raise a ValueError about the first thing that cannot be."""
-        unknown = set(self.settings.families) - set(FAMILIES)
-        if unknown or not self.settings.families:
-            raise ValueError(f"families has {', '.join(sorted(unknown)) or 'none'}")
-        for layer in self.profile.searched:
-            if prod(layer.weight_shape) != layer.params or len(layer.weight_shape) < 2:
-                raise ValueError(f"layer {layer.name!r} has weight_shape {layer.weight_shape}")
-            if not layer.calls:
-                raise ValueError(f"layer {layer.name!r} has no calls")
+        check_profile(self.profile)
         if set(self.weights) != {layer.name for layer in self.profile.searched}:
             different = set(self.weights) ^ {layer.name for layer in self.profile.searched}
             raise ValueError(f"weights and profile differ in layer {min(different)!r}")

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from search.folder.input_spec import InputSpec
+from search.per_layer.samplers import SAMPLERS
 from sekron.budget import Budget
+from sekron.records import short
+from sekron.structures.families import FAMILIES
+from sekron.structures.structure import LARGEST
+
+LONGEST = 8
+"""Factors of a structure in a search: its space, and what a layer runs, grow steeply with them."""
+
+MOST_TRIALS = 10**9
+"""Proposals per layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,9 @@ class Settings:
         budget: As given.
         is_timed: Whether the clock was looked at.
         is_scored: Whether networks were scored.
+
+    Raises:
+        ValueError: If one is out of range.
     """
 
     max_sequence_length: int
@@ -45,6 +58,28 @@ class Settings:
     budget: Budget = field(default_factory=Budget)
     is_timed: bool = False
     is_scored: bool = False
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "n_trials": (0, MOST_TRIALS),
+            "seed": (-(2**63), 2**63 - 1),
+            "max_sequence_length": (2, LONGEST),
+            "rank_multiple": (1, LARGEST),
+        }
+        for name, (least, most) in ranges.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+            if getattr(self, name) > most:
+                raise ValueError(f"`{name}` must be at most {most}, got {getattr(self, name)}.")
+        families = self.families
+        if not families or set(families) - set(FAMILIES) or len(set(families)) < len(families):
+            raise ValueError(
+                f"`families` must be some of {', '.join(FAMILIES)}, got {short(str(families))}."
+            )
+        if self.sampler not in SAMPLERS:
+            raise ValueError(
+                f"`sampler` must be one of {', '.join(SAMPLERS)}, got {short(self.sampler)!r}."
+            )
 
 
 FIXED = (

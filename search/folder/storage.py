@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import optuna
 from filelock import FileLock
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from sekron.forward.evaluation import one_line
+from sekron.records import short, unwritten
 
 HARMLESS = ("application_name", "charset", "connect_timeout", "mode", "sslmode", "timeout", "uri")
 """Names of what in the query of a URL may be written down; whatever else may be a password."""
@@ -43,17 +48,47 @@ class JournalLock(JournalFileOpenLock):
         self._lock.release()
 
 
+class Journal(JournalFileBackend):
+    """A journal whose lines are whole, whatever the disk does; its errors name the file.
+
+    Args:
+        path: Of the file.
+        lock: That a writer takes.
+    """
+
+    def __init__(self, path: Path, lock: FileLock) -> None:
+        super().__init__(str(path), JournalLock(lock))
+        self._path, self._writers = path, lock
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            _drop_half_line(self._path, self._writers)
+            raise unwritten(self._path, error) from error
+
+
 def open_journal(journal: Path) -> BaseStorage:
     """Open the journal of a study to go on with, or begin one.
 
     Raises:
         ValueError: If it is damaged.
+        OSError: If it cannot be written to.
     """
     if journal.exists() and not journal.is_file():
         raise ValueError(f"{journal} must be a file, but is something else; delete the folder.")
     lock = FileLock(journal.with_name(f".{journal.stem}.lock"))
-    _drop_half_line(journal, lock)
-    return _journal(JournalFileBackend(str(journal), lock_obj=JournalLock(lock)), journal)
+    try:
+        _drop_half_line(journal, lock)
+        backend = Journal(journal, lock)
+    except OSError as error:
+        raise unwritten(journal, error) from error
+    return _journal(backend, journal)
 
 
 def read_journal(journal: Path) -> BaseStorage:
@@ -98,6 +133,28 @@ def read_storage(url: str) -> BaseStorage:
         raise _refusal(url, error) from None
 
 
+@contextmanager
+def told(url: str | None) -> Iterator[None]:
+    """Say in one line that a database has gone, without its password.
+
+    Args:
+        url: Of the storage; None where that is no database.
+
+    Raises:
+        ConnectionError: If it has; what was finished is kept there.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        if url is None:
+            raise
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        raise ConnectionError(
+            f"the storage {without_password(url)} must stay reachable, but it raised "
+            f"{_said(url, cause or error)}; the same call goes on from its finished trials."
+        ) from None
+
+
 def without_password(url: str) -> str:
     """Return the URL of a storage as it may be written down.
 
@@ -129,7 +186,33 @@ def _parsed(url: str) -> URL:
 
 
 def _refusal(url: str, error: Exception) -> ValueError:
-    """Return an error that says what a driver said, unless that may tell a secret."""
+    """Return an error that says what a driver said, or which one is missing."""
+    public, missing = without_password(url), _missing_module(error)
+    if missing and url.startswith("postgresql"):
+        return ValueError(
+            f"the storage {public} must have its driver installed, but the module {missing!r} is "
+            "missing; run pip install 'sekron[postgresql]' and begin the URL with "
+            "postgresql+psycopg://."
+        )
+    if missing:
+        return ValueError(
+            f"the storage {public} must have its driver installed, but the module {missing!r} is "
+            "missing; install the package that has it."
+        )
+    return ValueError(f"the storage {public} must open, but it raised {_said(url, error)}")
+
+
+def _missing_module(error: BaseException | None) -> str:
+    """Return the name of a module that was imported in vain; empty if that was not the cause."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _said(url: str, error: BaseException) -> str:
+    """Return what a driver said, unless that may tell a secret."""
     database = _parsed(url)
     hidden = [str(value) for name, value in database.query.items() if name not in HARMLESS]
     secrets = [*hidden, *([str(database.password)] if database.password else [])]
@@ -139,7 +222,7 @@ def _refusal(url: str, error: Exception) -> ValueError:
     for secret in secrets:
         for spelling in (secret, quote(secret), quote(secret, safe=""), quote_plus(secret)):
             text = text.replace(spelling, "***")
-    return ValueError(f"the storage {without_password(url)} must open, but it raised {text}")
+    return short(text)
 
 
 def _journal(backend: JournalFileBackend, journal: Path) -> BaseStorage:

@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from search.per_layer.resumed_sampler import ResumedSampler
 from search.per_layer.space import Space
 from sekron.rank_curves.pareto import MIXES
 from sekron.rank_curves.table import CandidateTable
@@ -114,15 +115,15 @@ def _neighbour(space: Space, table: CandidateTable, seed: int) -> BaseSampler:
 
 
 def _tpe(space: Space, table: CandidateTable, seed: int) -> BaseSampler:
-    return TPESampler(seed=seed)
+    return ResumedSampler(lambda drawn: TPESampler(seed=drawn), seed)
 
 
 def _nsga2(space: Space, table: CandidateTable, seed: int) -> BaseSampler:
-    return NSGAIISampler(seed=seed)
+    return ResumedSampler(lambda drawn: NSGAIISampler(seed=drawn), seed)
 
 
 def _random(space: Space, table: CandidateTable, seed: int) -> BaseSampler:
-    return RandomSampler(seed=seed)
+    return ResumedSampler(lambda drawn: RandomSampler(seed=drawn), seed)
 
 
 SAMPLERS: dict[str, Callable[[Space, CandidateTable, int], BaseSampler]] = {

@@ -12,16 +12,19 @@ from collections.abc import Callable
 import numpy as np
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
 from search.per_layer.identity import digest
 from search.per_layer.samplers import SAMPLERS
 from search.per_layer.space import Space
-from sekron.rank_curves.curves import RankCurve, Spectra
+from search.per_layer.trial_record import attributes_of, curve_of, point_of
+from sekron.forward.evaluation import one_line
+from sekron.rank_curves.curves import Spectra
 from sekron.rank_curves.pareto import hypervolume
 from sekron.rank_curves.table import FRONTS, CandidateTable
-from sekron.structures.families import FAMILIES, Point, clipped_ranks, n_ranks
-from sekron.structures.flops import flops_of_calls, n_params_of_ranks
+from sekron.records import short
+from sekron.structures.families import Point, clipped_ranks, n_ranks
+from sekron.structures.flops import flops_of_calls
 from sekron.structures.geometry import Geometry
 from sekron.structures.structure import Structure
 
@@ -125,15 +128,15 @@ class LayerStudy:
         elif point in self._values:
             values = self._values[point]
         else:
-            values, attributes = self._score(point)
+            values, attributes = self._score(point, params)
             for key, value in attributes.items():
                 trial.set_user_attr(key, value)
         self.study.tell(trial, values)
         self.n_proposed += 1
 
     def _add_template(self, point: Point) -> None:
-        values, attributes = self._score(point)
         params = self.space.params(point)
+        values, attributes = self._score(point, params)
         space = self.space.distributions()
         self.study.add_trial(
             create_trial(
@@ -144,15 +147,17 @@ class LayerStudy:
             )
         )
 
-    def _score(self, point: Point) -> tuple[tuple[float, ...], dict[str, list[object]]]:
+    def _score(
+        self, point: Point, params: dict[str, int]
+    ) -> tuple[tuple[float, ...], dict[str, object]]:
         curve = self.spectra.curve(*point)
         alone = CandidateTable(self.table.dense_flops, self.table.dense_params)
         alone.add(curve)
         values = tuple(front_volume(alone, mix) for mix in FRONTS)
         rows = self.table.add(curve)
         self._values[point] = values
-        attributes = {"ranks": curve.ranks[rows].tolist(), "errors": curve.errors[rows].tolist()}
-        return values, attributes
+        ranks, errors = curve.ranks[rows].tolist(), curve.errors[rows].tolist()
+        return values, attributes_of(params, values, ranks, errors)
 
 
 def front_volume(table: CandidateTable, mix: float) -> float:
@@ -175,27 +180,25 @@ def replay(
         geometries: The convolutions around the weight.
         table: Filled in place.
         values: Filled in place: what every structure scored.
+
+    Raises:
+        ValueError: If a trial is damaged.
     """
     n_proposed = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         n_proposed += TEMPLATE not in trial.user_attrs
-        point = space.point(trial.params)
-        if point is not None and point not in values and "ranks" in trial.user_attrs:
-            values[point] = tuple(trial.values)
-            table.add(_curve(trial, point, geometries))
+        try:
+            point = point_of(trial, space)
+            if point is not None and point not in values:
+                curve = curve_of(trial, point, geometries)
+                values[point] = tuple(trial.values)
+                table.add(curve)
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
+            raise ValueError(
+                f"trial {trial.number} of the study {study.study_name!r} is damaged: "
+                f"{short(one_line(error))}; search again in another folder or database."
+            ) from error
     return n_proposed
-
-
-def _curve(trial: FrozenTrial, point: Point, geometries: tuple[Geometry, ...]) -> RankCurve:
-    family, shapes = point
-    bonds = FAMILIES[family](len(shapes))
-    ranks = np.array(trial.user_attrs["ranks"], dtype=np.int64)
-    ranks = ranks.reshape(-1, n_ranks(family, len(shapes)))
-    flops = flops_of_calls(shapes, bonds, ranks, geometries)
-    groups = geometries[0].groups
-    params = groups * n_params_of_ranks(shapes, bonds, ranks)
-    errors = np.array(trial.user_attrs["errors"], dtype=np.float64)
-    return RankCurve(family, shapes, ranks, errors, flops, params, groups)
 
 
 def least_structures(

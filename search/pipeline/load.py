@@ -9,6 +9,7 @@ from optuna.storages import BaseStorage
 
 from search.folder.run_folder import RunFolder
 from search.folder.run_record import RunRecord
+from search.folder.storage import told
 from search.front.choices import Choices
 from search.front.result import SearchResult
 from search.per_layer.depth import n_trials_of
@@ -62,7 +63,7 @@ def load_so_far(run: str | Path, storage: str | None = None) -> tuple[SearchResu
     folder = RunFolder(run)
     record = folder.read()
     budget, metrics = record.settings.budget, folder.metric() or NetworkMetric()
-    with quiet_optuna():
+    with quiet_optuna(), told(storage):
         tables, lacks = _recorded_tables(record, metrics, folder.storage(storage))
     choices = Choices(record.profile, tables, metrics)
     # What an earlier search measured or scored is not what the last one was asked for.

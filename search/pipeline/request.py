@@ -10,7 +10,6 @@ from torch import nn
 
 from search.folder.settings import Settings
 from search.folder.storage import without_password
-from search.per_layer.samplers import SAMPLERS
 from search.per_layer.space import DEFAULT_FAMILIES
 from sekron.budget import Budget
 from sekron.calibration.output_kind import Output, kind_of
@@ -22,7 +21,6 @@ from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened
 from sekron.profiling.selection import Selection, patterns_of
 from sekron.scalars import number, whole
-from sekron.structures.families import FAMILIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +98,6 @@ def request_of(
     rank_multiple = whole("rank_multiple", rank_multiple)
     n_network_trials = whole("n_network_trials", n_network_trials)
     measure_seconds = number("measure_seconds", measure_seconds)
-    _check_choices(n_trials, max_sequence_length, families, sampler)
-    if rank_multiple < 1:
-        raise ValueError(f"`rank_multiple` must be at least 1, got {rank_multiple}.")
     if n_network_trials < 0:
         raise ValueError(f"`n_network_trials` must be at least 0, got {n_network_trials}.")
     if not measure_seconds >= 0 or (measure_seconds == 0 and budget.is_clocked):
@@ -155,18 +150,3 @@ def request_of(
         progress,
         n_threads,
     )
-
-
-def _check_choices(
-    n_trials: int, max_sequence_length: int, families: Sequence[str], sampler: str
-) -> None:
-    if n_trials < 0:
-        raise ValueError(f"`n_trials` must be at least 0, got {n_trials}.")
-    if max_sequence_length < 2:
-        raise ValueError(f"`max_sequence_length` must be at least 2, got {max_sequence_length}.")
-    if not families or any(family not in FAMILIES for family in families):
-        raise ValueError(
-            f"`families` must be some of {', '.join(FAMILIES)}, got {tuple(families)}."
-        )
-    if sampler not in SAMPLERS:
-        raise ValueError(f"`sampler` must be one of {', '.join(SAMPLERS)}, got {sampler!r}.")

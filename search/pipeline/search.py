@@ -14,6 +14,7 @@ from rich.console import Console
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import TimeLimit
 from search.folder.recorder import Recorder
+from search.folder.storage import told
 from search.front.choices import Choices
 from search.front.result import SearchResult
 from search.per_layer.identity import weight_digests
@@ -28,6 +29,7 @@ from search.whole_network.trials import Trials
 from sekron.budget import Budget
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
+from sekron.spreadsheet import as_csv
 
 
 def search_network(
@@ -69,14 +71,14 @@ def search_network(
     metrics = metrics_for(request, profile, recorded, warn)
     storage = recorder.begin(settings, profile, digests, metrics, request.storage)
     trials = Trials(request.n_network_trials, storage, settings.name, settings.seed)
-    with quiet_optuna():
+    with quiet_optuna(), told(request.storage):
         tables = search_candidates(request, profile, digests, metrics, storage)
         choices = Choices(profile, tables, metrics, timetable)
         choices, best = _settled(request, choices, stopwatch, limit, judge, trials, recorder, warn)
     scores = None if judge is None else judge.scores
     result = SearchResult(choices, request.budget, best, scores)
     front = result.pareto_front().drop(columns="plan")
-    recorder.finish(result.candidates().to_csv(index=False), front.to_csv(index=False), best)
+    recorder.finish(as_csv(result.candidates()), as_csv(front), best)
     return result
 
 
@@ -92,7 +94,7 @@ def _settled(
 ) -> tuple[Choices, Plan]:
     """Return the choices with all times, and the plan that is best: by error, clock and score."""
     clock = best = None
-    with Console(stderr=True, quiet=not request.progress).status("") as status:
+    with Console(stderr=True, quiet=not request.progress, markup=False).status("") as status:
         if stopwatch is not None and choices.timetable is not None:
             clock = PlanClock(
                 stopwatch,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from sekron.spreadsheet import from_csv
+
 COMPARISON = "comparison.csv"
 TEXTS = ("budget", "method", "ranks_by")
 NUMBERS = (
@@ -24,7 +26,7 @@ def read_rivals(run: str | Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=True)
+        frame = from_csv(path.read_text(encoding="utf-8"), dict.fromkeys(TEXTS, str))
         frame = frame[[*TEXTS, *NUMBERS]]
         for name in NUMBERS:
             frame[name] = frame[name].astype(float)

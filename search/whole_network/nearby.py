@@ -10,6 +10,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from search.front.choices import Choices, Member
+from search.per_layer.resumed_sampler import ResumedSampler
 from search.whole_network.trials import Trials
 from sekron.budget import Budget
 
@@ -54,7 +55,7 @@ class NetworkStudy:
         text = f"{choices.question(budget)} {self._ladders}"
         self._study = optuna.create_study(
             storage=trials.storage,
-            sampler=TPESampler(seed=trials.seed, n_startup_trials=N_SEEDS, multivariate=True),
+            sampler=ResumedSampler(_sampler, trials.seed),
             study_name=f"{trials.name}/networks/{hashlib.sha256(text.encode()).hexdigest()[:12]}",
             direction="minimize",
             load_if_exists=True,
@@ -96,3 +97,7 @@ class NetworkStudy:
             if excess <= 0.0:
                 self._winner = member
         return member.error, excess
+
+
+def _sampler(seed: int) -> TPESampler:
+    return TPESampler(seed=seed, n_startup_trials=N_SEEDS, multivariate=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_model
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from sekron.network.checksum import CHECKSUM, UNKNOWN, check_checksum, write_checksum
 from sekron.network.opening import opened
 from sekron.network.plan import FORMAT, UNTOLD, Plan
 from sekron.network.surgery import forms_of, rebuild, structures_of
@@ -25,12 +28,15 @@ def save(model: nn.Module, path: str | Path) -> None:
         path: Of the file.
 
     Raises:
+        ValueError: If a weight of a factorized layer is not finite.
         OSError: If the file cannot be written.
     """
     check_folder(path)
     plan = Plan(structures_of(model), forms_of(model))
+    _check_finite(model, "the network", {n for n in model.state_dict() if not _is_in(n, plan)})
     with replacing(Path(path)) as partial:
-        save_model(model, str(partial), metadata={FORMAT: plan.to_json()})
+        save_model(model, str(partial), metadata={FORMAT: plan.to_json(), CHECKSUM: UNKNOWN})
+        write_checksum(partial)
 
 
 def check_folder(path: str | Path) -> None:
@@ -51,9 +57,9 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         path: Of a file written by `save`.
 
     Raises:
-        ValueError: If the file is damaged, was not written by `save`, or belongs to another
-            network; the first difference is named. Also if a network on the `meta` device has
-            tensors that no file holds.
+        ValueError: If the file is damaged, was not written by `save`, holds NaN or Inf where the
+            network does not, or belongs to another one; the first difference is named. Also
+            if a network on the `meta` device has tensors that no file holds.
         FileNotFoundError: If there is none.
         TypeError: If the two are not a network and a path.
     """
@@ -71,6 +77,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         raise ValueError(f"{path} must be a safetensors file: {error}.") from error
     if FORMAT not in metadata:
         raise ValueError(f"{path} must have been written by `sekron.save`: it holds no plan.")
+    check_checksum(Path(path), metadata)
     plan = Plan.from_json(metadata[FORMAT], f"the plan in {path}")
     _check_order(plan, str(path))
     names = _in_network(plan, tensors, model)
@@ -79,7 +86,9 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         {names[layer]: structure for layer, structure in plan.items()},
         {names[layer]: plan.form(layer) for layer in plan},
     )
+    odd = _odd(network, set(map(names.__getitem__, plan)))
     load_weights(network, load_file(str(path)), str(path))
+    _check_finite(network, str(path), odd)
     return network
 
 
@@ -96,6 +105,41 @@ def _in_network(plan: Plan, tensors: Iterable[str], model: nn.Module) -> dict[st
         layer: names[weight].removesuffix("weight").removesuffix(".")
         for layer, weight in weights.items()
     }
+
+
+def _odd(network: nn.Module, layers: Collection[str]) -> set[str]:
+    """Return the names of tensors that need not be finite: masks, as they come in the network.
+
+    Args:
+        network: Before it is filled.
+        layers: Names of its factorized layers, whose weights stand for nothing yet.
+    """
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    return {
+        name
+        for name, tensor in network.state_dict().items()
+        if (name not in parameters if tensor.is_meta else not _is_finite(tensor))
+        and not _is_in(name, layers)
+    }
+
+
+def _check_finite(network: nn.Module, source: str, odd: Collection[str]) -> None:
+    for name, tensor in network.state_dict().items():
+        if name not in odd and not _is_finite(tensor):
+            raise ValueError(f"{source} must be finite, got NaN or Inf in tensor {name!r}.")
+
+
+def _is_finite(tensor: object) -> bool:
+    """Whether no number is NaN or Inf, as far as there are numbers that could be."""
+    if not isinstance(tensor, Tensor) or is_lazy(tensor) or tensor.is_meta:
+        return True
+    return tensor.dtype.itemsize == 1 or bool(torch.isfinite(tensor).all())
+
+
+def _is_in(tensor: str, layers: Collection[str]) -> bool:
+    """Whether a tensor is one of the weights of some layers."""
+    before, mark, _ = tensor.rpartition("weights.")
+    return bool(mark) and before.rstrip(".") in layers
 
 
 def _check_order(plan: Plan, source: str) -> None:

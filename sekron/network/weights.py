@@ -39,8 +39,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
         Which name was taken for which other one, of one of those that differ; empty if none does.
 
     Raises:
-        ValueError: If a tensor is missing, unknown or of another shape, the first is named; or if
-            the network has tensors on the `meta` device that no state dict holds.
+        ValueError: If a tensor is missing, unknown, of another shape, or of integers where the
+            network has real numbers, the first is named; or if the network has tensors on
+            the `meta` device that no state dict holds.
     """
     _check_meta(model)
     expected = model.state_dict(keep_vars=True)
@@ -53,6 +54,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
     # With the versions of its modules: those of the network where the file does not tell them.
     versions = None if taken else getattr(weights, "_metadata", None)
     state._metadata = versions or expected._metadata  # type: ignore[attr-defined]
+    _check_kinds(state, expected, source)
     difference = _difference(state, expected)
     if difference and not _loads(model, state):
         raise ValueError(f"{source} must fit the network, {difference}; it has {_some(weights)}.")
@@ -96,6 +98,22 @@ def _difference(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
                 f"{tuple(own.shape)}"
             )
     return ""
+
+
+def _check_kinds(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Refuse what torch would cast in silence, and what can then be anything but weights."""
+    for name, tensor in state.items():
+        own = expected.get(name)
+        if (
+            isinstance(own, Tensor)
+            and isinstance(tensor, Tensor)
+            and own.is_floating_point()
+            and not tensor.is_floating_point()
+        ):
+            raise ValueError(
+                f"{source} must fit the network, but tensor {name!r} is of {tensor.dtype} instead "
+                f"of {own.dtype}."
+            )
 
 
 def _loads(model: nn.Module, state: Mapping[str, Tensor]) -> bool:

@@ -9,7 +9,10 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 Selection = Sequence[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
-"""Shell-style patterns of layer names and classes of layers, or a function of name and module."""
+"""Names of layers, shell-style patterns of them and classes, or a function of name and module."""
+
+LONGEST = 1000
+"""Characters of a pattern."""
 
 
 def patterns_of(
@@ -37,7 +40,11 @@ def patterns_of(
         return tuple(names)
     patterns: list[str] = []
     for entry in selection:
-        if isinstance(entry, str):
+        if isinstance(entry, str) and entry in layers:  # as it is, whatever characters it has
+            matches, what = [glob.escape(entry)], ""
+        elif isinstance(entry, str):
+            if len(entry) > LONGEST:  # what takes a minute to compile
+                raise ValueError(f"a pattern must be of at most {LONGEST} characters.")
             matches = [entry] if any(fnmatchcase(name, entry) for name in layers) else []
             what = f"pattern {entry!r}"
         else:

@@ -7,9 +7,13 @@ from itertools import chain
 from math import prod
 from operator import index
 
+from sekron.records import short
 from sekron.structures.families import FAMILIES, Bonds, Shape, block_shape, clipped_ranks, n_ranks
 from sekron.structures.flops import cheapest_order, flops
 from sekron.structures.geometry import Geometry
+
+LONGEST, MOST_MODES, LARGEST = 16, 8, 2**31
+"""Most factors, modes of each, and the largest size, rank or number of groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,15 @@ class Structure:
         object.__setattr__(self, "ranks", tuple(map(index, self.ranks)))
         object.__setattr__(self, "groups", index(self.groups))
         if self.family not in FAMILIES:
-            raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}.")
+            raise ValueError(
+                f"family must be one of {', '.join(FAMILIES)}, got {short(self.family)!r}."
+            )
+        n_modes = max(map(len, self.shapes), default=0)
+        if len(self.shapes) > LONGEST or n_modes > MOST_MODES:
+            raise ValueError(
+                f"a structure must have at most {LONGEST} factors of {MOST_MODES} modes, got "
+                f"{len(self.shapes)} of {n_modes}."
+            )
         if not self.shapes or len(self.shapes[0]) < 2 or len({len(s) for s in self.shapes}) != 1:
             raise ValueError(
                 "factor shapes must have the same number of modes, at least (out, in), "
@@ -65,6 +77,10 @@ class Structure:
             )
         if any(size < 1 for size in chain(*self.shapes, self.ranks, [self.groups])):
             raise ValueError(f"sizes and ranks must be at least 1, got {_text(self)!r}.")
+        if any(size > LARGEST for size in chain(*self.shapes, self.ranks, [self.groups])):
+            raise ValueError(
+                f"sizes and ranks must be at most {LARGEST}, got {short(_text(self))!r}."
+            )
         if len(self.shapes) < 2 and self.family not in ("sekron", "chain"):
             raise ValueError(f"family {self.family!r} needs at least 2 factors, got 1.")
         if len(self.ranks) != n_ranks(self.family, len(self.shapes)):
@@ -106,7 +122,7 @@ class Structure:
         except ValueError:
             raise ValueError(
                 "a structure reads 'family:shape,shape,…@rank,…', for example "
-                f"'chain:64x1x3x1,1x64x1x3@16', got {text!r}."
+                f"'chain:64x1x3x1,1x64x1x3@16', got {short(text)!r}."
             ) from None
         return cls(family, parsed_shapes, parsed_ranks, n_groups)
 

@@ -170,7 +170,12 @@ class TrainingRecord:
         try:
             tensors = load_file(state / TENSORS)
             generators = load_file(state / RANDOM.format(self._accelerator.process_index))
-            self.best = {name: tensors[f"best.{name}"] for name in self.best}
+            self.best = {
+                name: _like(own, tensors[f"best.{name}"]) for name, own in self.best.items()
+            }
+            for file in state.glob("model*.safetensors"):  # which accelerate would cast in silence
+                for name, tensor in load_file(file).items():
+                    _like(self.best.get(name, tensor), tensor)
             self._accelerator.load_state(str(state))
             for i, order in enumerate(self._orders):
                 order.set_state(tensors[f"order.{i}"])
@@ -202,6 +207,13 @@ def _is_schedule(state: dict[str, Any], schedule: LRScheduler) -> bool:
         return False
     same = all(type(state[name]) is type(fresh[name]) for name in fresh)
     return same and 0 <= state["last_epoch"] <= fresh["T_max"]
+
+
+def _like(own: Tensor, read: Tensor) -> Tensor:
+    """Return a tensor that was read, if it is one that could stand in another's place."""
+    if (read.shape, read.dtype) != (own.shape, own.dtype):
+        raise ValueError(f"{tuple(read.shape)} of {read.dtype} stands for {tuple(own.shape)}")
+    return read
 
 
 def _epoch_of(state: str) -> int:

@@ -1,0 +1,56 @@
+"""Tables as CSV that spreadsheets take for text and numbers, never for formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from io import StringIO
+
+import pandas as pd
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a spreadsheet computes."""
+
+TEXT = "'"
+"""What a spreadsheet takes for the begin of text; it shows what follows."""
+
+
+def as_csv(frame: pd.DataFrame, header: bool = True) -> str:
+    """Return a table as CSV; a text that would be a formula stands behind an apostrophe.
+
+    Args:
+        frame: Its index is left out.
+        header: Whether the names of the columns come first.
+    """
+    return _mapped(frame, _as_text).to_csv(index=False, header=header)
+
+
+def from_csv(text: str, dtype: Mapping[str, type[str]]) -> pd.DataFrame:
+    """Read what `as_csv` wrote.
+
+    Args:
+        text: CSV.
+        dtype: Column -> type, where that cannot be told from the numbers.
+    """
+    return _mapped(pd.read_csv(StringIO(text), dtype=dict(dtype)), _as_it_was)
+
+
+def _mapped(frame: pd.DataFrame, change: Callable[[object], object]) -> pd.DataFrame:
+    texts = {
+        name: column.map(change)
+        for name, column in frame.items()
+        if not pd.api.types.is_numeric_dtype(column)
+    }
+    return frame.assign(**{str(name): column for name, column in texts.items()})
+
+
+def _as_text(cell: object) -> object:
+    return f"{TEXT}{cell}" if _would_compute(cell) else cell
+
+
+def _as_it_was(cell: object) -> object:
+    return str(cell).removeprefix(TEXT) if _would_compute(cell) else cell
+
+
+def _would_compute(cell: object) -> bool:
+    """Whether a cell is a formula, but for apostrophes."""
+    return isinstance(cell, str) and cell.lstrip(TEXT).startswith(FORMULA)
