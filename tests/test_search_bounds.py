@@ -21,8 +21,11 @@ LAYER = ("profile", "layers", 1)
 CALL = (*LAYER, "calls", 0)
 HUGE = 2**62
 OFF = [
-    *(((*CALL, name), value) for name in ("stride", "dilation", "output_size", "input_size")
-      for value in ([HUGE, 2], [0, 1], [-1, 1], [1], [1] * 3, [1] * 99)),
+    *(
+        ((*CALL, name), value)
+        for name in ("stride", "dilation", "output_size", "input_size")
+        for value in ([HUGE, 2], [0, 1], [-1, 1], [1], [1] * 3, [1] * 99)
+    ),
     *(((*CALL, "groups"), value) for value in (0, -1, 5, HUGE)),
     ((*CALL, "output_size"), [2**30, 2**30]),
     ((*CALL, "stride"), [2**30, 2**30]),
@@ -37,7 +40,7 @@ OFF = [
     (("settings", "n_trials"), -1),
     (("settings", "rank_multiple"), 0),
     (("settings", "budget", "flops"), -1),
-]  # fmt: skip
+]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
 import torch
 from torch import nn
@@ -14,7 +15,6 @@ import search
 from search.folder.storage import open_storage, read_storage
 from tests.test_search_folder_run_folder import run
 
-psycopg = pytest.importorskip("psycopg", reason="the extra postgresql is not installed")
 pytestmark = pytest.mark.filterwarnings(  # Optuna keeps its connections until it is collected
     "ignore:.*was deleted while still open:ResourceWarning",
     "ignore:.*Exception ignored in.*Connection:pytest.PytestUnraisableExceptionWarning",
@@ -51,8 +51,11 @@ class Server:
     def _run(self, name, *arguments):
         subprocess.run(
             [self._binaries / name, *map(str, arguments)],
-            check=True, user=self._user, stdout=subprocess.DEVNULL, cwd="/",
-        )  # fmt: skip
+            check=True,
+            user=self._user,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+        )
 
 
 @pytest.fixture
@@ -61,11 +64,7 @@ def server():
     binaries = _binaries()
     if os.getuid() == 0:
         shutil.chown(folder, "nobody")
-    try:
-        made = Server(folder, binaries)
-    except (OSError, subprocess.CalledProcessError) as error:
-        shutil.rmtree(folder)
-        pytest.skip(f"PostgreSQL does not start here: {error}")
+    made = Server(folder, binaries)  # where there is a server, it must start
     yield made
     for found in gc.get_objects():
         if type(found) is psycopg.Connection:  # `isinstance` would ask every object

@@ -36,14 +36,22 @@ def full_disk(n_bytes=64):
 
 def trained(folder):
     sekron.finetune(
-        networks()[1], loader_of(*images_and_labels()), recipe=recipe(), folder=folder / "trained",
+        networks()[1],
+        loader_of(*images_and_labels()),
+        recipe=recipe(),
+        folder=folder / "trained",
         progress=False,
-    )  # fmt: skip
+    )
 
 
 def searched(folder):
-    run(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)), torch.zeros(1, 3, 8, 8),
-        run=folder / "run", n_trials=1, include=["*"])  # fmt: skip
+    run(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)),
+        torch.zeros(1, 3, 8, 8),
+        run=folder / "run",
+        n_trials=1,
+        include=["*"],
+    )
 
 
 WRITERS = {

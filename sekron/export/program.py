@@ -77,7 +77,7 @@ def trace(model: nn.Module, arguments: Arguments, free: Free, *, of_tensors: boo
     if free != "none":
         # A size of one is never free, so a single image stands there twice.
         arguments = (larger_batch(arguments) if len(arguments) == 1 else None) or arguments
-        shapes = ShapesCollection()  # type: ignore[no-untyped-call]
+        shapes = ShapesCollection()  # type: ignore[no-untyped-call]  # torch has no type for it
         for tensor in arguments.tensors:
             axes = (*range(min(tensor.dim(), 1)), *(sizes_of(tensor) if free == "all" else ()))
             shapes[tensor] = dict.fromkeys(axes, Dim.AUTO)
