@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from sekron.allocation.dominance import undominated
 from sekron.allocation.first_choice import begun
 from sekron.allocation.knapsack import Incumbent, choose
 from sekron.allocation.relaxation import Options, Program, Relaxed
@@ -41,9 +42,9 @@ def allocate(layers: Sequence[Options], capacities: Sequence[float]) -> Allocati
 
     The choice `i` minimises `Σₗ losses[l, iₗ]` where `Σₗ costs[l, iₗ] ≤ capacities`.
 
-    The relaxation prices every candidate. A candidate whose reduced cost exceeds the distance
-    between the relaxation and a known solution cannot be in a better one. So the exact search sees
-    few candidates and still proves optimality over all of them.
+    What another candidate of its layer beats is dropped. The relaxation prices the others: one
+    whose reduced cost exceeds the distance between the relaxation and a known solution cannot be in
+    a better one. So the exact search sees few candidates and still proves optimality over all.
 
     Args:
         layers: The candidates of each layer.
@@ -52,12 +53,23 @@ def allocate(layers: Sequence[Options], capacities: Sequence[float]) -> Allocati
     Returns:
         The best choice, or None when nothing fits.
     """
-    if not layers:
-        return Allocation((), 0.0, 0.0) if min(capacities, default=0.0) >= 0 else None
-    program = Program.of(layers, np.asarray(capacities, dtype=float))
-    if not capacities:
-        return _allocation(program, Incumbent(program.cheapest(np.zeros(0)), 0.0))
-    if min(capacities) < 0 or not program.fits_alone():
+    if min(capacities, default=0.0) < 0:
+        return None
+    if not (layers and capacities):
+        choice = tuple(int(layer.losses.argmin()) for layer in layers)
+        return Allocation(choice, sum(float(layer.losses.min()) for layer in layers), 0.0)
+    kept = [undominated(layer.losses, layer.costs) for layer in layers]
+    few = [Options(o.losses[rows], o.costs[rows]) for o, rows in zip(layers, kept, strict=True)]
+    found = _solved(Program.of(few, np.asarray(capacities, dtype=float)))
+    if found is None:
+        return None
+    pairs = zip(kept, found.choice, strict=True)
+    return replace(found, choice=tuple(int(rows[row]) for rows, row in pairs))
+
+
+def _solved(program: Program) -> Allocation | None:
+    """Return the best choice of a program, or None when nothing fits."""
+    if not program.fits_alone():
         return None
     for resource in range(program.n_resources):
         start = begun(replace(program, costs=program.costs[:, [resource]]))

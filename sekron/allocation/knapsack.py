@@ -14,6 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from sekron.allocation.dominance import undominated
 from sekron.allocation.first_choice import Choice, exchanged
 from sekron.allocation.relaxation import ROUNDING, Floats, Program, Relaxed
 
@@ -24,9 +25,6 @@ The largest is for one resource: with several, too few partial choices dominate 
 
 N_PRICES = 64
 """Most price vectors at which the layers to come are bounded."""
-
-N_LEVELS = 64
-"""Most levels of the second and later resources at which partial choices are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,18 +190,5 @@ class _States:
         )
 
     def undominated(self) -> _States:
-        """Drop states that another one beats in loss and in every cost.
-
-        With one resource all of them are dropped. With more, most are: a state is compared with
-        the best one below some levels of the second and later resources.
-        """
-        by_cost = self.at(np.lexsort((self.losses, self.used[:, 0])))
-        used = by_cost.used[:, 1:]
-        beaten = np.zeros(len(used), dtype=bool)
-        steps = int(N_LEVELS ** (1 / max(used.shape[1], 1)))
-        levels = np.quantile(used, np.linspace(0, 1, steps), axis=0)  # (steps, resources − 1)
-        for level in product(*levels.T):
-            losses = np.where((used <= level).all(axis=1), by_cost.losses, np.inf)
-            best_before = np.minimum.accumulate(np.append(np.inf, losses[:-1]))
-            beaten |= (used >= level).all(axis=1) & (best_before <= by_cost.losses)
-        return by_cost.at(~beaten)
+        """Drop states that another one beats in loss and in every cost, or most of them."""
+        return self.at(undominated(self.losses, self.used))
