@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from sekron.calibration.output_kind import Output, kind_of, real_tensors
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import inputs_of, must_allow_gradients, output_of
+from sekron.forward.inputs import Arguments
 from sekron.network.copying import copy_of
 from sekron.network.eligibility import TRANSPOSED
 from sekron.network.precision import in_single_precision
@@ -28,7 +29,10 @@ N_DRAWS = 4
 """Draws of the gradient for each batch."""
 
 AT_ONCE = 32
-"""Images that are passed forwards and back at once: a backward pass keeps all activations."""
+"""Most images that are passed forwards and back at once: that keeps all their activations."""
+
+NUMBERS = 2**20
+"""Most numbers of the inputs that are passed at once; a single image may have more."""
 
 WIDEST = 4096
 """Most channels of which the products of all pairs are collected; of more, only the squares are.
@@ -107,7 +111,7 @@ def moments(
     kind = None
     try:
         for batch in chain.from_iterable(
-            b.split(AT_ONCE) for b in inputs_of(batches, network, "`calibration`")
+            b.split(_at_once(b)) for b in inputs_of(batches, network, "`calibration`")
         ):
             n_images += len(batch)
             with torch.enable_grad():
@@ -121,6 +125,12 @@ def moments(
         for handle in handles:
             handle.remove()
     return {name: layer_sums.moments(name, n_images) for name, layer_sums in sums.items()}
+
+
+def _at_once(batch: Arguments) -> int:
+    """Return how many of a batch's images are passed at once."""
+    numbers = sum(tensor.numel() for tensor in batch.tensors) / len(batch)
+    return int(min(max(NUMBERS / max(numbers, 1), 1), AT_ONCE))
 
 
 class _Sums:
