@@ -113,7 +113,7 @@ def compare(
         raise ValueError("`repair` must come with `score` and `calibration`; give both.")
     batches = None
     if calibration is not None:
-        example = example_of(example_input)
+        example = example_of(example_input, model)
         batches = list(inputs_of(calibration, model, "`calibration`", example))
     measured = profile(model, example_input, include, exclude)
     if not (measured.flops and measured.params):

@@ -194,6 +194,6 @@ class Pruned:
             network = pruned(self.model, self.example_input, self.profile, budget)
         except InfeasibleBudget:
             return None
-        flops, _ = count_flops(network, first_image(self.example_input))
+        flops, _ = count_flops(network, first_image(self.example_input, network))
         params = sum(p.numel() for p in network.parameters())
         return Entry(network, np.nan, {"flops": flops, "params": params})

@@ -95,7 +95,7 @@ class Judge:
             example_input: What the network's forward takes.
             max_seconds: Time for the candidates of one method.
         """
-        shapes = [tuple(tensor.shape) for tensor in first_image(example_input).tensors]
+        shapes = [tuple(tensor.shape) for tensor in first_image(example_input, self.model).tensors]
         layers = [layer.name for layer in self.profile.searched]
         flags = [self.score is not None, self.clock is not None, self.repairs]
         metric = NetworkMetric(self.metric).digest

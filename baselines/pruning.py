@@ -47,7 +47,7 @@ def pruned(
     def fits(network: nn.Module) -> bool:
         used = {"params": sum(p.numel() for p in network.parameters())}
         if limits["flops"] is not None:
-            used["flops"] = count_flops(network, first_image(example_input))[0]
+            used["flops"] = count_flops(network, first_image(example_input, model))[0]
         return all(used[name] <= limit for name, limit in limits.items() if limit is not None)
 
     low, high, best = 0.0, 1.0, None
@@ -66,7 +66,7 @@ def pruned(
 def _pruner(model: nn.Module, example_input: Inputs) -> Callable[[float], nn.Module]:
     import torch_pruning as tp  # noqa: PLC0415  an extra
 
-    arguments = example_of(example_input)
+    arguments = example_of(example_input, model)
 
     def forward(network: nn.Module, given: Arguments) -> Any:
         return given.run(network)

@@ -10,7 +10,7 @@ from search.clock.peak_memory import peak_activation_bytes
 from search.verification import verify as verification
 from search.verification.checks import CHECKS
 from sekron.export.runtimes import make_ready
-from sekron.forward.inputs import example_of
+from sekron.forward.inputs import as_arguments
 from sekron.profiling.count import count_flops
 
 X = torch.randn(2, 3)
@@ -33,7 +33,7 @@ class Counting(nn.Linear):
         lambda network, _: peak_activation_bytes(network, X),
         lambda network, folder: sekron.export_program(network, X, folder / "a.pt2"),
         lambda network, folder: sekron.export_onnx(network, X, folder / "a.onnx"),
-        lambda network, _: make_ready("onnxruntime", network, example_of(X)),
+        lambda network, _: make_ready("onnxruntime", network, as_arguments(X)),
         lambda network, _: search.latency(network, X, max_seconds=1e-3),
         lambda network, _: search.profile(network, X),
         lambda network, _: search.verify(network, network, X, measure_seconds=0),

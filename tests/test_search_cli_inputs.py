@@ -44,6 +44,10 @@ class Encoder(Net):
 class Mixed(Net):
     def forward(self, x, *, mask):
         return self.rest(x * mask[..., None])
+
+class Batch(Net):
+    def forward(self, batch):
+        return self.rest(batch["x"] * batch["mask"][..., None])
 """
 QUICK = ("--trials", "1", "--max-length", "2", "--measure-seconds", "0", "--flops", "70%")
 CASES = {
@@ -59,6 +63,10 @@ CASES = {
     "Mixed": (
         ["2x7x20", "mask:2x7:bool"],
         {"0": torch.randn(9, 7, 20), "mask": torch.arange(63).view(9, 7) % 3 > 0},
+    ),
+    "Batch": (
+        ["x:2x7x20", "mask:2x7:bool"],
+        {"x": torch.randn(9, 7, 20), "mask": torch.arange(63).view(9, 7) % 3 > 0},
     ),
 }
 

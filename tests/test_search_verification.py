@@ -15,7 +15,7 @@ from search.verification import verify as module
 from search.verification.checks import CHECKS
 from search.verification.two_processes import gradients_of_two
 from sekron import Plan, Structure
-from sekron.forward.inputs import example_of
+from sekron.forward.inputs import as_arguments
 from sekron.layers.conv import SeKronConv2d
 
 SLOW = ("torch.compile", "torch.export", "ONNX file", "onnxruntime", "openvino", "two processes")
@@ -163,7 +163,7 @@ class Ending(nn.Linear):
 
 def test_a_process_that_ends_without_a_word_is_told():
     with pytest.raises(sekron.CannotRun, match=r"one ended before; a script must .*'__main__'"):
-        gradients_of_two(Ending(3, 4), example_of(torch.randn(2, 3)))
+        gradients_of_two(Ending(3, 4), as_arguments(torch.randn(2, 3)))
 
 
 def test_a_package_that_is_missing_is_no_failure(pair, small_input, only, monkeypatch):

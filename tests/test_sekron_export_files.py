@@ -12,7 +12,7 @@ import sekron
 from sekron import Plan, Structure, export_onnx, export_openvino, export_program
 from sekron.export.readers import open_onnx
 from sekron.export.runtimes import make_ready
-from sekron.forward.inputs import example_of
+from sekron.forward.inputs import as_arguments
 
 TEXTS = (
     "chain:12x1x3x1,1x8x1x3@5",
@@ -90,7 +90,7 @@ def test_what_is_put_out_besides_tensors_is_left_out(tmp_path, wrap, name):
     file = export_onnx(network, x, tmp_path / "a.onnx")
     assert dict(file.inputs) == {"image": ("batch", 3)}
     assert dict(file.outputs) == {name: ("batch", 4)}
-    (output,) = make_ready("openvino", network, example_of(x)).run(example_of(x))
+    (output,) = make_ready("openvino", network, as_arguments(x)).run(as_arguments(x))
     torch.testing.assert_close(output, network.body(x))
 
 
@@ -193,7 +193,7 @@ def test_names_are_those_of_the_network(tmp_path, given):
     run = open_onnx(tmp_path / "a.onnx", file.inputs)
     for n in (1, 5):
         image, scale = torch.randn(n, 8, 17, 10), torch.randn(n, 12)
-        other = example_of(
+        other = as_arguments(
             (image, scale) if given == "positional" else {"scale": scale, "image": image}
         )
         expected = small(image, scale, double=given == "named")["logits"]

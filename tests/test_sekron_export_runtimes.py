@@ -11,7 +11,7 @@ from torch import nn
 import sekron
 from sekron import Plan, Structure
 from sekron.export.runtimes import RUNTIMES, make_ready
-from sekron.forward.inputs import example_of
+from sekron.forward.inputs import as_arguments
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,7 +44,7 @@ class Branching(nn.Module):
 def test_a_runtime_puts_out_what_torch_does(name):
     plan = Plan({"conv": Structure.parse("sekron:3x2x3x1,4x4x1x3@6")})
     small = plan.apply(Scaled()).train()
-    example = example_of({"scale": torch.randn(2, 1, 1, 1), "image": torch.randn(2, 8, 9, 7)})
+    example = as_arguments({"scale": torch.randn(2, 1, 1, 1), "image": torch.randn(2, 8, 9, 7)})
     ready = make_ready(name, small, example)
     assert ready.runtime == name
     assert ready.version == sys.modules[name.partition(".")[0]].__version__
@@ -83,18 +83,18 @@ def test_signals_are_still_handled_once_networks_are_gone(name):
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_a_runtime_says_what_it_does_not_take(name):
     with pytest.raises(sekron.CannotRun, match=rf"^{name} must take the network, .* in forward, `"):
-        make_ready(name, Branching(), example_of(torch.randn(1, 3)))
+        make_ready(name, Branching(), as_arguments(torch.randn(1, 3)))
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_a_runtime_that_is_not_installed(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=rf"package {name} must be .* 'sekron\[{name}\]'\.$"):
-        make_ready(name, nn.Linear(3, 3), example_of(torch.randn(1, 3)))
+        make_ready(name, nn.Linear(3, 3), as_arguments(torch.randn(1, 3)))
 
 
 def test_an_unknown_runtime():
     with pytest.raises(
         ValueError, match=r"one of torch, torch\.compile, onnxruntime, openvino, got"
     ):
-        make_ready("tensorrt", nn.Linear(3, 3), example_of(torch.randn(1, 3)))
+        make_ready("tensorrt", nn.Linear(3, 3), as_arguments(torch.randn(1, 3)))

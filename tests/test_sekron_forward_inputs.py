@@ -5,6 +5,7 @@ from collections import UserDict
 
 import pytest
 import torch
+from torch import nn
 
 from sekron.forward.inputs import Arguments, example_of
 
@@ -13,6 +14,21 @@ X, S = torch.arange(24.0).reshape(4, 3, 2), torch.arange(4.0)
 
 class Encoding(UserDict):
     """A mapping that is no dict, as tokenizers return them."""
+
+
+class OfMapping(nn.Module):
+    def forward(self, batch):
+        return batch["x"] * 2
+
+
+class OfNames(nn.Module):
+    def forward(self, x, scale=None):
+        return x if scale is None else scale
+
+
+class OfAny(nn.Module):
+    def forward(self, **named):
+        return named["x"]
 
 
 @pytest.mark.parametrize(
@@ -28,9 +44,22 @@ class Encoding(UserDict):
     ids=["tensor", "tuple", "list", "dict", "mapping", "both"],
 )
 def test_an_example_is_one_input_several_in_order_or_several_by_name(inputs, positional, named):
-    found = example_of(inputs)
+    found = example_of(inputs, OfNames())
     assert list(map(id, found.positional)) == list(map(id, positional))
     assert {name: id(v) for name, v in found.named.items()} == {n: id(v) for n, v in named.items()}
+
+
+@pytest.mark.parametrize("inputs", [{"x": X}, Encoding(x=X), Arguments((), {"x": X})])
+def test_a_mapping_is_the_argument_where_forward_needs_one_and_has_none_of_its_names(inputs):
+    found = example_of(inputs, OfMapping())
+    assert torch.equal(found.run(OfMapping()), 2 * X)
+    assert len(found) == 4
+    assert torch.equal(found.images(1, 3).run(OfMapping()), 2 * X[1:3])
+
+
+@pytest.mark.parametrize("network", [OfNames(), OfAny()])
+def test_a_mapping_of_names_that_forward_takes_is_no_argument(network):
+    assert list(example_of({"x": X}, network).named) == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +76,7 @@ def test_an_example_is_one_input_several_in_order_or_several_by_name(inputs, pos
 )
 def test_anything_else_is_refused(inputs, message):
     with pytest.raises(ValueError, match=f"^the example input .*{re.escape(message)}$"):
-        example_of(inputs)
+        example_of(inputs, OfNames())
 
 
 @pytest.mark.parametrize(

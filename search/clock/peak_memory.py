@@ -35,7 +35,7 @@ def peak_activation_bytes(model: nn.Module, example_input: Inputs) -> int:
         >>> peak_activation_bytes(nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 3)), torch.ones(2, 8))
         64
     """
-    arguments = example_of(example_input)
+    arguments = example_of(example_input, model)
     devices = {tensor.device for tensor in arguments.tensors if tensor.is_cuda}
     if devices:
         with untouched(model):

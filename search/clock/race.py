@@ -210,7 +210,7 @@ def _once(runs: Sequence[Callable[[], object]], before: Callable[[], object]) ->
 
 
 def _forward(model: nn.Module, example_input: Inputs) -> Callable[[], object]:
-    arguments = example_of(example_input)
+    arguments = example_of(example_input, model)
     return synchronized(lambda: arguments.run(model), arguments)
 
 

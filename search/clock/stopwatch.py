@@ -48,7 +48,7 @@ class Stopwatch:
     def __init__(self, model: nn.Module, example_input: Inputs, profile: NetworkProfile) -> None:
         self._dense = copy_of(model).eval()
         self._network = opened(self._dense, [layer.name for layer in profile.searched])
-        self._arguments = example_of(example_input)
+        self._arguments = example_of(example_input, model)
         self.layers = profile.searched
         self._calls = record(self._network, self._names(), self._runner(self._network))
 

@@ -104,7 +104,7 @@ def calibrate(
 def _kind(request: Request) -> tuple[Batches, OutputKind]:
     """Return the calibration, and what the network puts out for it; tell where that is a guess."""
     assert request.calibration is not None
-    example = example_of(request.example_input)
+    example = example_of(request.example_input, request.model)
     inputs = inputs_of(request.calibration, request.model, "`calibration`", example)
     first = next(inputs)
     with untouched(request.model):

@@ -134,7 +134,7 @@ def request_of(
     batches = None if isinstance(calibration, NetworkMetric) else calibration
     if score is not None and batches is not None:
         # Gone through again for every network that is scored.
-        batches = list(inputs_of(batches, model, "`calibration`", example_of(example_input)))
+        batches = list(inputs_of(batches, model, "`calibration`", example_of(example_input, model)))
     return Request(
         model,
         example_input,

@@ -75,7 +75,7 @@ def verify(
     Raises:
         ValueError: If one of the networks does not run on the example input at all.
     """
-    arguments = example_of(example_input)
+    arguments = example_of(example_input, model)
     with untouched(small, model):
         ours, theirs = (
             Case(network, model, arguments, tensors_in(output_of(network, arguments, EXAMPLE)))

@@ -171,7 +171,7 @@ def _export(
 ) -> Exported:
     """Export with as many free sizes as go, compare, and put the files in their place."""
     check_folder(path)
-    example = example_of(example_input)
+    example = example_of(example_input, model)
     write, read = way
     why = ""
     with untouched(model):

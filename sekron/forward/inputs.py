@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sekron.forward.signature import takes_mapping
 from sekron.forward.tensors import map_tensors, tensors_in
 
 
@@ -142,14 +143,27 @@ def as_arguments(inputs: Inputs) -> Arguments:
     raise TypeError(f"inputs must be a tensor, sequence or mapping, got {type(inputs).__name__}.")
 
 
-def example_of(inputs: Inputs) -> Arguments:
-    """Return the arguments that an example input stands for.
+def as_forward_takes(inputs: Inputs, network: nn.Module) -> Arguments:
+    """Return the arguments that inputs stand for; a mapping may be the one that forward needs.
+
+    Raises:
+        TypeError: If they are neither tensor, sequence nor mapping.
+    """
+    found = as_arguments(inputs)
+    is_mapping = found.named and not found.positional
+    if not is_mapping or not takes_mapping(network, found.named):
+        return found
+    return Arguments((found.named if isinstance(inputs, Arguments) else inputs,))
+
+
+def example_of(inputs: Inputs, network: nn.Module) -> Arguments:
+    """Return the arguments that an example input of a network stands for.
 
     Raises:
         ValueError: If it is neither tensor, sequence nor mapping, or holds no image.
     """
     try:
-        found = as_arguments(inputs)
+        found = as_forward_takes(inputs, network)
     except TypeError as error:
         raise ValueError(
             "the example input must be a tensor, a tuple of positional arguments or a mapping of "

@@ -60,7 +60,7 @@ def count(model: nn.Module, inputs: Inputs) -> Counts:
         ValueError: If the network cannot be traced.
     """
     with untouched(model), modules_alone(), casts_anew():
-        arguments = example_of(inputs)
+        arguments = example_of(inputs, model)
         analysis = FlopCountAnalysis(_OfTensors(model, arguments), tuple(arguments.tensors))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")

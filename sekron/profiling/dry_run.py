@@ -60,7 +60,7 @@ def reasons_to_keep(network: nn.Module, names: Sequence[str], inputs: Inputs) ->
         names: Names of layers that run on the arguments.
         inputs: What its forward takes, on which it runs.
     """
-    arguments = example_of(inputs)
+    arguments = example_of(inputs, network)
     try:
         return _reads(network, names, arguments)
     except Exception:  # whatever the network raises; a run per layer shows which one is the cause

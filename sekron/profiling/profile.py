@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -68,11 +69,11 @@ def profile(
     min_share = number("min_share", min_share)
     if not 0.0 <= min_share <= 1.0:
         raise ValueError(f"`min_share` must be between 0 and 1, got {min_share}.")
-    arguments = first_image(example_input)
+    arguments = first_image(example_input, model)
     _check_values(model)
     model = opened_as_it_runs(model, arguments)
     network = copy_of(model).eval()
-    calls = _record_calls(network, arguments, example_of(example_input))
+    calls = _record_calls(network, arguments, example_of(example_input, model))
     counts = count(network, arguments)
     total, n_params = counts.by_module[""], _n_params(network)
     reasons = _reasons(model, network, calls, arguments, include, exclude)
@@ -149,9 +150,9 @@ def _n_params(network: nn.Module) -> int:
     return sum(p.numel() for p in parameters)
 
 
-def first_image(example_input: Inputs) -> Arguments:
+def first_image(example_input: Inputs, network: nn.Module) -> Arguments:
     """Return the arguments that FLOPs are counted on: for the first image, if it can be told."""
-    return example_of(example_input).images(0, 1)
+    return example_of(example_input, network).images(0, 1)
 
 
 def _record_calls(
@@ -184,8 +185,8 @@ def _record_calls(
             arguments.run(network)
     except Exception as error:
         cure = ""
-        if isinstance(error, TypeError) and arguments.named and not arguments.positional:
-            cure = "; where forward takes the mapping itself, give it in a tuple of one"
+        if any(isinstance(value, Mapping) for value in arguments.positional):
+            cure = "; forward takes none of these names, so that the mapping is its one argument"
         cut = "" if str(arguments) == str(example) else f", the first image of {example},"
         raise ValueError(
             f"the network must run on the example input, but on {arguments}{cut} it raised "
