@@ -12,6 +12,9 @@ from sekron.allocation.relaxation import ROUNDING, Floats, Program, Relaxed
 Choice = NDArray[np.intp]
 """One column per layer."""
 
+EXCHANGED = 50
+"""Most columns of a layer that are tried in an exchange, those nearest to the relaxation."""
+
 
 def rounded(program: Program, relaxed: Relaxed) -> Choice | None:
     """Return the cheapest of the relaxation's columns per layer, or None if they do not fit."""
@@ -49,7 +52,9 @@ def exchanged(program: Program, relaxed: Relaxed, choice: Choice) -> Choice:
         keep = relaxed.reduced <= distance
         keep[choice] = True  # despite rounding
         columns = np.flatnonzero(keep)
+        columns = columns[np.lexsort((relaxed.reduced[columns], program.owner[columns]))]
         layers = np.split(columns, np.searchsorted(program.owner[columns], range(1, len(choice))))
+        layers = [layer[:EXCHANGED] for layer in layers]
         better, used = choice.copy(), program.used(choice)
         for i, j in combinations(range(len(choice)), 2):
             if len(layers[i]) == len(layers[j]) == 1:

@@ -56,11 +56,13 @@ def choose(program: Program, relaxed: Relaxed, known: Choice | None) -> Incumben
     for width in WIDTHS if program.n_resources == 1 else WIDTHS[:-1]:
         columns, floor = _search(program, relaxed, loss + program.tolerance, width)
         if columns is not None and program.loss(columns) < loss:
-            best = exchanged(program, relaxed, columns)
-            loss = program.loss(best)
+            best, loss = columns, program.loss(columns)
         bound = min(max(bound, floor), loss)
         if bound >= loss - program.tolerance:
             return Incumbent(best, loss)
+        if columns is not None:
+            best = exchanged(program, relaxed, columns)
+            loss = program.loss(best)
     return Incumbent(best, bound)
 
 

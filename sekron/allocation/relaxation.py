@@ -124,8 +124,9 @@ class Program:
 
     def cheapest(self, prices: Floats) -> NDArray[np.intp]:
         """Return the column of least `losses + costs · prices` of each layer."""
-        order = np.lexsort((self.losses + self.costs @ prices, self.owner))
-        return order[self.starts]
+        priced = self.losses + self.costs @ prices
+        least = np.flatnonzero(priced == np.minimum.reduceat(priced, self.starts)[self.owner])
+        return least[np.searchsorted(self.owner[least], np.arange(len(self.starts)))]
 
     @property
     def tolerance(self) -> float:
