@@ -13,10 +13,14 @@ import torch
 import search
 from search.cli.sources import load_model
 from search.folder.input_spec import InputSpec
-from sekron.allocation.allocate import Allocation, allocate
+from search.front.sweep import STEPS
+from sekron.allocation.allocate import allocate
 from sekron.allocation.relaxation import Options
 from sekron.profiling.profile import profile
 from studies.tensorly_time import tensorly_seconds
+
+SYNTHETIC = ((53, 500), (50, 10_000))
+"""Layers and candidates of each, for the time of the choice across layers alone."""
 
 
 def main() -> None:
@@ -56,10 +60,8 @@ def main() -> None:
         allocation = result.allocate(budget)
         taken = time.perf_counter() - start
         print(f"new budget {budget}: {taken:.2f} s, gap {allocation.gap:.1e}")
-    start = time.perf_counter()
-    allocation = _synthetic(n_layers=53, n_candidates=500)
-    taken = time.perf_counter() - start
-    print(f"500 candidates x 53 layers: {taken:.2f} s, gap {allocation.gap:.1e}")
+    for n_layers, n_candidates in SYNTHETIC:
+        _time_synthetic(n_layers, n_candidates)
     if options.tensorly > 0:
         rivals, done = tensorly_seconds(model, result.profile, options.tensorly)
         spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in rivals.items())
@@ -68,8 +70,8 @@ def main() -> None:
     print(f"peak memory of the process: {peak:.2f} GiB")
 
 
-def _synthetic(n_layers: int, n_candidates: int) -> Allocation:
-    """Allocate made-up layers whose error falls with cost, each at its own pace."""
+def _time_synthetic(n_layers: int, n_candidates: int) -> None:
+    """Allocate made-up layers whose error falls with cost, each at its own pace, and print it."""
     draw = np.random.default_rng(0)
     layers = []
     for _ in range(n_layers):
@@ -77,9 +79,18 @@ def _synthetic(n_layers: int, n_candidates: int) -> Allocation:
         error = np.exp(-cost * draw.uniform(2.0, 6.0)) * draw.uniform(1.0, 1.1, n_candidates)
         size = draw.lognormal()
         layers.append(Options(np.append(error**2, 0.0), size * np.append(cost, 1.2)[:, None]))
-    allocation = allocate(layers, [0.4 * sum(float(layer.costs[-1, 0]) for layer in layers)])
-    assert allocation is not None
-    return allocation
+    dense = sum(float(layer.costs[-1, 0]) for layer in layers)
+    seconds, gaps = [], []
+    for share in np.geomspace(0.05, 1.0, STEPS):
+        start = time.perf_counter()
+        allocation = allocate(layers, [share * dense])
+        seconds.append(time.perf_counter() - start)
+        assert allocation is not None
+        gaps.append(allocation.gap)
+    print(
+        f"{n_candidates} candidates x {n_layers} layers: a budget {np.median(seconds):.2f} s, "
+        f"{STEPS} budgets {sum(seconds):.1f} s, largest gap {max(gaps):.1e}"
+    )
 
 
 def _options() -> argparse.Namespace:
