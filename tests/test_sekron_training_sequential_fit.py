@@ -8,6 +8,7 @@ from torch import nn
 
 import sekron
 from sekron import Plan, Structure, refit
+from sekron.calibration.layer_inputs import InputsAhead
 from sekron.calibration.paired_moments import PairedMoments, paired_moments
 from sekron.forward.inputs import as_arguments
 from sekron.training.sequential_fit import DAMPING, batch_statistics, target_of
@@ -47,12 +48,16 @@ def pair_of(layer):
     return Two(layer, 0), Two(copy.deepcopy(layer), 1)
 
 
+def paired_of(name, dense, compressed, batches, largest_patch):
+    return paired_moments(name, InputsAhead(dense, [name], batches), compressed, largest_patch)
+
+
 def test_the_target_is_the_least_squares_solution():
     x, other = rows_of_two(7)
     linear = nn.Linear(7, 5).double()
     batches = torch.stack([x, other], dim=1).split(43)
     inputs = [as_arguments(batch.float()) for batch in batches]
-    paired = paired_moments("layer", *pair_of(linear.float()), inputs, 0)
+    paired = paired_of("layer", *pair_of(linear.float()), inputs, 0)
     weight = linear.weight.detach().double()
     torch.testing.assert_close(
         target_of(weight, paired), by_hand(weight, x, other), rtol=1e-3, atol=1e-4
@@ -77,7 +82,7 @@ def test_a_kernel_is_a_matrix_of_its_patches(groups):
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, (3, 2), groups=groups, padding=(1, 0), stride=(1, 2), bias=False)
     x = torch.randn(20, 2, 4, 5, 8)
-    paired = paired_moments("layer", *pair_of(conv), [as_arguments(x)], 10**4)
+    paired = paired_of("layer", *pair_of(conv), [as_arguments(x)], 10**4)
     target = target_of(conv.weight, paired)
     # What a layer puts out for patches: its output, one group after another.
     identity = nn.Conv2d(4, 4 * 6, (3, 2), groups=4, padding=(1, 0), stride=(1, 2), bias=False)
@@ -101,7 +106,7 @@ def test_networks_run_no_further_than_the_layer():
     network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2))
     network[2].register_forward_pre_hook(lambda *_: calls.append(1))
     batches = [as_arguments(x) for x in torch.randn(30, 3).split(10)]
-    paired_moments("1", network, copy.deepcopy(network), batches, 0)
+    paired_of("1", network, copy.deepcopy(network), batches, 0)
     assert len(calls) == 2  # once in each network, to see how often the layer is called
 
 

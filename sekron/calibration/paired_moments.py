@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from sekron.calibration.layer_inputs import InputsAhead, layer_inputs
 from sekron.calibration.moments import CHUNK, Convolution, patches_of, rows_of
-from sekron.forward.inputs import Arguments
 
 ROWS = 200
 """Positions that are looked at for every number that a kernel takes in, where there are as many."""
@@ -41,32 +41,28 @@ class PairedMoments:
 
 
 def paired_moments(
-    name: str,
-    dense: nn.Module,
-    compressed: nn.Module,
-    batches: Sequence[Arguments],
-    largest_patch: int,
+    name: str, dense: InputsAhead, compressed: nn.Module, largest_patch: int
 ) -> PairedMoments:
     """Pass batches through both networks up to a layer, and collect the moments of its input.
 
-    No more than the activations of one batch is held: the networks run again for every layer. Of
-    batches that hold far more positions than the moments need, some are left out evenly.
+    The compressed network changes with every layer, and runs again for each. Of batches that hold
+    far more positions than the moments need, some are left out evenly.
 
     Args:
         name: Name of the layer.
-        dense: The dense network, in the mode in which it shall run.
-        compressed: The compressed network, likewise.
-        batches: Unlabelled inputs.
+        dense: The inputs of the dense network's layers, for some batches.
+        compressed: The compressed network, in the mode in which it shall run.
         largest_patch: Of a layer whose kernel takes at most that many numbers in, whole patches
             are collected instead of channels.
     """
-    module, n_calls = dense.get_submodule(name), None
+    module, n_calls = dense.network.get_submodule(name), dict[str, int]()
     sums: list[Tensor] = []
-    n_rows, places = 0, list(range(len(batches)))
+    n_rows, places = 0, list(range(len(dense.batches)))
     while places:
-        batch = batches[places.pop(0)]
-        inputs = paired_inputs(name, dense, compressed, batch, n_calls)
-        for x, other in inputs:
+        place = places.pop(0)
+        own = dense.of(name, place)
+        others = layer_inputs(compressed, [name], dense.batches[place], n_calls)[name]
+        for x, other in zip(own, others, strict=True):
             parts = zip(
                 _rows(module, x, largest_patch), _rows(module, other, largest_patch), strict=True
             )
@@ -75,9 +71,9 @@ def paired_moments(
                 exact = [term.double() for term in terms]
                 sums = exact if not sums else [s + t for s, t in zip(sums, exact, strict=True)]
                 n_rows += a.shape[-2]
-        if n_calls is None:
-            places = _spread(len(batches), ROWS * sums[2].shape[-1] / n_rows)
-        n_calls = len(inputs)
+        if not n_calls:
+            places = _spread(len(dense.batches), ROWS * sums[2].shape[-1] / n_rows)
+        n_calls[name] = len(own)
     cross, square, mean, other_mean = (total / n_rows for total in sums)
     return PairedMoments(
         cross - mean.unsqueeze(-1) * other_mean.unsqueeze(-2),
@@ -87,54 +83,10 @@ def paired_moments(
     )
 
 
-def paired_inputs(
-    name: str,
-    dense: nn.Module,
-    compressed: nn.Module,
-    batch: Arguments,
-    n_calls: int | None = None,
-) -> list[tuple[Tensor, Tensor]]:
-    """Return what every call of a layer gets for a batch, in the dense and the compressed network.
-
-    Args:
-        name: Name of the layer.
-        dense: The dense network, in the mode in which it shall run.
-        compressed: The compressed network, likewise.
-        batch: Unlabelled inputs.
-        n_calls: Calls of the layer, if that is known: nothing runs that comes after the last one.
-    """
-    inputs = (_inputs(name, network, batch, n_calls) for network in (dense, compressed))
-    return list(zip(*inputs, strict=True))
-
-
 def _spread(n_batches: int, needed: float) -> list[int]:
     """Return the places of so many batches, the first left out, evenly over all of them."""
     count = min(max(math.ceil(needed), FEWEST_BATCHES), n_batches)
     return [round(i * n_batches / count) for i in range(1, count)]
-
-
-class _AllCalled(Exception):
-    """Raised at the last call of a layer: nothing behind it needs to run."""
-
-
-def _inputs(name: str, network: nn.Module, batch: Arguments, n_calls: int | None) -> list[Tensor]:
-    """Return the input of every call of a layer, of which there are that many if that is known."""
-    inputs: list[Tensor] = []
-
-    def hook(_: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        # A copy: what comes next may work in place.
-        inputs.append((positional[0] if positional else named["input"]).detach().clone())
-        if len(inputs) == n_calls:
-            raise _AllCalled
-
-    handle = network.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        batch.run(network)
-    except _AllCalled:
-        pass
-    finally:
-        handle.remove()
-    return inputs
 
 
 def _rows(module: nn.Module, x: Tensor, largest_patch: int) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sekron.calibration.paired_moments import paired_inputs
+from sekron.calibration.layer_inputs import layer_inputs
 from sekron.decomposition.metric import Metric, whole_channels
 from sekron.forward.evaluation import evaluating
 from sekron.forward.inputs import Arguments
@@ -86,7 +86,8 @@ def _channels(
     sums: list[Tensor] = []
     n_rows = 0
     for batch in batches:
-        for inputs in paired_inputs(name, dense, model, batch):
+        calls = (layer_inputs(network, [name], batch, {})[name] for network in (dense, model))
+        for inputs in zip(*calls, strict=True):
             y, other = (_rows(sides[0], side(x)) for side, x in zip(sides, inputs, strict=True))
             terms = y, other, y * other, other.square()
             totals = [term.sum(dim=0) for term in terms]

@@ -133,6 +133,7 @@ def fit_layers(
 
         _fit_each(model, dense, layers, collected, reference, -(-steps // START), advance)
         gradients = {name: _gradients(dense, name, own) for name, own in collected.items()}
+        del collected  # the moments of patches are large
         fit_in_sequence(model, dense, layers, gradients, reference, steps, advance)
     if norms_with_statistics(model):
         recalibrate(model, inputs)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sekron.calibration.divergence import Reference
+from sekron.calibration.layer_inputs import InputsAhead
 from sekron.calibration.moments import WIDEST, Moments
 from sekron.calibration.paired_moments import PairedMoments, paired_moments
 from sekron.forward.evaluation import evaluating
@@ -62,11 +63,12 @@ def fit_in_sequence(
     batches, judging = reference.batches, reference.sample(N_JUDGED)
     with evaluating(model), evaluating(dense), batch_statistics(model):
         least = judging.divergence(model)
+        inputs = InputsAhead(dense, list(layers), batches)
         for name, layer in layers.items():
             if _n_channels(dense.get_submodule(name)) > WIDEST:
                 on_layer()
                 continue
-            paired = paired_moments(name, dense, model, batches, LARGEST_PATCH)
+            paired = paired_moments(name, inputs, model, LARGEST_PATCH)
             before = [factor.clone() for factor in layer.factors()]
             bias = None if layer.bias is None else layer.bias.detach().clone()
             _fit(layer, dense.get_submodule(name), paired, gradients[name], steps)
