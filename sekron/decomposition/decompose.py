@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sekron.decomposition.cp import fit_cp
 from sekron.decomposition.digits import from_digits, to_digits
-from sekron.decomposition.gram import gram
+from sekron.decomposition.gram import eigh_of_gram
 from sekron.decomposition.least_squares import contract, refine_digits
 from sekron.decomposition.metric import Metric, whole_channels
 from sekron.decomposition.narrow import narrowed
@@ -138,8 +138,8 @@ def check_weight(weight: Tensor, structure: Structure) -> None:
 def leading(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return the best approximation of that rank as `left @ right`, `left` orthonormal.
 
-    Works on the Gram matrix of the smaller side, an order of magnitude faster than an SVD; in
-    fp64 the squared condition number costs nothing that a rank truncation could notice.
+    Works on the Gram matrix of the smaller side, an order of magnitude faster than an SVD; the
+    squared condition number costs nothing that a rank truncation could notice.
 
     Args:
         matrices: Shape `(batch, m, n)`, fp64.
@@ -151,10 +151,10 @@ def leading(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """
     rows, columns = matrices.shape[-2:]
     if rows <= columns:
-        vectors = torch.linalg.eigh(gram(matrices)).eigenvectors
+        vectors = eigh_of_gram(matrices)[1]
         left = vectors.flip(-1)[..., :rank]  # (batch, m, rank)
         return left, left.mT @ matrices
-    vectors = torch.linalg.eigh(gram(matrices.mT)).eigenvectors
+    vectors = eigh_of_gram(matrices.mT)[1]
     right = vectors.flip(-1)[..., :rank]  # (batch, n, rank)
     scaled = matrices @ right
     norms = scaled.norm(dim=-2, keepdim=True)

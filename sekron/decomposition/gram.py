@@ -1,11 +1,18 @@
-"""Gram matrices, as far as eigenvalue solvers look at them."""
+"""Gram matrices, as far as eigenvalue solvers look at them, and their eigenvalues."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 BLOCK = 256
 """Rows that are computed at a time."""
+
+LARGEST_DOUBLE = 2048
+"""Size of an eigenvalue problem up to which it is solved in fp64.
+
+A larger one is solved in fp32, in half of the time. What its first values sum up to is then off by
+about 1e-6 of all of them, which a relative error of an approximation above 0.01 does not show."""
 
 
 def gram(matrices: Tensor) -> Tensor:
@@ -27,3 +34,32 @@ def gram(matrices: Tensor) -> Tensor:
         end = start + BLOCK
         lower[..., start:end, :end] = matrices[..., start:end, :] @ matrices[..., :end, :].mT
     return lower
+
+
+def eigh_of_gram(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues, ascending, and eigenvectors of `matrices @ matrices.mT`, in fp64.
+
+    Args:
+        matrices: Shape `(batch…, m, n)`, fp64.
+
+    Returns:
+        Values `(batch…, m)`, at least 0, and vectors in columns `(batch…, m, m)`.
+    """
+    product, scale = _scaled(matrices)
+    values, vectors = torch.linalg.eigh(product)
+    return values.double().clamp_min(0.0) * scale, vectors.double()
+
+
+def eigvalsh_of_gram(matrices: Tensor) -> Tensor:
+    """Return the eigenvalues of `matrices @ matrices.mT` as `eigh_of_gram` does, alone."""
+    product, scale = _scaled(matrices)
+    values: Tensor = torch.linalg.eigvalsh(product)
+    return values.double().clamp_min(0.0) * scale
+
+
+def _scaled(matrices: Tensor) -> tuple[Tensor, Tensor | float]:
+    """Return the Gram matrix in the dtype that it is solved in, and the factor that it lacks."""
+    if matrices.shape[-2] <= LARGEST_DOUBLE:
+        return gram(matrices), 1.0
+    largest = matrices.abs().max().clamp_min(torch.finfo(matrices.dtype).tiny)  # fp32 has no 1e60
+    return gram((matrices / largest).float()), largest.square()

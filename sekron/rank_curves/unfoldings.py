@@ -6,12 +6,11 @@ from collections import OrderedDict
 from functools import cached_property
 from math import prod
 
-import torch
 from torch import Tensor
 
 from sekron.decomposition.decompose import leading
 from sekron.decomposition.digits import to_digits
-from sekron.decomposition.gram import gram
+from sekron.decomposition.gram import eigh_of_gram, eigvalsh_of_gram
 from sekron.structures.families import Shape
 
 CACHE_BYTES = 2**28
@@ -85,8 +84,7 @@ class Unfoldings:
         """
         mode = max(range(1, self._blocks.dim()), key=lambda axis: self._blocks.shape[axis])
         others = self._blocks.movedim(mode, -1)  # (groups, other modes…, largest)
-        values, vectors = torch.linalg.eigh(gram(others.flatten(1, -2)))
-        squares = values.clamp_min(0.0)
+        squares, vectors = eigh_of_gram(others.flatten(1, -2))
         small = vectors * squares.sqrt()[:, None, :]
         return squares.flip(-1), small.reshape(*others.shape[:-1], -1).movedim(-1, mode)
 
@@ -117,8 +115,7 @@ def reduced(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
 def singular_values_squared(matrices: Tensor) -> Tensor:
     """Return the squared singular values of `(batch, m, n)`, largest first, by a Gram matrix."""
     rows, columns = matrices.shape[-2:]
-    values: Tensor = torch.linalg.eigvalsh(gram(matrices if rows <= columns else matrices.mT))
-    return values.flip(-1).clamp_min(0.0)
+    return eigvalsh_of_gram(matrices if rows <= columns else matrices.mT).flip(-1)
 
 
 def _unfolded(blocks: Tensor, shape: Shape) -> tuple[Tensor, Shape]:
