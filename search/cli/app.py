@@ -9,6 +9,7 @@ from collections.abc import Callable
 import typer
 from typer.main import get_command
 
+from search.cli.dashboard import dashboard
 from search.cli.deploy import export, verify
 from search.cli.failure import fail, say_in_one_line
 from search.cli.funnel import funnel
@@ -26,6 +27,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     apply: "runs/r18 --flops 40% --output small.safetensors",
     compare: "runs/r18 --calibration pictures --normalize imagenet",
     report: "runs/r18 --compare",
+    dashboard: "runs/r18 --port 8080",
     funnel: f"{MODEL} --data train.safetensors --params 30% --output small.safetensors",
     export: f"small.safetensors --model {MODEL} --onnx small.onnx",
     verify: f"small.safetensors --model {MODEL} --json",
