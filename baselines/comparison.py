@@ -18,8 +18,9 @@ from baselines.allocations import ALLOCATIONS
 from baselines.contenders import Contender
 from baselines.entrants import RIVALS, Field, rules_of
 from baselines.judge import Clock, Judge
-from baselines.rows import Rows
+from baselines.rows import COLUMNS, Rows
 from sekron.budget import RESOURCES, Budget
+from sekron.columns import returns_columns
 from sekron.decomposition.metric import Metric
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import Score, inputs_of
@@ -34,6 +35,7 @@ from sekron.rank_curves.table import CandidateTable
 from sekron.scalars import number
 
 
+@returns_columns(*COLUMNS)
 def compare(
     model: nn.Module,
     example_input: Inputs,
@@ -93,13 +95,11 @@ def compare(
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        Columns budget, method, ranks_by, error (sum of the squared relative errors of the
-        layers), error_in_metric (sum of sensitivity · error⁴ in the metric, of every row), flops,
-        flops_ratio, params, params_ratio, latency_ms, speedup, score, score_recalibrated,
-        score_repaired, seconds (for the candidates of all budgets, the choice, and the factors
-        that no row before computed). What was not measured is NaN; so is everything where a
-        method does not reach a budget. When the comparison is interrupted, the rows that are
-        finished are returned.
+        The columns below: error in the plain norm and error_in_metric, in the metric, of every
+        row; seconds for the candidates of all budgets, the choice, and the factors that no row
+        before computed. What was not measured is NaN; so is everything where a method does not
+        reach a budget. When the comparison is interrupted, the rows that are finished are
+        returned.
 
     Raises:
         ValueError: If a name is unknown, a method lacks what it needs, a budget limits latency or

@@ -103,6 +103,11 @@ def test_comparison_at_the_budget_of_the_run_and_at_another(sekron_command, run_
     assert (frame["flops_ratio"].dropna() <= 0.6).all()
     assert frame["error"].is_monotonic_increasing or frame["error"].isna().any()
     assert "latency_ms" not in frame  # this run has no clock
+    code, out, _ = sekron_command("compare", "run", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["budget"] == "flops ≤ 60.0%"
+    assert [row["method"] for row in told["rows"]] == frame["method"].tolist()
     code, out, _ = sekron_command("compare", "run", "--params", "50%")
     assert code == 0
     assert out.startswith("params ≤ 50.0%, least error first")

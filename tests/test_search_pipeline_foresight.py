@@ -3,7 +3,6 @@
 import optuna
 import pytest
 import torch
-from rich.progress import Progress
 from torch import nn
 
 import search
@@ -13,14 +12,7 @@ from search.per_layer.depth import FULL_SHARE, n_trials_of
 from search.per_layer.space import DEFAULT_FAMILIES, Space
 from search.per_layer.study import TEMPLATE, LayerStudy
 from search.pipeline import foresight
-from search.pipeline.foresight import (
-    Foreseen,
-    LayerWork,
-    TimeLeft,
-    announcement,
-    in_words,
-    seconds_left,
-)
+from search.pipeline.foresight import LayerWork, announcement, in_words
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.rank_curves.curves import Spectra
 from sekron.structures.families import FAMILIES
@@ -173,41 +165,3 @@ def test_a_search_says_it_once(uneven, tmp_path, monkeypatch, capsys):
     assert "to search" not in capsys.readouterr().err
     search.run(*uneven, **{**arguments, "run": None}, progress=False)
     assert capsys.readouterr().err == ""
-
-
-def test_time_left_follows_what_was_done():
-    assert seconds_left(0.0, 100.0, 0.0, 0.0) == 100.0
-    assert seconds_left(0.0, 100.0, 0.0, 30.0) == 70.0
-    assert seconds_left(50.0, 100.0, 50.0, 0.0) == 50.0
-    assert 90.0 < seconds_left(50.0, 100.0, 100.0, 0.0) < 100.0  # twice as slow as foreseen
-    assert 25.0 < seconds_left(50.0, 100.0, 25.0, 0.0) < 30.0
-    assert seconds_left(99.0, 100.0, 99.0, 500.0) == 0.0
-
-
-def test_time_left_counts_the_work_of_layers_not_their_number():
-    now = [0.0]
-    work = {
-        "large": LayerWork([80.0], 0.0, 0),
-        **{f"l{i}": LayerWork([5.0], 0.0, 0) for i in range(4)},
-    }
-    with Progress(TimeLeft(), get_time=lambda: now[0], disable=True) as shown:
-        foreseen = Foreseen(shown, work)
-        task = shown.tasks[0]
-
-        def left():
-            return str(TimeLeft().render(task))
-
-        assert left() == "0:01:40"
-        step = foreseen.steps("large")
-        now[0] = 30.0
-        assert left() == "0:01:10"
-        now[0] = 80.0
-        step(True)
-        assert left() == "0:00:20"  # one of five layers, and four fifths of the time
-        foreseen.steps("l0")(False)  # an earlier search did it
-        assert left() == "0:00:15"
-        now[0] = 90.0
-        foreseen.steps("l1")(True)
-        assert task.completed == 85.0
-        assert task.total == 95.0
-        assert left() in {"0:00:10", "0:00:11"}

@@ -13,10 +13,10 @@ import baselines
 import search
 from search.folder.run_folder import RunFolder
 from search.front import sweep
-from search.front.columns import COLUMNS
 from search.pipeline.load import load_so_far
 from search.report.page import Report
 from search.report.rivals import read_rivals
+from sekron.columns import COLUMNS
 from tests.test_search_figures import XSS
 
 MOST_BYTES = 6_000_000

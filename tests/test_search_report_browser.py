@@ -16,7 +16,7 @@ from torch import nn
 import search
 from search import Budget
 from search.cli.report import report
-from search.front.columns import COLUMNS
+from sekron.columns import COLUMNS
 from tests.conftest import decayed
 from tests.test_search_figures import XSS
 from tests.test_search_whole_network_within_latency import World

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 
 import typer
 from typer.main import get_command
 
+from search.cli.dashboard import dashboard
 from search.cli.deploy import export, verify
 from search.cli.failure import fail, say_in_one_line
 from search.cli.funnel import funnel
@@ -15,21 +18,39 @@ from search.cli.report import report
 from search.cli.results import apply, compare, front
 from search.cli.search import layers, search
 
-COMMANDS = (layers, search, front, apply, compare, report, funnel, export, verify)
+MODEL = "torchvision.models:resnet18 --input 1x3x224x224"
+
+EXAMPLES: dict[Callable[..., None], str] = {
+    layers: MODEL,
+    search: f"{MODEL} --weights r18.safetensors --flops 50% --run runs/r18",
+    front: "runs/r18 --csv",
+    apply: "runs/r18 --flops 40% --output small.safetensors",
+    compare: "runs/r18 --calibration pictures --normalize imagenet",
+    report: "runs/r18 --compare",
+    dashboard: "runs/r18 --port 8080",
+    funnel: f"{MODEL} --data train.safetensors --params 30% --output small.safetensors",
+    export: f"small.safetensors --model {MODEL} --onnx small.onnx",
+    verify: f"small.safetensors --model {MODEL} --json",
+}
+"""Every command, with what may stand behind its name."""
+
+COMPLETE = "_SEKRON_COMPLETE"
+"""Variable by which the scripts of `--install-completion` ask."""
 
 EPILOG = f"An error is one line; with {TRACEBACK}, anywhere, all of it is printed."
 
 app = typer.Typer(
     help="Search tensor factorizations that make a trained network smaller and faster.",
     epilog=EPILOG,
-    add_completion=False,
 )
-for command in COMMANDS:
-    app.command(epilog=EPILOG)(command)
+for command, arguments in EXAMPLES.items():
+    app.command(epilog=f"Example: sekron {command.__name__} {arguments}\n\n{EPILOG}")(command)
 
 
 def main() -> None:
     """Run the command line; an error or a warning is one line."""
+    if COMPLETE in os.environ:  # a shell asks what could stand next
+        app(prog_name="sekron")
     arguments = sys.argv[1:] or ["--help"]
     say_in_one_line()
     try:

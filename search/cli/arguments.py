@@ -66,6 +66,8 @@ Milliseconds = Annotated[float | None, typer.Option(help="Time of a forward pass
 Speedup = Annotated[float | None, typer.Option(help="Dense time over that of the plan.")]
 MinScore = Annotated[float | None, typer.Option(help="Least score; the fewest FLOPs with it.")]
 Patterns = Annotated[list[str] | None, typer.Option(help="Pattern of layer names; repeatable.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Calibration = Annotated[
     str, typer.Option(help="Unlabelled images: a folder of pictures, or a file with one tensor.")
@@ -101,6 +103,16 @@ def example_of(source: Source) -> Arguments:
     """Return what a network is run on, always the same."""
     generator = torch.Generator().manual_seed(0)
     return arguments_for(source.inputs, [spec.tensor(generator) for spec in source.inputs])
+
+
+def check_form(csv: bool, as_json: bool) -> None:
+    """Refuse two forms of one table.
+
+    Raises:
+        ValueError: If both are asked for.
+    """
+    if csv and as_json:
+        raise ValueError("a table must be printed in one form, got --csv and --json; give one.")
 
 
 def budget_of(

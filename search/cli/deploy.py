@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -12,8 +9,8 @@ import pandas as pd
 import typer
 from torch import nn
 
-from search.cli.arguments import Inputs, example_of, source_of
-from search.cli.output import print_frame, say
+from search.cli.arguments import Inputs, Json, example_of, source_of
+from search.cli.output import print_frame, print_json, say
 from search.cli.sources import load_model
 from search.verification.verify import Finding
 from search.verification.verify import verify as check_network
@@ -40,25 +37,32 @@ def export(
     tolerance: Annotated[
         float, typer.Option(help="Largest difference of the outputs, relative to the largest.")
     ] = TOLERANCE,
+    as_json: Json = False,
 ) -> None:
     """Write a compressed network for other runtimes, each file compared with torch in its own."""
     if not (onnx or openvino or pt2):
         raise ValueError("a file must be named to write: --onnx, --openvino or --pt2.")
     example, _, network = _opened(small, model, inputs)
+    files = {}
     if onnx:
-        file = export_onnx(network, example, onnx, opset=opset, tolerance=tolerance)
-        _say_file(file, f"ONNX opset {opset}")
+        kind = f"ONNX opset {opset}"
+        files[kind] = export_onnx(network, example, onnx, opset=opset, tolerance=tolerance)
     if openvino:
-        _say_file(export_openvino(network, example, openvino, tolerance=tolerance), "OpenVINO IR")
+        files["OpenVINO IR"] = export_openvino(network, example, openvino, tolerance=tolerance)
     if pt2:
-        _say_file(export_program(network, example, pt2, tolerance=tolerance), "torch.export")
+        files["torch.export"] = export_program(network, example, pt2, tolerance=tolerance)
+    if as_json:
+        print_json([{"kind": kind, **asdict(file)} for kind, file in files.items()])
+    else:
+        for kind, file in files.items():
+            _say_file(file, kind)
 
 
 def verify(
     small: Small,
     model: DenseModel,
     inputs: Inputs,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
     measure_seconds: Annotated[
         float, typer.Option(help="Limit for the time of each check; 0: none.")
     ] = 2.0,
@@ -69,8 +73,8 @@ def verify(
     """
     example, dense, network = _opened(small, model, inputs)
     findings = check_network(network, dense, example, measure_seconds=measure_seconds)
-    if json_:
-        sys.stdout.write(json.dumps([_finite(finding) for finding in findings], indent=1) + "\n")
+    if as_json:
+        print_json(findings)
     else:
         _print(findings)
     if any(finding.status == "fails" for finding in findings):
@@ -104,12 +108,3 @@ def _print(findings: list[Finding]) -> None:
     for check, reason in zip(frame["check"], reasons, strict=True):
         if reason:
             say(f"{check}: {reason}")
-
-
-def _finite(finding: Finding) -> dict[str, object]:
-    """Return a finding in the numbers that JSON has."""
-    values = asdict(finding)
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }

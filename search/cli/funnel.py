@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from search.cli.arguments import (
     Inputs,
+    Json,
     Limit,
     Model,
     Patterns,
@@ -18,7 +19,7 @@ from search.cli.arguments import (
     example_of,
     source_of,
 )
-from search.cli.output import note
+from search.cli.output import note, print_json
 from search.cli.sources import load_labelled, load_model
 from sekron.network.checkpoint import check_folder, save
 from sekron.profiling.count import count_flops
@@ -47,6 +48,7 @@ def funnel(
     gate_rate: Annotated[float, typer.Option(help="Learning rate of the gates, ×.")] = GATE_RATE,
     folder: Annotated[str | None, typer.Option(help="Keeps the state of the training.")] = None,
     seed: int = 0,
+    as_json: Json = False,
 ) -> None:
     """Choose ranks by training with a penalty on gates; write the trained network."""
     budget = budget_of(flops, params)
@@ -80,7 +82,11 @@ def funnel(
     save(result.network, output)
     counted, _ = count_flops(result.network, example.images(0, 1))
     dense = profile(network, example).flops
-    note(
-        f"{output}: {len(result.plan)} layers replaced, {counted:,} FLOPs ({counted / dense:.1%}), "
-        f"for {budget}; fine-tune it with `sekron.finetune`"
-    )
+    if as_json:
+        found = {"layers": len(result.plan), "flops": counted, "flops_ratio": counted / dense}
+        print_json({"output": output, "wanted": str(budget), **found})
+    else:
+        note(
+            f"{output}: {len(result.plan)} layers replaced, {counted:,} FLOPs "
+            f"({counted / dense:.1%}), for {budget}; fine-tune it with `sekron.finetune`"
+        )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
+import msgspec
 import pandas as pd
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
+from search.cli.front_plot import front_plot
 from search.front.result import SearchResult
 from sekron.budget import RESOURCES
+from sekron.network.plan import Plan
 
 TRACEBACK = "--traceback"
 """Argument, anywhere on the command line, that has whole tracebacks printed."""
@@ -17,26 +21,63 @@ TRACEBACK = "--traceback"
 SHOWN_BY = f"({TRACEBACK} shows where)"
 """Ends the line of an error that comes from the user's code."""
 
+UNLIMITED = 1000
+"""Letters of a line that is as long as it likes."""
+
 BEGIN, END = 1000, 300
 """Characters of a complaint that are shown: what is quoted in it may be a file."""
 
 
 def print_front(result: SearchResult) -> None:
-    """Print a front as a table that fits a terminal."""
+    """Print a front as a table that fits a terminal, a picture of it beside or below."""
     frame = result.pareto_front()
+    plot = front_plot(frame, result.best_row, result.limits())
     frame.insert(1, "layers", [len(plan) for plan in frame["plan"]])
-    print_frame(frame.drop(columns=["plan", *RESOURCES]))  # the ratios say it
+    table = _table(frame.drop(columns=["plan", *RESOURCES]))  # the ratios say it
+    both = Table.grid(padding=(0, 3))
+    both.add_row(table, plot)
+    console = _console()
+    wanted = console.measure(both, options=console.options.update_width(UNLIMITED)).maximum
+    console.print(both if wanted <= console.width else Group(table, plot))
 
 
 def print_frame(frame: pd.DataFrame) -> None:
     """Print a frame as a table."""
+    _console().print(_table(frame))
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON; a number that is not finite is null."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=1)
+    sys.stdout.write(f"{text.decode()}\n")
+    sys.stdout.flush()  # a command may go on
+
+
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a frame as JSON has it, a mapping of column to value for each row.
+
+    A plan is its digest, and the structures of its layers.
+    """
+    rows = [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+    for row in rows:
+        plan = row.get("plan")
+        if isinstance(plan, Plan):
+            row |= {"plan": plan.digest, "structures": {name: str(plan[name]) for name in plan}}
+    return rows
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 200, markup=False)
+
+
+def _table(frame: pd.DataFrame) -> Table:
     table = Table(box=None, header_style="bold")
     for column in frame.columns:
         right = pd.api.types.is_numeric_dtype(frame[column])
         table.add_column(str(column), justify="right" if right else "left")
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))
-    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(table)
+    return table
 
 
 def say(text: str) -> None:

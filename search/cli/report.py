@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from search.cli.arguments import NamedModel, Run, Storage, Weights
-from search.cli.output import note, say
+from search.cli.arguments import Json, NamedModel, Run, Storage, Weights
+from search.cli.output import note, print_json, say
 from search.cli.results import compare as compare_with_rivals
 from search.folder.run_folder import RunFolder
 from search.pipeline.load import load_so_far
@@ -25,6 +25,7 @@ def report(
     model: NamedModel = "",
     weights: Weights = "",
     storage: Storage = None,
+    as_json: Json = False,
 ) -> None:
     """Write one HTML page that shows a run, finished or not; it opens without a network."""
     if compare:
@@ -35,4 +36,7 @@ def report(
     Report(run, record, result, lacks, read_rivals(run)).write(path)
     if lacks:
         note(f"the search in {run} is not finished ({lacks[0]}), and the page says so.")
-    say(f"report: {path}")
+    if as_json:
+        print_json({"report": str(path), "lacks": lacks})
+    else:
+        say(f"report: {path}")

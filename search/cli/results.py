@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -11,7 +12,9 @@ from torch import nn
 import baselines
 from search.cli.arguments import (
     Calibration,
+    Csv,
     Images,
+    Json,
     LatencyShare,
     Limit,
     Milliseconds,
@@ -22,18 +25,28 @@ from search.cli.arguments import (
     Storage,
     Weights,
     budget_of,
+    check_form,
     example_of,
 )
 from search.cli.calibration import load_calibration
-from search.cli.output import note_uncounted, print_frame, print_front, say
+from search.cli.output import (
+    note,
+    note_uncounted,
+    print_frame,
+    print_front,
+    print_json,
+    rows_of,
+    say,
+)
 from search.cli.sources import load_model
 from search.cli.trust import model_of
 from search.clock.race import compare as race_networks
 from search.folder.run_folder import RunFolder
 from search.folder.run_record import RunRecord
+from search.front.outcome import Outcome
 from search.front.result import SearchResult
 from search.per_layer.identity import weight_digests
-from search.pipeline.load import load
+from search.pipeline.load import load, load_so_far
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.network.checkpoint import check_folder, save
 from sekron.spreadsheet import as_csv
@@ -41,13 +54,20 @@ from sekron.spreadsheet import as_csv
 
 def front(
     run: Run,
-    csv: Annotated[bool, typer.Option(help="Print CSV.")] = False,
+    csv: Csv = False,
+    as_json: Json = False,
     storage: Storage = None,
 ) -> None:
-    """Print the Pareto front of a finished search."""
-    result = load(run, storage)
+    """Print the Pareto front of a search, finished or not."""
+    check_form(csv, as_json)
+    result, lacks = load_so_far(run, storage)
+    if lacks:
+        note(f"the search in {run} is not finished ({lacks[0]}); this is what is there.")
     if csv:
         sys.stdout.write(as_csv(result.pareto_front().drop(columns="plan")))
+    elif as_json:
+        asked, rows = str(result.budget), rows_of(result.pareto_front())
+        print_json({"budget": asked, "rows": rows, "lacks": lacks})
     else:
         print_front(result)
 
@@ -66,6 +86,7 @@ def apply(
     digest: Annotated[
         str, typer.Option("--plan", help="Digest of a plan of the front, as a report tells it.")
     ] = "",
+    as_json: Json = False,
 ) -> None:
     """Write the compressed network for the budget of the search, or for another one."""
     check_folder(output)  # before minutes of decomposition
@@ -80,12 +101,11 @@ def apply(
         plan = result.best if other == Budget() else result.plan(other)
     small = plan.apply(network)
     save(small, output)
-    totals = result.profile.totals(plan)
-    say(
-        f"{output}: {len(plan)} layers replaced, {totals['flops']:,} FLOPs "
-        f"({totals['flops'] / result.profile.flops:.1%}), {totals['params']:,} parameters "
-        f"({totals['params'] / result.profile.params:.1%}), for {wanted}"
-    )
+    outcome = Outcome.of(result, plan)
+    if as_json:
+        print_json({"output": output, "wanted": wanted, **asdict(outcome)})
+    else:
+        say(f"{output}: {outcome}, for {wanted}")
     note_uncounted(result.profile.unsupported)
 
 
@@ -101,7 +121,8 @@ def compare(
     calibration: Calibration = "",
     normalize: Normalize = None,
     images: Images = None,
-    csv: Annotated[bool, typer.Option(help="Print CSV.")] = False,
+    csv: Csv = False,
+    as_json: Json = False,
     storage: Storage = None,
 ) -> None:
     """Compare with TT, TR, CP, Tucker and others at the budget of the search, or at another one.
@@ -110,6 +131,7 @@ def compare(
     rivals of a calibrated search are also decomposed in its metric, and put in its order. With
     `--calibration` activation_svd is compared too.
     """
+    check_form(csv, as_json)
     record, result, network = _opened(run, model, weights, storage)
     if not record.source.inputs:
         raise ValueError(
@@ -147,6 +169,8 @@ def compare(
     frame = frame.drop(columns=["budget", *RESOURCES]).dropna(axis="columns", how="all")
     if csv:
         sys.stdout.write(as_csv(frame))
+    elif as_json:
+        print_json({"budget": str(budget), "rows": rows_of(frame)})
     else:
         say(f"{budget}, least error first")
         print_frame(frame)

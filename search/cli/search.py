@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
@@ -10,6 +12,7 @@ from search.cli.arguments import (
     Calibration,
     Images,
     Inputs,
+    Json,
     LatencyShare,
     Limit,
     Milliseconds,
@@ -26,11 +29,21 @@ from search.cli.arguments import (
     source_of,
 )
 from search.cli.calibration import load_calibration
-from search.cli.output import complain, note_uncounted, print_frame, print_front, say
+from search.cli.output import (
+    complain,
+    note_uncounted,
+    print_frame,
+    print_front,
+    print_json,
+    rows_of,
+    say,
+)
 from search.cli.sources import load_model, load_score
 from search.cli.trust import remember
 from search.folder.run_folder import RunFolder
+from search.folder.storage import without_password
 from search.front.frames import layers_frame
+from search.front.outcome import Outcome
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
 from sekron.profiling.profile import profile
@@ -43,12 +56,17 @@ def layers(
     include: Patterns = None,
     exclude: Patterns = None,
     min_share: MinShare = 0.0,
+    as_json: Json = False,
 ) -> None:
     """List every layer with its cost, and why it would stay dense."""
     network = load_model(model, weights)
     example = example_of(source_of(model, weights, inputs))
     costs = profile(network, example, include, exclude, min_share)
     frame = layers_frame(costs)
+    if as_json:
+        totals = {"flops": costs.flops, "params": costs.params, "unsupported": costs.unsupported}
+        print_json({"layers": rows_of(frame), **totals})
+        return
     shown = ["layer", "kind", "weight_shape", "flops_share", "params_share", "reason"]
     print_frame(frame.reindex(columns=shown))  # without layers it has no columns
     say(f"{costs.flops:,} FLOPs, {costs.params:,} parameters")
@@ -95,6 +113,7 @@ def search(
     keep_latency: Annotated[
         bool, typer.Option("--keep-latency", help="Use latencies of another machine or setting.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Search a network under a budget; the same command on the same folder goes on."""
     source = source_of(model, weights, inputs)
@@ -122,5 +141,14 @@ def search(
     remember(run, model)
     result = search_network(request, RunFolder(run, source), complain)
     note_uncounted(result.profile.unsupported)
+    outcome = Outcome.of(result, result.best)
+    if as_json:
+        print_json({"run": run, "wanted": str(request.budget), **asdict(outcome)})
+        return
     print_front(result)
-    say(f"best plan for {request.budget}: {run}/plan.json")
+    given = "" if storage is None else f" --storage {shlex.quote(without_password(storage))}"
+    say(f"best plan for {request.budget}: {outcome}")
+    say(
+        f"it is {run}/plan.json; next: sekron report {shlex.quote(run)}{given}, or sekron apply "
+        f"{shlex.quote(run)}{given} --output small.safetensors"
+    )

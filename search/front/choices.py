@@ -171,16 +171,25 @@ class Choices:
         """Return what the searched layers may use of each limited resource."""
         available: dict[str, float] = dict(self.profile.available(budget))
         if budget.is_clocked:
-            if self.timetable is None:
-                raise ValueError(
-                    f"a budget of latency needs measurements, got {budget}, but this search has "
-                    "none; run it again with `measure_seconds` above 0."
-                )
-            limit = budget.limit_ms(self.timetable.network_ms)
+            timetable = self.measured_for(budget)
+            limit = budget.limit_ms(timetable.network_ms)
             assert limit is not None
-            to_save = (self.timetable.network_ms - limit) / self.timetable.effect().realized
-            available["network_ms"] = self.timetable.searched_ms - to_save
+            to_save = (timetable.network_ms - limit) / timetable.effect().realized
+            available["network_ms"] = timetable.searched_ms - to_save
         return available
+
+    def measured_for(self, budget: Budget) -> Timetable:
+        """Return the times that a budget of latency needs.
+
+        Raises:
+            ValueError: If nothing was measured.
+        """
+        if self.timetable is None:
+            raise ValueError(
+                f"a budget of latency needs measurements, got {budget}, but this search has "
+                "none; run it again with `measure_seconds` above 0."
+            )
+        return self.timetable
 
     def excess(self, member: Member, budget: Budget) -> float:
         """Return by how much a plan exceeds a budget's FLOPs or parameters, as a share of them.

@@ -12,12 +12,29 @@ from search.folder.scores import Scores
 from search.front.choices import Choices, Member
 from search.front.layer_options import LayerOptions
 from sekron.budget import RESOURCES
-from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.rank_curves.pareto import hypervolume
 from sekron.rank_curves.table import FRONTS, CandidateTable
 from sekron.structures.structure import Structure
+
+LAYERS = (
+    *("layer", "kind", "weight_shape", "calls", "flops", "params", "flops_share", "params_share"),
+    *("status", "reason", "sensitivity"),
+)
+OF_A_PLAN = (
+    *("structure", "form", "error", "flops_after", "flops_share_after", "params_after"),
+    *("params_share_after", "ms", "ms_after"),
+)
+CANDIDATES = (
+    *("layer", "structure", "family", "sequence_length", "error", "flops", "params"),
+    *("latency_ms", "speedup"),
+)
+FRONT = (
+    *("error", "flops", "flops_ratio", "params", "params_ratio", "predicted_ms", "latency_ms"),
+    *("speedup", "activations", "score"),
+)
+"""Columns of the frames of a `SearchResult`, the last ones where there is a clock or a score."""
 
 NOTHING_FOUND = "no structure that was found costs less"
 """Why a layer stays dense that was searched."""
@@ -63,7 +80,7 @@ def planned_frame(choices: Choices, plan: Plan) -> pd.DataFrame:
             ms, ms_after = float(options.ms[-1]), float(options.ms[row])
         if layer.name in plan:
             error = float(choices.tables[layer.name].errors[row])
-            structure, form = str(plan[layer.name]), form_text(plan.form(layer.name))
+            structure, form = str(plan[layer.name]), str(plan.form(layer.name))
         after: dict[str, object] = {"structure": structure, "form": form, "error": error}
         for resource, used in (("flops", flops), ("params", params)):
             dense = choices.profile.dense(resource)
@@ -73,14 +90,6 @@ def planned_frame(choices: Choices, plan: Plan) -> pd.DataFrame:
             after |= {"ms": ms, "ms_after": ms_after}
         rows.append(after)
     return pd.DataFrame(rows)
-
-
-def form_text(form: Form) -> str:
-    """Return how a structure runs, as people read it."""
-    if form == DEFAULT_FORM:
-        return "default"
-    order = "default" if form.order is None else "factors " + ", ".join(map(str, form.order))
-    return order + (", matrix products" if form.matmul else "")
 
 
 def history_frame(tables: Mapping[str, CandidateTable]) -> pd.DataFrame:

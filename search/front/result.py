@@ -17,6 +17,10 @@ from search.figures.layers import layers_figure
 from search.folder.scores import Scores
 from search.front.choices import Choices, Member, Solution, slower_than_dense
 from search.front.frames import (
+    CANDIDATES,
+    FRONT,
+    LAYERS,
+    OF_A_PLAN,
     candidates_frame,
     front_frame,
     history_frame,
@@ -25,6 +29,7 @@ from search.front.frames import (
 )
 from search.front.sweep import front_members
 from sekron.budget import RESOURCES, Budget
+from sekron.columns import returns_columns
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
@@ -70,6 +75,7 @@ class SearchResult:
         """Layer name -> metric that errors are measured in; empty for the plain norm."""
         return self.choices.metrics
 
+    @returns_columns(*LAYERS, *OF_A_PLAN)
     def layers(self, plan: Plan | None = None) -> pd.DataFrame:
         """Return one row per convolution or linear layer, in the order of execution.
 
@@ -77,13 +83,9 @@ class SearchResult:
             plan: Of this search; what it makes of the layers is told in further columns.
 
         Returns:
-            Columns layer, kind, weight_shape, calls, flops, params (of the dense layer),
-            flops_share, params_share (of the network), status (`searched` or `dense`), reason;
-            with a calibration also sensitivity, by which the layer's error counts. With a plan
-            also structure (text form, empty where the layer stays dense), form (how it runs),
-            error (relative Frobenius, in the metric where there is one), flops_after,
-            flops_share_after, params_after, params_share_after (of the dense network); with a
-            timetable ms and ms_after, of the layer in its network, NaN where that is not known.
+            The columns below: sensitivity with a calibration, those from structure on with a
+            plan, ms and ms_after of them, in the network, with a timetable; NaN where a time is
+            not known.
 
         Raises:
             ValueError: If the plan takes what is not among the candidates.
@@ -96,14 +98,14 @@ class SearchResult:
             frame = pd.concat([frame, planned_frame(self.choices, plan)], axis="columns")
         return frame
 
+    @returns_columns(*CANDIDATES)
     def candidates(self) -> pd.DataFrame:
         """Return every candidate of every searched layer, the dense layer first.
 
         Returns:
-            Columns layer, structure (text form), family, sequence_length, error (relative
-            Frobenius, in the metric where there is one), flops, params. With a timetable also
-            latency_ms and speedup of the layer in its network, NaN where nothing like it was
-            timed; a speedup up to 1 is refused unless the budget limits parameters.
+            The columns below: latency_ms and speedup, of the layer in its network, with a
+            timetable, NaN where nothing like it was timed; a speedup up to 1 is refused unless
+            the budget limits parameters.
         """
         frames = [
             candidates_frame(layer, self.tables[layer.name], self.choices.layers[layer.name])
@@ -111,44 +113,66 @@ class SearchResult:
         ]
         return pd.concat(frames, ignore_index=True)
 
-    def pareto_front(self) -> pd.DataFrame:
+    @returns_columns("plan", *FRONT)
+    def pareto_front(self, budget: Budget | None = None) -> pd.DataFrame:
         """Return the plans that no other beats in error and costs together.
 
         Each is the proven optimum for one budget of a sweep over FLOPs, over parameters and,
         where it was measured, over latency, or for the budget of the search.
 
+        Args:
+            budget: Of the plans that are returned, under the numbers that they have in the whole
+                front; what was not measured or scored is not within a limit of that.
+
         Returns:
-            Columns plan (a `Plan`), error (Σ errorₗ² over the layers; with a calibration
-            Σ sensitivityₗ · errorₗ⁴ in the metric), flops, flops_ratio, params, params_ratio (of
-            the dense network), by FLOPs. With a timetable also predicted_ms; latency_ms and
-            speedup, measured on the whole network in turn with the dense one; activations, peak
-            memory relative to the dense network's: NaN where time was up before. With a score
-            also score, NaN where there was no trial.
+            A row for each plan, by FLOPs, with the columns below: predicted_ms, latency_ms,
+            speedup and activations, measured on the whole network in turn with the dense one,
+            with a timetable, NaN where time was up before; score with a score, NaN where there
+            was no trial.
+
+        Raises:
+            ValueError: If the budget limits what was neither measured nor scored.
         """
-        return front_frame(self.members, self.profile, self.timetable, self.scores)
+        front = front_frame(self.members, self.profile, self.timetable, self.scores)
+        return front if budget is None else front[self._is_within(front, budget)]
+
+    def _is_within(self, front: pd.DataFrame, budget: Budget) -> pd.Series[bool]:
+        if budget.min_score is not None and self.scores is None:
+            raise ValueError(f"a least score needs scores, got {budget}, but this search has none.")
+        if budget.is_clocked:
+            self.choices.measured_for(budget)
+        limits = self._limits(budget)
+        least = limits.pop("score", None)
+        within = pd.Series(True, front.index) if least is None else front["score"] >= least
+        for name, most in limits.items():
+            within &= front[name] <= most
+        return within
 
     @cached_property
     def members(self) -> list[Member]:
         """The rows of the front."""
         return front_members(self.choices, self.best, self.scores)
 
+    @returns_columns("layer", "structures", "found")
     def history(self) -> pd.DataFrame:
         """Return how early the candidates were found that are left in the end.
 
         Returns:
-            Columns layer, structures (scored so far), found: the share of the area of error ×
-            FLOPs, dominated by the layer's candidates, that those from these structures dominate.
+            Rows with the columns below.
         """
         return history_frame(self.tables)
 
     def limits(self) -> dict[str, float]:
         """Return what the budget of the search limits: column of the front -> absolute limit."""
+        return self._limits(self.budget)
+
+    def _limits(self, budget: Budget) -> dict[str, float]:
         limits: dict[str, float | None] = {
-            name: self.budget.limit(name, self.profile.dense(name)) for name in RESOURCES
+            name: budget.limit(name, self.profile.dense(name)) for name in RESOURCES
         }
         if self.timetable is not None:
-            limits["latency_ms"] = self.budget.limit_ms(self.timetable.network_ms)
-        limits["score"] = self.budget.min_score
+            limits["latency_ms"] = budget.limit_ms(self.timetable.network_ms)
+        limits["score"] = budget.min_score
         return {name: limit for name, limit in limits.items() if limit is not None}
 
     def plot_front(

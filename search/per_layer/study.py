@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
 from search.per_layer.identity import digest
+from search.per_layer.objective_names import name_objectives
 from search.per_layer.samplers import SAMPLERS
 from search.per_layer.space import Space
 from search.per_layer.trial_record import attributes_of, curve_of, point_of
@@ -30,6 +31,9 @@ from sekron.structures.structure import Structure
 
 IDENTITY = "weight"
 """User attribute of a study: the digest of the weight that it searches, in its metric."""
+
+METRIC_NAMES = ("front of error and FLOPs", "front of error and params")
+"""Of the two objectives: the share of the plane that a structure dominates at all its ranks."""
 
 TEMPLATE = "template"
 """User attribute of the trials that were enumerated, not proposed."""
@@ -71,6 +75,7 @@ class LayerStudy:
             load_if_exists=True,
         )
         self._check_identity()
+        name_objectives(self.study, METRIC_NAMES)
         self.n_proposed = replay(self.study, space, spectra.geometries, self.table, self._values)
 
     def _check_identity(self) -> None:

@@ -27,6 +27,12 @@ WORK = 3e12
 MOST_IMAGES, FEWEST_IMAGES = 256, 8
 """That the sensitivities are measured on; fewer for larger networks."""
 
+RATE = 1e11
+"""Multiply-adds a second, about, of a network that runs on two cores."""
+
+PASSES = 6
+"""Times the FLOPs of an image that its moments take, which go forwards and backwards."""
+
 AT_ONCE = 64
 """Images at a time."""
 
@@ -115,6 +121,12 @@ def _kind(request: Request) -> tuple[Batches, OutputKind]:
             "are not\n"
         )
     return chain([first], inputs), kind
+
+
+def calibration_seconds(profile: NetworkProfile) -> float:
+    """Return about how long `calibrate` takes, for the most images that sensitivities look at."""
+    per_image = len(profile.searched) * len(LEVELS) + PASSES
+    return profile.flops * per_image * _n_images(profile) / RATE
 
 
 def _n_images(profile: NetworkProfile) -> int:

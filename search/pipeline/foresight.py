@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from threading import Lock
 
 import torch
-from rich.progress import Progress, ProgressColumn, Task
-from rich.text import Text
 
+from search.clock.time_limit import DENSE
 from search.per_layer.cost import proposal_seconds, template_seconds
 from search.per_layer.depth import n_trials_of
 from search.per_layer.space import Space
+from search.pipeline.calibrate import calibration_seconds
+from search.pipeline.request import Request
 from search.pipeline.side_by_side import one_thread
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 
 LONG = 60.0
 """Seconds from which a search says beforehand how long it takes."""
 
+PROFILE, CALIBRATION, LAYERS, FRONT = "profile", "calibration", "layers", "front"
+DENSE_SCORE, SCORES = "score of the dense network", "scores"
+DENSE_CLOCK, CLOCK = "clock, dense network", "clock"
+"""Stages of a search, as its progress bar calls them."""
+
+PER_FRONT = 0.2
+"""Seconds, about, that a layer adds to a sweep of the front."""
+
 PROBE_SIZE, PROBE_SECONDS = 400, 0.023
 """An eigenvalue problem, and how long it took where the costs were measured."""
-
-BELIEF = 5.0
-"""Seconds for which the estimate is believed: what took that long itself counts as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,17 @@ def slowness() -> float:
     return statistics.median(seconds) / PROBE_SECONDS
 
 
+def seconds_side_by_side(work: Iterable[LayerWork], n_threads: int) -> float:
+    """Return about how long layers take together, in the seconds of the cost model.
+
+    Args:
+        work: Of the layers.
+        n_threads: Layers at the same time.
+    """
+    seconds = [own.seconds for own in work]
+    return max(sum(seconds) / n_threads, max(seconds, default=0.0))
+
+
 def announcement(work: Sequence[LayerWork], n_threads: int) -> str:
     """Return what to say before layers are searched; nothing where that does not take long.
 
@@ -110,7 +126,7 @@ def announcement(work: Sequence[LayerWork], n_threads: int) -> str:
         n_threads: Layers at the same time.
     """
     longest = max((own.seconds for own in work), default=0.0)
-    seconds = max(sum(own.seconds for own in work) / n_threads, longest)
+    seconds = seconds_side_by_side(work, n_threads)
     taken = slowness() * seconds
     if taken < LONG:
         return ""
@@ -128,59 +144,24 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def seconds_left(done: float, total: float, until_now: float, since: float) -> float:
-    """Return the seconds that are left of work whose parts were estimated.
+def foreseen_stages(
+    request: Request, profile: NetworkProfile, work: Iterable[LayerWork], is_calibrated: bool
+) -> dict[str, float]:
+    """Return stage -> about how many seconds it will take, from when a network is profiled.
 
-    The estimate is corrected by how long the parts took that are done, more the more these are.
-
-    Args:
-        done: Estimated seconds of what is done.
-        total: Of all.
-        until_now: Seconds that it took.
-        since: Seconds since the last part was done.
-    """
-    slower = (until_now + BELIEF) / (done + BELIEF)
-    return max(slower * (total - done) - since, 0.0)
-
-
-class Foreseen:
-    """A task of a progress bar that knows how long its steps take, more or less.
+    What a score takes is known only when the dense network was scored.
 
     Args:
-        shown: The progress bar, with the column `TimeLeft`.
-        work: Layer name -> work.
+        request: The search.
+        profile: Of the network.
+        work: Of the layers that are searched.
+        is_calibrated: Whether an earlier search has left its metric.
     """
-
-    def __init__(self, shown: Progress, work: Mapping[str, LayerWork]) -> None:
-        self._shown, self._work = shown, work
-        self._lock = Lock()
-        self._total = sum(own.seconds for own in work.values())
-        self._task = shown.add_task("search", total=self._total, at=0.0)
-
-    def steps(self, name: str) -> Callable[[bool], None]:
-        """Begin a layer; return what is called after every step, with whether it was done now."""
-        self._shown.update(self._task, description=name)
-        steps = iter(self._work[name].steps)
-
-        def step(is_new: bool) -> None:
-            seconds = next(steps)
-            if is_new:
-                elapsed = self._shown.tasks[self._task].elapsed
-                self._shown.update(self._task, advance=seconds, at=elapsed)
-            else:  # done by an earlier search: it tells nothing of how long others take
-                with self._lock:
-                    self._total -= seconds
-                    self._shown.update(self._task, total=self._total)
-
-        return step
-
-
-class TimeLeft(ProgressColumn):
-    """Time left of a task whose total is its estimated seconds; field `at`: of its last advance."""
-
-    def render(self, task: Task) -> Text:
-        """Return hours, minutes and seconds."""
-        elapsed, at = task.elapsed or 0.0, float(task.fields.get("at", 0.0))
-        left = round(seconds_left(task.completed, task.total or 0.0, at, elapsed - at))
-        text = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
-        return Text(text, style="progress.remaining")
+    slower, seconds = slowness(), {}
+    if request.calibration is not None and not is_calibrated:
+        seconds[CALIBRATION] = slower * calibration_seconds(profile)
+    seconds[LAYERS] = slower * seconds_side_by_side(work, request.n_threads)
+    seconds[DENSE_CLOCK] = DENSE * request.measure_seconds
+    seconds[CLOCK] = (1.0 - DENSE) * request.measure_seconds
+    seconds[FRONT] = slower * PER_FRONT * len(profile.searched)
+    return seconds

@@ -6,23 +6,34 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import optuna
-from rich.console import Console
 
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import TimeLimit
 from search.folder.recorder import Recorder
+from search.folder.scores import Scores
 from search.folder.storage import told
 from search.front.choices import Choices
 from search.front.result import SearchResult
 from search.per_layer.identity import weight_digests
 from search.pipeline.calibrate import metrics_for
+from search.pipeline.course import Course
 from search.pipeline.feasibility import check_feasible
+from search.pipeline.foresight import (
+    CALIBRATION,
+    CLOCK,
+    DENSE_CLOCK,
+    DENSE_SCORE,
+    FRONT,
+    PROFILE,
+    SCORES,
+    foreseen_stages,
+)
 from search.pipeline.plans import begin_clock, judge_of, plan_by_score, plan_on_clock
 from search.pipeline.request import Request
-from search.pipeline.stages import profile_network, search_candidates, spaces_of
+from search.pipeline.stages import layer_work, profile_network, search_candidates, spaces_of
+from search.whole_network.by_score import most_scores
 from search.whole_network.judge import Judge
 from search.whole_network.plan_clock import PlanClock
 from search.whole_network.trials import Trials
@@ -52,34 +63,72 @@ def search_network(
         InfeasibleBudget: As `search.run` does.
         ValueError: As `search.run` does.
     """
+    with Course(request.progress) as course:
+        return _searched(
+            request, recorder, warn, stopwatch_of, TimeLimit(request.measure_seconds, now), course
+        )
+
+
+def _searched(
+    request: Request,
+    recorder: Recorder,
+    warn: Callable[[str], None],
+    stopwatch_of: Callable[..., Stopwatch],
+    limit: TimeLimit,
+    course: Course,
+) -> SearchResult:
     settings = request.settings
     # What can be refused is refused before anything is computed or written.
-    profile = profile_network(request)
-    spaces = spaces_of(profile, settings)
-    check_feasible(request.budget, profile, spaces, settings.rank_multiple)
-    digests = weight_digests(request.model, profile)
-    recorder.check(settings, profile, digests)
-    recorded = recorder.metric()
-    judge = judge_of(request, recorder, recorder.scores(recorded or NetworkMetric()), warn)
+    with course.stage(PROFILE):
+        profile = profile_network(request)
+        spaces = spaces_of(profile, settings)
+        check_feasible(request.budget, profile, spaces, settings.rank_multiple)
+        digests = weight_digests(request.model, profile)
+        recorder.check(settings, profile, digests)
+        recorded = recorder.metric()
+        work = layer_work(request, profile, digests)
+    if request.progress:
+        course.foresee(foreseen_stages(request, profile, work.values(), recorded is not None))
+    judge = _judge(request, recorder, recorder.scores(recorded or NetworkMetric()), warn, course)
     stopwatch, timetable = None, None
-    limit = TimeLimit(request.measure_seconds, now)
     if request.measure_seconds > 0:
-        stopwatch = stopwatch_of(request.model, request.example_input, profile)
-        times = recorder.timetable(recorded or NetworkMetric())
-        timetable = begin_clock(request, stopwatch, limit, profile, times, warn)
-
-    metrics = metrics_for(request, profile, recorded, warn)
+        with course.stage(DENSE_CLOCK):
+            stopwatch = stopwatch_of(request.model, request.example_input, profile)
+            times = recorder.timetable(recorded or NetworkMetric())
+            timetable = begin_clock(request, stopwatch, limit, profile, times, warn)
+    with course.stage(CALIBRATION):
+        metrics = metrics_for(request, profile, recorded, warn)
     storage = recorder.begin(settings, profile, digests, metrics, request.storage)
     trials = Trials(request.n_network_trials, storage, settings.name, settings.seed)
     with quiet_optuna(), told(request.storage):
-        tables = search_candidates(request, profile, digests, metrics, storage)
+        tables = search_candidates(request, profile, digests, metrics, storage, work, course)
         choices = Choices(profile, tables, metrics, timetable)
-        choices, best = _settled(request, choices, stopwatch, limit, judge, trials, recorder, warn)
+        choices, best = _settled(
+            request, choices, stopwatch, limit, judge, trials, recorder, warn, course
+        )
     scores = None if judge is None else judge.scores
     result = SearchResult(choices, request.budget, best, scores)
-    front = result.pareto_front().drop(columns="plan")
+    with course.stage(FRONT):
+        front = result.pareto_front().drop(columns="plan")
     recorder.finish(as_csv(result.candidates()), as_csv(front), best)
     return result
+
+
+def _judge(
+    request: Request,
+    recorder: Recorder,
+    recorded: Scores | None,
+    warn: Callable[[str], None],
+    course: Course,
+) -> Judge | None:
+    """Return what scores networks; what one score takes is known then."""
+    begun = time.monotonic()
+    with course.stage(DENSE_SCORE):
+        judge = judge_of(request, recorder, recorded, warn)
+    if judge is not None:
+        n_scores = most_scores(request.budget, request.n_network_trials)
+        course.foresee({SCORES: n_scores * (time.monotonic() - begun)})
+    return judge
 
 
 def _settled(
@@ -91,22 +140,25 @@ def _settled(
     trials: Trials,
     recorder: Recorder,
     warn: Callable[[str], None],
+    course: Course,
 ) -> tuple[Choices, Plan]:
     """Return the choices with all times, and the plan that is best: by error, clock and score."""
     clock = best = None
-    with Console(stderr=True, quiet=not request.progress, markup=False).status("") as status:
-        if stopwatch is not None and choices.timetable is not None:
-            clock = PlanClock(
-                stopwatch,
-                choices.timetable,
-                limit,
-                recorder.keep_timetable,
-                lambda what: status.update(f"measuring {what}"),
-            )
-            with limit.running():
-                best = plan_on_clock(request, choices, clock, trials, warn)
-            choices = choices.retimed(clock.timetable)
-        if judge is not None:
+    if stopwatch is not None and choices.timetable is not None:
+        told_before = limit.spent
+
+        def measuring(what: str) -> None:
+            nonlocal told_before
+            course.tell(f"measuring {what}", limit.spent - told_before)
+            told_before = limit.spent
+
+        clock = PlanClock(stopwatch, choices.timetable, limit, recorder.keep_timetable, measuring)
+        with course.stage(CLOCK), limit.running():
+            best = plan_on_clock(request, choices, clock, trials, warn)
+        choices = choices.retimed(clock.timetable)
+    if judge is not None:
+        with course.stage(SCORES) as seconds:
+            each = seconds / most_scores(request.budget, trials.number)
             best = plan_by_score(
                 request,
                 choices,
@@ -114,13 +166,12 @@ def _settled(
                 judge,
                 clock,
                 trials,
-                lambda what: status.update(f"scoring {what}"),
+                lambda what: course.tell(f"scoring {what}", each),
                 warn,
             )
-        if clock is not None:
-            choices = choices.retimed(clock.timetable)
-            say = partial(status.console.print, soft_wrap=True, highlight=False)
-            _tell(clock, request.budget, say, warn)
+    if clock is not None:
+        choices = choices.retimed(clock.timetable)
+        _tell(clock, request.budget, course.say, warn)
     return choices, choices.best(request.budget) if best is None else best
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import optuna
 from optuna.storages import BaseStorage
-from rich.progress import TaskProgressColumn
 from torch import nn
 
 from search.folder.settings import Settings
 from search.per_layer.identity import identity
 from search.per_layer.space import Space
 from search.per_layer.study import LayerStudy
-from search.pipeline.foresight import Foreseen, TimeLeft, announcement, work_of_layers
+from search.pipeline.course import Course
+from search.pipeline.foresight import LAYERS, LayerWork, announcement, work_of_layers
 from search.pipeline.request import Request
 from search.pipeline.side_by_side import side_by_side
 from sekron.decomposition.decompose import EXACT
@@ -22,7 +22,6 @@ from sekron.network.opening import opened
 from sekron.network.surgery import check_finite, weight_of
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.profile import profile as profile_of
-from sekron.progress import bar
 from sekron.rank_curves.curves import Spectra
 from sekron.rank_curves.table import CandidateTable
 
@@ -99,12 +98,30 @@ def _owners(
     }
 
 
+def layer_work(
+    request: Request, profile: NetworkProfile, digests: dict[str, str]
+) -> dict[str, LayerWork]:
+    """Return layer name -> about how long it takes, for those that are searched, equal ones once.
+
+    Args:
+        request: The search.
+        profile: Of the network.
+        digests: Layer name -> digest of its weight.
+    """
+    settings = request.settings
+    owners = {o.name: o for o in _owners(profile, digests, settings.calibrated).values()}
+    spaces = spaces_of(profile, settings)
+    return work_of_layers(owners.values(), spaces, profile, settings.n_trials)
+
+
 def search_candidates(
     request: Request,
     profile: NetworkProfile,
     digests: dict[str, str],
     metrics: NetworkMetric,
     storage: BaseStorage,
+    work: Mapping[str, LayerWork],
+    course: Course,
 ) -> dict[str, CandidateTable]:
     """Return layer name -> candidates, each layer searched by an Optuna study.
 
@@ -114,20 +131,21 @@ def search_candidates(
         digests: Layer name -> digest of its weight.
         metrics: That errors are measured in.
         storage: Of the studies, which may hold earlier trials.
+        work: As `layer_work` returns it.
+        course: Of the search.
     """
     settings, spaces = request.settings, spaces_of(profile, request.settings)
     network = opened(request.model, [layer.name for layer in profile.searched])
-    owners = {o.name: o for o in _owners(profile, digests, settings.calibrated).values()}
-    work = work_of_layers(owners.values(), spaces, profile, settings.n_trials)
+    owners = {layer.name: layer for layer in profile.searched if layer.name in work}
     # What takes longest is begun first, so that no core is left without work at the end.
     order = sorted(owners, key=lambda name: -work[name].seconds)
-    with bar(request.progress, [TaskProgressColumn(), TimeLeft()]) as shown:
-        if request.progress:
-            begun = set(optuna.get_all_study_names(storage))
-            new = [work[name] for name in order if study_name(settings, owners[name]) not in begun]
-            if foretold := announcement(new, request.n_threads):
-                shown.console.print(foretold, soft_wrap=True, highlight=False)
-        foreseen = Foreseen(shown, work)
+    if course.is_shown:
+        begun = set(optuna.get_all_study_names(storage))
+        new = [work[name] for name in order if study_name(settings, owners[name]) not in begun]
+        if foretold := announcement(new, request.n_threads):
+            course.say(foretold)
+    with course.stage(LAYERS) as foreseen:
+        per_second = foreseen / max(sum(own.seconds for own in work.values()), 1e-9)
 
         def searched(name: str, go_on: Callable[[], None]) -> CandidateTable:
             study = LayerStudy(
@@ -138,10 +156,14 @@ def search_candidates(
                 seed=settings.seed,
                 storage=storage,
             )
-            step = foreseen.steps(name)
+            steps = iter(work[name].steps)
 
             def on_trial(is_new: bool) -> None:
-                step(is_new)
+                seconds = per_second * next(steps)
+                if is_new:
+                    course.tell(name, seconds)
+                else:
+                    course.skip(seconds)
                 go_on()
 
             study.run(work[name].n_trials, on_trial)

@@ -6,7 +6,6 @@ import base64
 import gzip
 import hashlib
 import json
-import math
 import shlex
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -19,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from search.folder.run_record import RunRecord
+from search.front.outcome import Outcome
 from search.front.result import SearchResult
 from search.report.tables import front_table, layers_table, table_of
 from sekron.budget import RESOURCES
@@ -92,24 +92,12 @@ class Report:
     def _words(self) -> dict[str, Any]:
         """Return what is text, and the numbers of the best plan."""
         result, timetable = self.result, self.result.timetable
-        best, totals = result.best, result.profile.totals(result.best)
-        measured = None if timetable is None else timetable.of(best)
-        score = None if result.scores is None else result.scores.of(best)
-        if score is not None and math.isnan(score):
-            score = None  # the search has not come to it yet
         settings = asdict(self.record.settings) | {"budget": str(result.budget)}
         return {
             "run": self.run,
             "name": Path(self.run).resolve().name,
             "asked": str(result.budget),
-            "n_layers": len(best),
-            "n_all": len(result.profile.layers),
-            "flops": totals["flops"] / result.profile.flops if result.profile.flops else 1.0,
-            "params": totals["params"] / result.profile.params,
-            "speedup": None if measured is None else 1.0 / measured.ratio,
-            "error": result.choices.member(result.choices.choice(best)).error,
-            "score": score,
-            "dense_score": None if result.scores is None else result.scores.dense,
+            "best": Outcome.of(result, result.best),
             "lacks": self.lacks[:LACKS],
             "n_lacks": len(self.lacks),
             "unsupported": result.profile.unsupported,

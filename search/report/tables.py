@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from search.front.columns import COLUMNS
 from search.front.result import SearchResult
+from sekron.columns import COLUMNS
 
 SHOWN = (
     *("layer", "kind", "weight_shape", "flops_share", "flops_share_after", "params_share"),

@@ -15,6 +15,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from search.front.choices import Choices, Member
+from search.per_layer.objective_names import name_objectives
 from search.whole_network.judge import Judge
 from search.whole_network.trials import Trials
 from sekron.budget import Budget, InfeasibleBudget
@@ -32,6 +33,9 @@ REACH = 1.0
 
 N_STARTUP = 8
 """Trials drawn at random before TPE has something to go by."""
+
+PLAN = "plan"
+"""User attribute of a trial: the plan that was scored, as JSON."""
 
 Admission = Callable[[Member], bool]
 """Whether a plan may win: where there is a clock, by that."""
@@ -76,7 +80,7 @@ def best_by_score(
     study = _study(choices.question(budget), judge, trials, list(reasons))
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     for trial in finished:
-        contest.enter(Plan.from_json(trial.user_attrs["plan"]).within(choices.metrics))
+        contest.enter(Plan.from_json(trial.user_attrs[PLAN]).within(choices.metrics))
     for number in range(len(finished), trials.number):
         on_progress(f"trial {number + 1} of {trials.number}")
         # Seeded for every trial, so that a search that was interrupted goes on as if not.
@@ -97,7 +101,7 @@ def best_by_score(
         except InfeasibleBudget:
             study.tell(asked, state=TrialState.FAIL)
             break  # nothing is cheaper than the best plan
-        asked.set_user_attr("plan", plan.to_json())
+        asked.set_user_attr(PLAN, plan.to_json())
         study.tell(asked, contest.enter(plan))
     winner = contest.best
     if not budget.is_clocked and contest.slower and not (winner and winner.plan):
@@ -113,6 +117,11 @@ def best_by_score(
         )
     judge.crown(choices.question(budget), winner.plan)
     return winner.plan
+
+
+def most_scores(budget: Budget, n_trials: int) -> int:
+    """Return how many networks are scored, at most: before any trial, and one in each."""
+    return 1 + (0 if budget.min_score is None else BISECTIONS) + n_trials
 
 
 @dataclass(slots=True)
@@ -205,5 +214,6 @@ def _study(question: str, judge: Judge, trials: Trials, reasons: list[str]) -> o
         direction="maximize",
         load_if_exists=True,
     )
+    name_objectives(study, ["score"])
     study.enqueue_trial(dict.fromkeys(reasons, 0.0), skip_if_exists=True)
     return study

@@ -10,6 +10,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from search.front.choices import Choices, Member
+from search.per_layer.objective_names import name_objectives
 from search.per_layer.resumed_sampler import ResumedSampler
 from search.whole_network.trials import Trials
 from sekron.budget import Budget
@@ -60,6 +61,7 @@ class NetworkStudy:
             direction="minimize",
             load_if_exists=True,
         )
+        name_objectives(self._study, ["error"])
         near = sorted(rows, key=lambda choice: abs(choices.member(choice).error - winner.error))
         for choice in dict.fromkeys(near[:N_SEEDS]):
             steps = list(zip(self._ladders, choice, strict=True))
@@ -82,13 +84,15 @@ class NetworkStudy:
             asked = self._study.ask()
             for i, ladder in enumerate(self._ladders):
                 asked.suggest_int(f"layer{i}", 0, len(ladder) - 1)
-            error, excess = self._tried(asked.params)
+            member, excess = self._tried(asked.params)
             asked.set_constraint("budget", excess)
-            self._study.tell(asked, error)
+            asked.set_user_attr("FLOPs", member.used["flops"])
+            asked.set_user_attr("params", member.used["params"])
+            self._study.tell(asked, member.error)
         return self._winner
 
-    def _tried(self, params: dict[str, int]) -> tuple[float, float]:
-        """Return error and excess of a plan, which becomes the winner if it is better."""
+    def _tried(self, params: dict[str, int]) -> tuple[Member, float]:
+        """Return a plan and its excess, which becomes the winner if it is better."""
         rows = (ladder[params[f"layer{i}"]] for i, ladder in enumerate(self._ladders))
         member = self._choices.member(tuple(rows))
         excess = self._choices.excess(member, self._budget)
@@ -96,7 +100,7 @@ class NetworkStudy:
             excess = self._measured_excess(member)
             if excess <= 0.0:
                 self._winner = member
-        return member.error, excess
+        return member, excess
 
 
 def _sampler(seed: int) -> TPESampler:

@@ -23,6 +23,12 @@ class Form:
     order: tuple[int, ...] | None = None
     matmul: bool = False
 
+    def __str__(self) -> str:
+        if self == DEFAULT_FORM:
+            return "default"
+        order = "default" if self.order is None else f"factors {', '.join(map(str, self.order))}"
+        return order + (", matrix products" if self.matmul else "")
+
 
 DEFAULT_FORM = Form()
 

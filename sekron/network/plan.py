@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from torch import nn
 
+from sekron.columns import returns_columns
 from sekron.decomposition.metric import Metric
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.figure import structure_figure
 from sekron.network.network_metric import NetworkMetric, metric_path
+from sekron.network.plan_frame import FRAME, plan_frame
 from sekron.network.surgery import compressed
 from sekron.records import decode, encode, read_text, write_text
 from sekron.structures.structure import Structure
 
 if TYPE_CHECKING:
+    import pandas as pd
     from plotly.graph_objects import Figure
 
 FORMAT, VERSION = "sekron.plan", 2
@@ -108,6 +111,20 @@ class Plan(Mapping[str, Structure]):
     def form(self, name: str) -> Form:
         """Return how a layer is run."""
         return self._forms.get(name, DEFAULT_FORM)
+
+    @returns_columns(*FRAME)
+    def to_frame(self) -> pd.DataFrame:
+        """Return the plan as a pandas frame, one row for each layer that it replaces.
+
+        Returns:
+            The columns below; flops are told by `SearchResult.layers`, which knows the images.
+
+        Example:
+            >>> plan = Plan({"0": Structure.parse("chain:16x1x3x1,1x8x1x3@4")})
+            >>> plan.to_frame()[["layer", "family", "ranks", "params"]].to_dict("records")
+            [{'layer': '0', 'family': 'chain', 'ranks': (4,), 'params': 288}]
+        """
+        return plan_frame(self._layers, self.form)
 
     def plot(self, layer: str) -> Figure:
         """Return a plotly figure of a layer's tensor network, the original weight beside it.

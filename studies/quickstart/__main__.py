@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -12,6 +13,7 @@ import sekron
 from sekron.profiling.count import count_flops
 from studies.digits import digits
 from studies.networks import resnet20
+from studies.quickstart.picture import draw
 from studies.training import RUNS, accuracy, trained
 
 
@@ -34,6 +36,8 @@ def main() -> None:
     )
     front = result.pareto_front()
     print(front.drop(columns="plan").to_string(float_format=lambda value: f"{value:.4f}"))
+    if options.picture:
+        draw(front, result.best_row, options.flops, options.picture)
 
     plan = result.best
     small = plan.apply(model)
@@ -70,6 +74,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m studies.quickstart", description=__doc__)
     parser.add_argument("--flops", type=float, default=0.4, help="share of the dense FLOPs")
     parser.add_argument("--trials", type=int, default=50, help="proposals per layer")
+    parser.add_argument("--picture", type=Path, help="file to draw the front to, .svg or .png")
     return parser.parse_args()
 
 
