@@ -8,11 +8,14 @@ from torch import Tensor
 BLOCK = 256
 """Rows that are computed at a time."""
 
-LARGEST_DOUBLE = 2048
-"""Size of an eigenvalue problem up to which it is solved in fp64.
+LARGEST_DOUBLE, MOST_DOUBLE = 2048, 2**35
+"""Size of an eigenvalue problem, and multiply-adds of its matrix, up to which both are in fp64.
 
 A larger one is solved in fp32, in half of the time. What its first values sum up to is then off by
 about 1e-6 of all of them, which a relative error of an approximation above 0.01 does not show."""
+
+SAFE = 1e12
+"""Largest number, or inverse of it, whose square fp32 holds with room for sums."""
 
 
 def gram(matrices: Tensor) -> Tensor:
@@ -57,9 +60,12 @@ def eigvalsh_of_gram(matrices: Tensor) -> Tensor:
     return values.double().clamp_min(0.0) * scale
 
 
-def _scaled(matrices: Tensor) -> tuple[Tensor, Tensor | float]:
+def _scaled(matrices: Tensor) -> tuple[Tensor, float]:
     """Return the Gram matrix in the dtype that it is solved in, and the factor that it lacks."""
-    if matrices.shape[-2] <= LARGEST_DOUBLE:
+    rows = matrices.shape[-2]
+    if rows <= LARGEST_DOUBLE and rows * matrices[..., 0, :].numel() * rows <= MOST_DOUBLE:
         return gram(matrices), 1.0
-    largest = matrices.abs().max().clamp_min(torch.finfo(matrices.dtype).tiny)  # fp32 has no 1e60
-    return gram((matrices / largest).float()), largest.square()
+    largest = float(torch.linalg.vector_norm(matrices, torch.inf)) or 1.0
+    if 1 / SAFE < largest < SAFE:
+        return gram(matrices.float()), 1.0
+    return gram((matrices / largest).float()), largest**2
