@@ -63,8 +63,17 @@ COLUMNS = {
     "latency_ms": Column(
         "ms", "number", "Measured milliseconds of a forward pass of the example; NaN where not."
     ),
+    "latency_low_ms": Column(
+        "ms from", "number", "Milliseconds: the lower end of its 95 % confidence interval."
+    ),
+    "latency_high_ms": Column(
+        "ms to", "number", "Milliseconds: the upper end of its 95 % confidence interval."
+    ),
     "speedup": Column(
-        "speed-up", "number", "Time of the dense network, or layer, over this one's; NaN likewise."
+        "speed-up",
+        "number",
+        "Time of the dense network, or layer, over this one's; NaN likewise, and where the "
+        "interval is wider than 10 %.",
     ),
     "activations": Column("activations", "number", "Peak memory of activations, over dense."),
     "score": Column("score", "number", "What the user's function said; more is better."),

@@ -26,6 +26,9 @@ Size = Annotated[int, Meta(ge=1, le=2**31)]
 Positive = Annotated[float, Meta(gt=0.0, le=1e30)]
 """A time or a ratio."""
 
+NotNegative = Annotated[float, Meta(ge=0.0, le=1e30)]
+"""A share of a time that may be nothing."""
+
 
 class _Header(msgspec.Struct):
     format: str

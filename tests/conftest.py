@@ -3,11 +3,13 @@
 import os
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from search.clock import run_queue
 from tests.with_torchvision import define_missing_schemas
 
 # One thread per worker: pytest-xdist runs as many workers as there are cores, and threads that
@@ -71,6 +73,12 @@ def decayed(network, power=1.0):
                 module.running_mean.normal_()
                 module.running_var.uniform_(0.5, 2.0)
     return network
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch):
+    """Let no search see that tests run side by side."""
+    monkeypatch.setattr(run_queue, "TASKS", Path("/nowhere"))
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def full():
         Timetable(SETTING, 10.0, layers)
         .with_point("key", SPLIT, times)
         .with_point("Linear on (2, 3)", LONG, TimedPoint(Form(), {(2, 3): 1 / 3, (1, 1): 0.1}))
-        .with_network(PLAN, NetworkTime(0.75, 0.3, 1.5, 4))
+        .with_network(PLAN, NetworkTime(0.75, 0.3, 1.5, 4, 0.74, 0.77))
         .with_winner("question", PLAN)
     )
 
@@ -41,6 +41,18 @@ def test_what_was_not_timed_stays_unknown(full):
     again = from_json(to_json(full), "latency.json").of(Plan({}))
     assert (again.ratio, again.n_layers) == (1.0, 0)
     assert math.isnan(again.saved)
+
+
+def test_what_was_written_before_intervals_can_be_read(full):
+    document = json.loads(to_json(full))
+    document["version"] = 3
+    del document["waited"]
+    for time in document["networks"].values():
+        del time["low"], time["high"]
+    again = from_json(json.dumps(document), "latency.json")
+    assert again.of(PLAN).ratio == 0.75
+    assert again.of(PLAN).is_sure
+    assert math.isnan(again.of(PLAN).low)
 
 
 def changed(*path, to):
@@ -98,7 +110,7 @@ def test_half_a_file_is_refused(full):
     ("field", "value", "message"),
     [
         ("format", "sekron.run", "must be 'sekron.latency', but is 'sekron.run'"),
-        ("version", 2, "must have version 3, got 2; use the release that wrote it"),
+        ("version", 2, "must have version 3 or 4, got 2; use the release that wrote it"),
     ],
 )
 def test_another_format_or_version_is_named(full, field, value, message):

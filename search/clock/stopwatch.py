@@ -13,6 +13,7 @@ from search.clock.cold_caches import displacing
 from search.clock.layer_calls import record, watched
 from search.clock.peak_memory import peak_activation_bytes
 from search.clock.race import MAX_SECONDS, compare, processor_name, race, synchronized
+from search.clock.run_queue import RunQueue
 from search.clock.timetable import LayerTime, Setting, Timetable
 from sekron.forward.inputs import Inputs, example_of
 from sekron.layers.operations import Form
@@ -36,8 +37,16 @@ MOMENT = 1e-3
 """For a race that is run although the time is up: it ends after the fewest rounds."""
 
 
+Interval = tuple[float, float, float]
+"""A median between the ends of its 95 % confidence interval."""
+
+
 class Stopwatch:
     """Measures one network; everything runs on a copy.
+
+    Attributes:
+        layers: That are searched.
+        run_queue: What its races waited for.
 
     Args:
         model: The dense network.
@@ -50,6 +59,7 @@ class Stopwatch:
         self._network = opened(self._dense, [layer.name for layer in profile.searched])
         self._arguments = example_of(example_input, model)
         self.layers = profile.searched
+        self.run_queue = RunQueue()
         self._calls = record(self._network, self._names(), self._runner(self._network))
 
     def setting(self) -> Setting:
@@ -90,7 +100,8 @@ class Stopwatch:
         finish = synchronized(lambda: None, self._arguments)
         networks = [self._dense, *([] if self._network is self._dense else [self._network])]
         sides = [synchronized(self._runner(network), self._arguments) for network in networks]
-        with watched(self._network, self._names(), finish) as of_layer, torch.no_grad():
+        attended = self.run_queue.attended()
+        with attended, watched(self._network, self._names(), finish) as of_layer, torch.no_grad():
             times = race(sides, RATIO_PRECISION, _limited(seconds, MAX_SECONDS))
         n_runs = times.shape[1]
         layers = {}
@@ -121,7 +132,7 @@ class Stopwatch:
             return synchronized(lambda: [module(x) for x in inputs], inputs)
 
         displace = displacing(inputs, self._touched)
-        with torch.no_grad():
+        with self.run_queue.attended(), torch.no_grad():
             limit = _limited(seconds, CANDIDATE_SECONDS)
             times = race([runner(m) for m in modules], RATIO_PRECISION, limit, displace)
         return [float(ratio) for ratio in np.median(times[1:] / times[0], axis=1)]
@@ -130,21 +141,26 @@ class Stopwatch:
         """Return the network under a plan; what its factors are does not matter to the clock."""
         return rebuild(self._dense, plan, {name: plan.form(name) for name in plan})
 
-    def network_ratio(self, small: nn.Module, seconds: float) -> float:
-        """Time a compressed network in turn with the dense one; return its time over that.
+    def network_ratio(self, small: nn.Module, seconds: float) -> Interval:
+        """Time a compressed network in turn with the dense one.
 
         Args:
             small: As `compressed` returns it.
             seconds: After which to stop, but not before the fewest rounds.
+
+        Returns:
+            Its time over that of the dense network, between the ends of the 95 % confidence
+            interval.
         """
-        clock = compare(
-            self._dense,
-            small,
-            self._arguments,
-            precision=RATIO_PRECISION / 2,
-            max_seconds=_limited(seconds, NETWORK_SECONDS),
-        )
-        return 1.0 / clock.ratio
+        with self.run_queue.attended():
+            clock = compare(
+                small,
+                self._dense,
+                self._arguments,
+                precision=RATIO_PRECISION / 2,
+                max_seconds=_limited(seconds, NETWORK_SECONDS),
+            )
+        return clock.low, clock.ratio, clock.high
 
     def activations(self, small: nn.Module) -> float:
         """Return the peak activation memory of a compressed network over the dense one's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,6 +17,9 @@ from sekron.profiling.network_profile import LayerProfile
 from sekron.rank_curves.table import CandidateTable
 from sekron.structures.families import FAMILIES, Point
 from sekron.structures.flops import flops_of_calls
+
+WIDE = 0.1
+"""Width of a 95 % interval, relative to the median, from which a time decides nothing."""
 
 LEAST_REALIZED, UNLIKELY = 0.5, 0.01
 """Networks that save a smaller share have an overhead; the weight of the belief in none."""
@@ -87,12 +91,21 @@ class NetworkTime:
             some were not timed.
         activations: Its peak activation memory over the dense network's.
         n_layers: Layers that are replaced in it.
+        low: Lower end of the ratio's 95 % confidence interval, NaN where it is not known.
+        high: Upper end.
     """
 
     ratio: float
     saved: float
     activations: float
     n_layers: int
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval is tight enough for the time to decide anything."""
+        return not self.high - self.low > WIDE * self.ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +151,7 @@ class Timetable:
         timed: Key of a layer -> the structures that were timed.
         networks: Digest of a plan -> time of its network.
         winners: Digest of a question -> the plan that was measured to hold its budget.
+        waited: Share of the measured time for which threads waited for a processor.
     """
 
     setting: Setting
@@ -146,6 +160,7 @@ class Timetable:
     timed: Mapping[str, Mapping[Point, TimedPoint]] = field(default_factory=dict)
     networks: Mapping[str, NetworkTime] = field(default_factory=dict)
     winners: Mapping[str, Plan] = field(default_factory=dict)
+    waited: float = 0.0
 
     @property
     def searched_ms(self) -> float:
@@ -154,7 +169,7 @@ class Timetable:
 
     def effect(self) -> Effect:
         """Return what the networks measured so far say, by bounded least squares."""
-        informative = [time for time in self.networks.values() if time.saved > 0]
+        informative = [t for t in self.networks.values() if t.saved > 0 and t.is_sure]
         if not informative:
             return Effect(1.0, 0.0)
         saved = np.array([time.saved for time in informative])

@@ -11,11 +11,11 @@ from msgspec import Meta
 from search.clock.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
 from sekron.layers.operations import Form
 from sekron.network.plan import Plan, PlanRecord
-from sekron.records import QUOTED, Count, Positive, Size, decode, encode
+from sekron.records import QUOTED, Count, NotNegative, Positive, Size, decode, encode
 from sekron.structures.families import Point
 from sekron.structures.structure import Structure
 
-FORMAT, VERSION = "sekron.latency", 3
+FORMAT, VERSION = "sekron.latency", 4
 
 
 class _Setting(msgspec.Struct):
@@ -46,6 +46,8 @@ class _NetworkTime(msgspec.Struct):
     saved: float | None
     activations: Positive
     n_layers: Count
+    low: Positive | None = None  # as are all of version 3
+    high: Positive | None = None
 
 
 class _Timetable(msgspec.Struct):
@@ -55,6 +57,7 @@ class _Timetable(msgspec.Struct):
     timed: list[_Timed]
     networks: dict[str, _NetworkTime]
     winners: dict[str, PlanRecord]
+    waited: NotNegative = 0.0  # as in version 3
 
 
 def to_json(timetable: Timetable) -> str:
@@ -74,9 +77,11 @@ def to_json(timetable: Timetable) -> str:
     networks = {
         digest: _NetworkTime(
             time.ratio,
-            None if math.isnan(time.saved) else time.saved,
+            _known(time.saved),
             time.activations,
             time.n_layers,
+            _known(time.low),
+            _known(time.high),
         )
         for digest, time in timetable.networks.items()
     }
@@ -87,6 +92,7 @@ def to_json(timetable: Timetable) -> str:
         timed,
         networks,
         {question: plan.to_record() for question, plan in timetable.winners.items()},
+        timetable.waited,
     )
     return encode(record, FORMAT, VERSION)
 
@@ -97,7 +103,7 @@ def from_json(text: str | bytes, source: str) -> Timetable:
     Raises:
         ValueError: If it is damaged; the message names `source`.
     """
-    record = decode(text, _Timetable, FORMAT, (VERSION,), source)
+    record = decode(text, _Timetable, FORMAT, (3, VERSION), source)
     winners = {
         question: Plan.from_record(plan, f"{source}, a winner")
         for question, plan in record.winners.items()
@@ -109,13 +115,16 @@ def from_json(text: str | bytes, source: str) -> Timetable:
         networks={
             digest: NetworkTime(
                 time.ratio,
-                math.nan if time.saved is None else time.saved,
+                _number(time.saved),
                 time.activations,
                 time.n_layers,
+                _number(time.low),
+                _number(time.high),
             )
             for digest, time in record.networks.items()
         },
         winners=winners,
+        waited=record.waited,
     )
     keys = {time.key for time in record.layers.values()}
     for index, entry in enumerate(record.timed):
@@ -127,6 +136,15 @@ def from_json(text: str | bytes, source: str) -> Timetable:
             raise ValueError(f"{source} is damaged: {error} - at `$.timed[{index}]`.") from error
         timetable = timetable.with_point(entry.layers, point, times)
     return timetable
+
+
+def _known(value: float) -> float | None:
+    """Return a number for JSON, which has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _timed(entry: _Timed) -> tuple[Point, TimedPoint]:

@@ -32,6 +32,7 @@ CANDIDATES = (
 )
 FRONT = (
     *("error", "flops", "flops_ratio", "params", "params_ratio", "predicted_ms", "latency_ms"),
+    *("latency_low_ms", "latency_high_ms"),
     *("speedup", "activations", "score"),
 )
 """Columns of the frames of a `SearchResult`, the last ones where there is a clock or a score."""
@@ -155,7 +156,10 @@ def front_frame(
                 member.saved, len(member.plan)
             )
             row["latency_ms"] = timetable.network_ms * ratio
-            row["speedup"] = 1.0 / ratio
+            for end in ("low", "high"):
+                of_end = np.nan if measured is None else getattr(measured, end)
+                row[f"latency_{end}_ms"] = timetable.network_ms * of_end
+            row["speedup"] = 1.0 / ratio if measured is None or measured.is_sure else np.nan
             row["activations"] = np.nan if measured is None else measured.activations
         if scores is not None:
             row["score"] = scores.of(member.plan)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import optuna
 
+from search.clock.run_queue import BUSY
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import TimeLimit
 from search.folder.recorder import Recorder
@@ -180,6 +181,12 @@ def _tell(
 ) -> None:
     """Say what there was no time to measure, and warn where the time that was set is exceeded."""
     limit = clock.limit
+    if clock.timetable.waited > BUSY:
+        warn(
+            "the machine was too busy for the clock: threads waited "
+            f"{clock.timetable.waited:.0%} of the time for a processor, so that the latencies may "
+            "be wrong; run the same search again when it is quiet, and they are measured anew."
+        )
     if clock.left_out:
         say(
             f"measured for {limit.spent:.1f} s of {limit.seconds:g} s; no time for "

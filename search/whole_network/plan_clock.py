@@ -10,9 +10,9 @@ from torch import nn
 
 from search.clock.candidate_times import promising, untimed
 from search.clock.race import FEWEST, WARM_UP
-from search.clock.stopwatch import Stopwatch
+from search.clock.stopwatch import Interval, Stopwatch
 from search.clock.time_limit import LAYERS, NETWORKS, TimeLimit
-from search.clock.timetable import NetworkTime, Timetable
+from search.clock.timetable import WIDE, NetworkTime, Timetable
 from search.front.choices import Choices, Member
 from sekron.budget import Budget
 
@@ -97,12 +97,16 @@ class PlanClock:
         plan, measured = member.plan, self._timetable.of(member.plan)
         if measured is not None:
             return measured
-        measured = NetworkTime(1.0, 0.0, 1.0, 0)
+        measured = NetworkTime(1.0, 0.0, 1.0, 0, 1.0, 1.0)
         if plan:
             small = self._stopwatch.compressed(plan)
-            ratio = self._race(small, seconds)
+            low, ratio, high = self._race(small, seconds)
+            predicted = self._timetable.effect().ratio(member.saved, len(plan))
+            if not (1 - WIDE) * low <= predicted <= (1 + WIDE) * high and self.has_time:
+                # One of both is wrong, and it may be the clock.
+                low, ratio, high = agreed((low, ratio, high), self._race(small, seconds))
             activations = self._stopwatch.activations(small)
-            measured = NetworkTime(ratio, member.saved, activations, len(plan))
+            measured = NetworkTime(ratio, member.saved, activations, len(plan), low, high)
         self._set(self._timetable.with_network(plan, measured))
         return measured
 
@@ -110,18 +114,18 @@ class PlanClock:
         """Return by how much a plan's network exceeds a budget's latency, as a share of it.
 
         One that seems to hold it is timed once more, and the slower time is kept: of many plans
-        that are timed once, the one that seems to hold a limit is likely one that was lucky.
+        that are timed once, the one that seems to hold a limit is likely one that was lucky. A time
+        that is not sure holds a limit only with the slow end of its interval.
         """
         is_new = self._timetable.of(member.plan) is None
-        excess = self._excess(self.time(member), budget)
-        if is_new and excess <= 0.0 and budget.is_clocked and member.plan:
-            small = self._stopwatch.compressed(member.plan)
-            again = self._race(small, PART * self.limit.left())
-            first = self.time(member)
-            slower = replace(first, ratio=max(first.ratio, again))
-            self._set(self._timetable.with_network(member.plan, slower))
-            excess = self._excess(slower, budget)
-        return excess
+        measured = self.time(member)
+        if is_new and budget.is_clocked and member.plan and self._excess(measured, budget) <= 0.0:
+            again = self._race(self._stopwatch.compressed(member.plan), PART * self.limit.left())
+            low, ratio, high = agreed((measured.low, measured.ratio, measured.high), again)
+            ratio = max(measured.ratio, again[1])
+            measured = replace(measured, ratio=ratio, low=min(low, ratio), high=max(high, ratio))
+            self._set(self._timetable.with_network(member.plan, measured))
+        return self._excess(measured, budget)
 
     def time_front(self, members: list[Member], share: float) -> None:
         """Time the networks of a front, in this order: all of them a little, rather than some.
@@ -144,16 +148,28 @@ class PlanClock:
         """Record the plan that was measured to hold a budget."""
         self._set(self._timetable.with_winner(question, member.plan))
 
-    def _race(self, small: nn.Module, seconds: float) -> float:
-        """Return the time of a compressed network over the dense one's."""
+    def _race(self, small: nn.Module, seconds: float) -> Interval:
+        """Return the time of a compressed network over the dense one's, within its interval."""
         self.is_late = self.is_late or not self.has_time
         return self._stopwatch.network_ratio(small, seconds)
 
     def _excess(self, measured: NetworkTime, budget: Budget) -> float:
         limit = budget.limit_ms(self._timetable.network_ms)
-        return 0.0 if limit is None else measured.ratio * self._timetable.network_ms / limit - 1.0
+        ratio = measured.ratio if measured.is_sure else measured.high
+        return 0.0 if limit is None else ratio * self._timetable.network_ms / limit - 1.0
 
     def _set(self, timetable: Timetable) -> None:
         if timetable is not self._timetable:
-            self._timetable = timetable
-            self._keep(timetable)
+            waited = max(timetable.waited, self._stopwatch.run_queue.share)
+            self._timetable = replace(timetable, waited=waited)
+            self._keep(self._timetable)
+
+
+def agreed(first: Interval, second: Interval) -> Interval:
+    """Return what two measurements of the same say: the tighter one where their intervals meet.
+
+    Where they exclude each other, it is the slower one, in an interval that holds both.
+    """
+    if first[0] <= second[2] and second[0] <= first[2]:
+        return min(first, second, key=lambda interval: interval[2] - interval[0])
+    return min(first[0], second[0]), max(first[1], second[1]), max(first[2], second[2])
