@@ -22,7 +22,8 @@ class Outcome:
         params: Numbers of the network under the plan.
         params_ratio: Those over the dense network's.
         error: Of the plan, as in `SearchResult.pareto_front`.
-        speedup: Measured time of the dense network over that of the plan; None if it was not.
+        speedup: Measured time of the dense network over that of the plan; None if it was not
+            measured, or the interval is too wide to tell.
         score: Of the plan; None if it was not scored.
         dense_score: Of the dense network; None if nothing was scored.
     """
@@ -55,7 +56,7 @@ class Outcome:
             params=totals["params"],
             params_ratio=totals["params"] / profile.params,
             error=result.choices.member(result.choices.choice(plan)).error,
-            speedup=None if measured is None else 1.0 / measured.ratio,
+            speedup=None if measured is None or not measured.is_sure else 1.0 / measured.ratio,
             score=None if math.isnan(score) else score,
             dense_score=None if scores is None else scores.dense,
         )
