@@ -143,6 +143,32 @@ def test_an_unfinished_run_shows_what_is_there(folder, tmp_path):
     assert studies_of(readable_studies(tmp_path / "run")) == {}
 
 
+def test_a_database_is_read_where_its_user_names_it(
+    command_line, small_network, small_input, tmp_path
+):
+    url, run = f"sqlite:///{tmp_path}/trials.db", tmp_path / "run"
+    search.run(
+        small_network,
+        small_input,
+        budget=search.Budget(flops=0.6),
+        n_trials=1,
+        max_sequence_length=2,
+        measure_seconds=0,
+        run=run,
+        storage=url,
+        name="ours",
+        progress=False,
+    )
+    optuna.create_study(storage=url, study_name="theirs")
+    before = (tmp_path / "trials.db").read_bytes()
+    shown = studies_of(readable_studies(run, url))
+    assert set(shown) == {f"layer {layer.name}" for layer in search.load(run, url).profile.searched}
+    assert (tmp_path / "trials.db").read_bytes() == before
+    code, out, err = command_line("dashboard", run)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "give its URL again" in err
+
+
 def test_mistakes_are_one_line(command_line, folder, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -78,6 +78,7 @@ def structure_figure(structure: Structure) -> Figure:
             "xaxis": {**hidden, "range": columns},
             "yaxis": {**hidden, "range": [max(rows) + 0.5, min(rows) - 0.5], "scaleanchor": "x"},
             "plot_bgcolor": "rgba(0,0,0,0)",
+            "margin": {"l": 16, "r": 16, "t": 48, "b": 16},  # no axis needs more
         }
     )
 

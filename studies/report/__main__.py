@@ -16,6 +16,7 @@ from torch import nn
 
 import search
 from search.cli.report import report
+from search.front import sweep
 from studies.training import RUNS
 
 OBSERVE = """
@@ -45,7 +46,9 @@ def main() -> None:
     """Run the study and print its figures."""
     parser = argparse.ArgumentParser(prog="python -m studies.report", description=__doc__)
     parser.add_argument("--layers", type=int, default=53, help="convolutions of the network")
-    n_layers = parser.parse_args().layers
+    parser.add_argument("--budgets", type=int, default=36, help="of FLOPs; and of parameters")
+    options = parser.parse_args()
+    n_layers, sweep.STEPS = options.layers, options.budgets
     run = RUNS / f"report-{n_layers}"
     result = _searched(n_layers, run)
     report(str(run))
