@@ -100,6 +100,16 @@ def test_a_wide_interval_holds_no_budget_and_is_no_speedup(small_network, small_
     np.testing.assert_allclose(dense_ms, dense_ms.iloc[0])
 
 
+def test_a_wide_interval_makes_no_plan_a_slow_one(small_network, small_input):
+    """The median of every network is slower than dense, but the clock is not sure of any."""
+    world = Lying(
+        search.profile(small_network, small_input), lambda ratio, _: (0.5 * ratio, 1.2, 1.5)
+    )
+    found = run(world, small_network, small_input, budget=Budget(flops=0.6))
+    honest = run(World(world.profile), small_network, small_input, budget=Budget(flops=0.6))
+    assert found.best == honest.best
+
+
 def test_a_busy_machine_is_told_and_measured_anew(world, small_network, small_input, tmp_path):
     share = [0.4]
     make = world.stopwatch

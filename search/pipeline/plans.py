@@ -188,7 +188,8 @@ def _admission(budget: Budget, start: Plan, clock: PlanClock | None) -> Admissio
             excess = clock.excess(member, budget)
         if budget.is_clocked or budget.params is not None:
             return excess <= 0.0
-        return clock.time(member).ratio <= slowest  # which `excess` has measured
+        measured = clock.time(member)  # by `excess`
+        return measured.ratio <= slowest or not measured.is_sure
 
     return admits
 

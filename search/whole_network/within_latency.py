@@ -113,8 +113,9 @@ def not_slower(
     member = hold_latency(choices, budget, clock)
     if not budget.is_clocked and choices.retimed(clock.timetable).allocate(budget).is_slower:
         warn(slower_than_dense(budget))
-    ratio = clock.time(member).ratio
-    if budget.is_clocked or budget.params is not None or ratio <= 1.0 or not member.plan:
+    measured = clock.time(member)
+    ratio, is_slower = measured.ratio, measured.is_sure and measured.ratio > 1.0
+    if budget.is_clocked or budget.params is not None or not is_slower or not member.plan:
         return member
     if not clock.has_time:
         warn(
