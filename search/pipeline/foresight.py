@@ -174,6 +174,12 @@ class Foreseen:
 
         return step
 
+    def is_done(self, name: str) -> None:
+        """Take a layer for done that another worker has searched."""
+        step = self.steps(name)
+        for _ in self._work[name].steps:
+            step(False)
+
 
 class TimeLeft(ProgressColumn):
     """Time left of a task whose total is its estimated seconds; field `at`: of its last advance."""

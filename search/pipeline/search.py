@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from functools import partial
 
 import optuna
+from optuna.storages import BaseStorage
 from rich.console import Console
 
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import TimeLimit
 from search.folder.recorder import Recorder
+from search.folder.settings import Settings
 from search.folder.storage import told
 from search.front.choices import Choices
 from search.front.result import SearchResult
@@ -26,10 +28,14 @@ from search.pipeline.stages import profile_network, search_candidates, spaces_of
 from search.whole_network.judge import Judge
 from search.whole_network.plan_clock import PlanClock
 from search.whole_network.trials import Trials
+from search.workers.claims import Claims, joined
 from sekron.budget import Budget
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.spreadsheet import as_csv
+
+DENSE_SCORE, OUTCOME = "score of the dense network", "outcome"
+"""What workers note of a search as a whole."""
 
 
 def search_network(
@@ -38,6 +44,7 @@ def search_network(
     warn: Callable[[str], None],
     stopwatch_of: Callable[..., Stopwatch] = Stopwatch,
     now: Callable[[], float] = time.perf_counter,
+    on_begin: Callable[[], None] = lambda: None,
 ) -> SearchResult:
     """Run a search.
 
@@ -47,6 +54,7 @@ def search_network(
         warn: Called with what the user should know of the result.
         stopwatch_of: From model, example input and profile to what measures.
         now: Returns the seconds by which its time is limited.
+        on_begin: Called once other workers may join.
 
     Raises:
         InfeasibleBudget: As `search.run` does.
@@ -69,17 +77,36 @@ def search_network(
         timetable = begin_clock(request, stopwatch, limit, profile, times, warn)
 
     metrics = metrics_for(request, profile, recorded, warn)
-    storage = recorder.begin(settings, profile, digests, metrics, request.storage)
-    trials = Trials(request.n_network_trials, storage, settings.name, settings.seed)
-    with quiet_optuna(), told(request.storage):
-        tables = search_candidates(request, profile, digests, metrics, storage)
+    storage = recorder.trials(request.storage)
+    alone = joined(storage, settings.name, is_alone=True)
+    with quiet_optuna(), told(request.storage), alone as claims:
+        recorder.begin(settings, profile, digests, metrics)
+        if judge is not None:
+            claims.note(DENSE_SCORE, judge.scores.dense)
+        on_begin()
+        tables = search_candidates(request, profile, digests, metrics, storage, claims)
         choices = Choices(profile, tables, metrics, timetable)
+        trials = trials_of(settings, storage, claims)
         choices, best = _settled(request, choices, stopwatch, limit, judge, trials, recorder, warn)
+        result = outcome(request, choices, best, judge, recorder)
+        claims.note(OUTCOME)
+    return result
+
+
+def outcome(
+    request: Request, choices: Choices, best: Plan, judge: Judge | None, recorder: Recorder
+) -> SearchResult:
+    """Return the result of a search, and record it."""
     scores = None if judge is None else judge.scores
     result = SearchResult(choices, request.budget, best, scores)
     front = result.pareto_front().drop(columns="plan")
     recorder.finish(as_csv(result.candidates()), as_csv(front), best)
     return result
+
+
+def trials_of(settings: Settings, storage: BaseStorage, claims: Claims) -> Trials:
+    """Return the trials of whole networks of a search."""
+    return Trials(settings.n_network_trials, storage, settings.name, settings.seed, claims)
 
 
 def _settled(

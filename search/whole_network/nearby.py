@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from search.front.choices import Choices, Member
 from search.per_layer.resumed_sampler import ResumedSampler
 from search.whole_network.trials import Trials
+from search.workers.claims import fail_leftovers
 from sekron.budget import Budget
 
 N_SEEDS = 12
@@ -60,6 +61,7 @@ class NetworkStudy:
             direction="minimize",
             load_if_exists=True,
         )
+        fail_leftovers(self._study)
         near = sorted(rows, key=lambda choice: abs(choices.member(choice).error - winner.error))
         for choice in dict.fromkeys(near[:N_SEEDS]):
             steps = list(zip(self._ladders, choice, strict=True))
