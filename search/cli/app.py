@@ -14,8 +14,9 @@ from search.cli.output import TRACEBACK
 from search.cli.report import report
 from search.cli.results import apply, compare, front
 from search.cli.search import layers, search
+from search.cli.worker import worker
 
-COMMANDS = (layers, search, front, apply, compare, report, funnel, export, verify)
+COMMANDS = (layers, search, worker, front, apply, compare, report, funnel, export, verify)
 
 EPILOG = f"An error is one line; with {TRACEBACK}, anywhere, all of it is printed."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import torch
 import typer
 
 from search.cli.arguments import (
@@ -25,10 +26,11 @@ from search.cli.arguments import (
     example_of,
     source_of,
 )
-from search.cli.calibration import load_calibration
+from search.cli.calibration import calibration_options, load_calibration
 from search.cli.output import complain, note_uncounted, print_frame, print_front, say
 from search.cli.sources import load_model, load_score
 from search.cli.trust import remember
+from search.cli.worker import LocalWorkers
 from search.folder.run_folder import RunFolder
 from search.front.frames import layers_frame
 from search.pipeline.request import request_of
@@ -78,6 +80,9 @@ def search(
     threads: Annotated[
         int | None, typer.Option(help="Layers searched at a time; default as torch has threads.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes on this machine; `sekron worker` adds more anywhere.")
+    ] = 1,
     calibration: Calibration = "",
     normalize: Normalize = None,
     images: Images = None,
@@ -98,6 +103,9 @@ def search(
 ) -> None:
     """Search a network under a budget; the same command on the same folder goes on."""
     source = source_of(model, weights, inputs)
+    if workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {workers}.")
+    threads = max(torch.get_num_threads() // workers, 1) if threads is None else threads
     request = request_of(
         load_model(model, weights),
         example_of(source),
@@ -120,7 +128,14 @@ def search(
         n_threads=threads,
     )
     remember(run, model)
-    result = search_network(request, RunFolder(run, source), complain)
+    options = [run, "--model", model, "--threads", str(threads)]
+    options += ["--weights", weights] if weights else []
+    if score:
+        options += ["--score", score]
+        options += calibration_options(calibration, normalize, images)
+    with LocalWorkers(workers - 1, options, storage) as others:
+        folder = RunFolder(run, source)
+        result = search_network(request, folder, complain, on_begin=others.begin)
     note_uncounted(result.profile.unsupported)
     print_front(result)
     say(f"best plan for {request.budget}: {run}/plan.json")
