@@ -2,6 +2,7 @@
 
 from search.clock.race import Comparison, Latency, compare, latency
 from search.front.result import SearchResult
+from search.pipeline.join import join
 from search.pipeline.load import load
 from search.pipeline.run import run
 from search.verification.verify import Finding, verify
@@ -19,6 +20,7 @@ __all__ = [
     "SearchResult",
     "compare",
     "funnel",
+    "join",
     "latency",
     "load",
     "profile",

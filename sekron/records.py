@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -106,7 +106,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If the disk refuses; the message names the file.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # Other machines write here too, where numbers of processes are the same.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
         yield partial
         partial.replace(path)

@@ -54,6 +54,15 @@ def command_line(monkeypatch, capsys):
 
 
 @pytest.fixture
+def server():
+    """A PostgreSQL that runs."""
+    from tests.postgresql import running_server  # noqa: PLC0415  few tests need its driver
+
+    with running_server() as made:
+        yield made
+
+
+@pytest.fixture
 def fresh_process():
     """Accelerate keeps the precision for the whole process: forget it."""
     from accelerate.state import AcceleratorState  # noqa: PLC0415  slow, and few tests need it

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import optuna
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +17,7 @@ import sekron
 from search.cli.front_plot import HEIGHT
 from search.folder.run_folder import RunFolder
 from sekron.profiling.count import count_flops
+from tests.trials import trials_in
 
 NETWORKS = """
 import torch
@@ -137,8 +137,8 @@ def test_search_front_and_apply(sekron_command, run_folder, files):
 
 
 def trials_of(folder):
-    storage = RunFolder(folder).storage()
-    return {s.study_name: s.n_trials for s in optuna.get_all_study_summaries(storage)}
+    found = trials_in(RunFolder(folder).storage())
+    return {name: len(trials) for name, trials in found.items()}
 
 
 def test_the_same_command_goes_on(sekron_command, run_folder):

@@ -25,6 +25,7 @@ from tests.test_search_figures import XSS
 from tests.test_search_report_browser import browser
 from tests.test_search_whole_network_within_latency import World
 from tests.test_search_whole_network_within_latency import run as run_in
+from tests.trials import CLAIMS
 
 __all__ = ["browser"]  # a fixture
 NAMES = (XSS, "二層", "שכבה")
@@ -56,6 +57,7 @@ def studies_of(storage):
     return {
         name: optuna.load_study(study_name=name, storage=storage)
         for name in optuna.get_all_study_names(storage)
+        if not name.endswith(CLAIMS)
     }
 
 

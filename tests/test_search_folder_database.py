@@ -1,76 +1,22 @@
 """A real PostgreSQL: searched in, stopped while it is searched in, and then one line."""
 
-import gc
-import os
-import shutil
-import subprocess
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
-import psycopg
+import optuna
 import pytest
 import torch
 from torch import nn
 
 import search
+from search.folder import outage
 from search.folder.storage import open_storage, read_storage
+from tests.postgresql import PASSWORD
 from tests.test_search_folder_run_folder import run
 
 pytestmark = pytest.mark.filterwarnings(  # Optuna keeps its connections until it is collected
     "ignore:.*was deleted while still open:ResourceWarning",
     "ignore:.*Exception ignored in.*Connection:pytest.PytestUnraisableExceptionWarning",
 )
-PASSWORD = "s3cr3tword"
-
-
-def _binaries():
-    found = shutil.which("pg_config")
-    if found is None:
-        pytest.skip("no PostgreSQL on this machine")
-    shown = subprocess.run([found, "--bindir"], check=True, capture_output=True, text=True)
-    return Path(shown.stdout.strip())
-
-
-class Server:
-    """Of its own folder, reached by a socket in it; not run by root, who may not."""
-
-    def __init__(self, folder, binaries):
-        self.folder, self._binaries = folder, binaries
-        self._user = "nobody" if os.getuid() == 0 else None
-        self._run("initdb", "-D", folder / "data", "-U", "me", "--auth=trust", "--no-sync")
-        self.url = f"postgresql+psycopg://me:{PASSWORD}@/postgres?host={folder}"
-        self.start()
-
-    def start(self):
-        options = f"-k {self.folder} -c listen_addresses= -c fsync=off"
-        log = self.folder / "log"
-        self._run("pg_ctl", "start", "-w", "-D", self.folder / "data", "-o", options, "-l", log)
-
-    def stop(self):
-        self._run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", self.folder / "data")
-
-    def _run(self, name, *arguments):
-        subprocess.run(
-            [self._binaries / name, *map(str, arguments)],
-            check=True,
-            user=self._user,
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-        )
-
-
-@pytest.fixture
-def server():
-    folder = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())  # a short name
-    binaries = _binaries()
-    if os.getuid() == 0:
-        shutil.chown(folder, "nobody")
-    made = Server(folder, binaries)  # where there is a server, it must start
-    yield made
-    for found in gc.get_objects():
-        if type(found) is psycopg.Connection:  # `isinstance` would ask every object
-            found.close()
-    made.stop()
-    shutil.rmtree(folder)
 
 
 def network():
@@ -83,6 +29,13 @@ def searched(folder, url, **changes):
     return run(network(), example, run=folder, storage=url, n_trials=4, include=["*"], **changes)
 
 
+def test_many_may_make_the_tables_of_an_empty_database_at_once(server):
+    with ThreadPoolExecutor(8) as pool:
+        opened = list(pool.map(open_storage, 8 * [server.url]))
+    assert [optuna.get_all_study_names(storage) for storage in opened] == 8 * [[]]
+
+
+@pytest.mark.slow
 def test_a_database_that_goes_is_told_in_one_line_and_gone_on_with(server, tmp_path, monkeypatch):
     whole = searched(tmp_path / "whole", None)
     from search.per_layer.study import LayerStudy  # noqa: PLC0415  as it is patched
@@ -96,6 +49,7 @@ def test_a_database_that_goes_is_told_in_one_line_and_gone_on_with(server, tmp_p
         propose(self)
 
     monkeypatch.setattr(LayerStudy, "propose", stopping)
+    monkeypatch.setattr(outage, "OUTAGE", 1.0)
     with pytest.raises(ConnectionError, match=r"^the storage .* must stay reachable, ") as caught:
         searched(tmp_path / "run", server.url, n_threads=1)
     assert len(str(caught.value).splitlines()) == 1

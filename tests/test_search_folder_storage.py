@@ -6,11 +6,18 @@ import sqlite3
 import stat
 import sys
 
+import optuna
 import pytest
 
 import search
 from search import Budget
-from search.folder.storage import open_storage, read_storage, without_password
+from search.folder.storage import (
+    open_journal,
+    open_storage,
+    read_journal,
+    read_storage,
+    without_password,
+)
 
 SECRET = "s3cr3t/&"
 ENCODED = "s3cr3t%2F%26"
@@ -27,6 +34,31 @@ def stored(small_network, small_input, tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     result = run(small_network, small_input, run=tmp_path / "run", storage=url)
     return tmp_path / "run", url, result
+
+
+def test_half_a_line_of_a_killed_writer_is_cut_by_the_next_one(tmp_path):
+    storage = open_journal(tmp_path / "study.log")
+    study = optuna.create_study(storage=storage, study_name="one")
+    with (tmp_path / "study.log").open("ab") as file:
+        file.write(b'{"op_code":2,"worker_id":"x')
+    study.set_user_attr("whole", 1)
+    study.set_user_attr("also", 2)
+    again = optuna.load_study(study_name="one", storage=read_journal(tmp_path / "study.log"))
+    assert again.user_attrs == {"whole": 1, "also": 2}
+
+
+def test_the_disk_is_waited_for_where_a_trial_ends(tmp_path, monkeypatch):
+    waited, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: waited.append(file) or fsync(file))
+    study = optuna.create_study(storage=open_journal(tmp_path / "study.log"))
+    trial = study.ask()
+    trial.suggest_int("x", 0, 9)
+    trial.set_user_attr("ranks", [1, 2])
+    assert waited == []
+    study.tell(trial, 1.0)
+    assert len(waited) == 1
+    study.add_trial(optuna.create_trial(value=2.0))
+    assert len(waited) == 2
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ WRITERS = {
     "metric-": lambda folder: IN_METRIC.save(folder / "plan.json"),
     "rows.csv": lambda folder: Rows(folder / "rows.csv", "print").add(ROW),
     "epoch-0-": trained,
-    "run.json": searched,
+    "study.log": searched,
 }
 
 

@@ -3,7 +3,6 @@
 import copy
 
 import numpy as np
-import optuna
 import pytest
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ import search
 from search import Budget, InfeasibleBudget
 from sekron import Structure, relative_error
 from sekron.profiling.count import count_flops
+from tests.trials import trials_in
 
 ARGUMENTS = {"n_trials": 6, "max_sequence_length": 3, "measure_seconds": 0, "progress": False}
 
@@ -22,10 +22,8 @@ def run(network, example, **changes):
 
 
 def trials_of(folder):
-    storage = search.folder.run_folder.RunFolder(folder).storage()
-    names = sorted(optuna.get_all_study_names(storage))
-    studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
-    return {study.study_name: [trial.params for trial in study.trials] for study in studies}
+    found = trials_in(search.folder.run_folder.RunFolder(folder).storage())
+    return {name: [trial.params for trial in trials] for name, trials in found.items()}
 
 
 def changed(network, name, change):

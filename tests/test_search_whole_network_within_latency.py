@@ -7,7 +7,6 @@ import warnings
 import zlib
 
 import numpy as np
-import optuna
 import pytest
 import torch
 from torch import nn
@@ -27,6 +26,7 @@ from sekron.network.plan import Plan
 from sekron.network.surgery import forms_of, structures_of
 from sekron.profiling.count import count_flops
 from sekron.structures.structure import Structure
+from tests.trials import trials_in
 
 REALIZED = 0.8
 MS_PER_FLOP = 1e-4
@@ -163,8 +163,7 @@ def run(world, network, example, run=None, **changes):
 
 
 def n_trials(folder):
-    storage = RunFolder(folder).storage()
-    return sum(summary.n_trials for summary in optuna.get_all_study_summaries(storage))
+    return sum(map(len, trials_in(RunFolder(folder).storage()).values()))
 
 
 def measured_ratio(result, plan):

@@ -17,12 +17,14 @@ from search.cli.output import TRACEBACK
 from search.cli.report import report
 from search.cli.results import apply, compare, front
 from search.cli.search import layers, search
+from search.cli.worker import worker
 
 MODEL = "torchvision.models:resnet18 --input 1x3x224x224"
 
 EXAMPLES: dict[Callable[..., None], str] = {
     layers: MODEL,
     search: f"{MODEL} --weights r18.safetensors --flops 50% --run runs/r18",
+    worker: "runs/r18 --weights r18.safetensors",
     front: "runs/r18 --csv",
     apply: "runs/r18 --flops 40% --output small.safetensors",
     compare: "runs/r18 --calibration pictures --normalize imagenet",

@@ -66,6 +66,16 @@ def load_calibration(
     return tuple(arguments_for(inputs, batch) for batch in zip(*split, strict=True))
 
 
+def calibration_options(
+    path: str, normalization: Normalization | None, n_images: int | None
+) -> list[str]:
+    """Return the options by which another process loads the same."""
+    options = ["--calibration", path] if path else []
+    if normalization is not None:
+        options += ["--normalize", "/".join(",".join(map(str, part)) for part in normalization)]
+    return options if n_images is None else [*options, "--images", str(n_images)]
+
+
 def _of_pictures(
     folder: str, inputs: Sequence[InputSpec], normalization: Normalization | None, n_images: int
 ) -> Tensor:

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import asdict
 from typing import Annotated, Literal
 
+import torch
 import typer
 
 from search.cli.arguments import (
@@ -28,7 +29,7 @@ from search.cli.arguments import (
     example_of,
     source_of,
 )
-from search.cli.calibration import load_calibration
+from search.cli.calibration import calibration_options, load_calibration
 from search.cli.output import (
     complain,
     note_uncounted,
@@ -40,6 +41,7 @@ from search.cli.output import (
 )
 from search.cli.sources import load_model, load_score
 from search.cli.trust import remember
+from search.cli.worker import LocalWorkers
 from search.folder.run_folder import RunFolder
 from search.folder.storage import without_password
 from search.front.frames import layers_frame
@@ -96,6 +98,9 @@ def search(
     threads: Annotated[
         int | None, typer.Option(help="Layers searched at a time; default as torch has threads.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes on this machine; `sekron worker` adds more anywhere.")
+    ] = 1,
     calibration: Calibration = "",
     normalize: Normalize = None,
     images: Images = None,
@@ -117,6 +122,9 @@ def search(
 ) -> None:
     """Search a network under a budget; the same command on the same folder goes on."""
     source = source_of(model, weights, inputs)
+    if workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {workers}.")
+    threads = max(torch.get_num_threads() // workers, 1) if threads is None else threads
     request = request_of(
         load_model(model, weights),
         example_of(source),
@@ -139,7 +147,14 @@ def search(
         n_threads=threads,
     )
     remember(run, model)
-    result = search_network(request, RunFolder(run, source), complain)
+    options = [run, "--model", model, "--threads", str(threads)]
+    options += ["--weights", weights] if weights else []
+    if score:
+        options += ["--score", score]
+        options += calibration_options(calibration, normalize, images)
+    with LocalWorkers(workers - 1, options, storage) as others:
+        folder = RunFolder(run, source)
+        result = search_network(request, folder, complain, on_begin=others.begin)
     note_uncounted(result.profile.unsupported)
     outcome = Outcome.of(result, result.best)
     if as_json:

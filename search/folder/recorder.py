@@ -34,15 +34,18 @@ class Recorder(Protocol):
         """Return the scores of earlier searches, or None."""
         ...
 
+    def trials(self, url: str | None) -> BaseStorage:
+        """Return where trials are kept, at a URL if there is one; made if it is missing."""
+        ...
+
     def begin(
         self,
         settings: Settings,
         profile: NetworkProfile,
         digests: dict[str, str],
         metrics: NetworkMetric,
-        url: str | None,
-    ) -> BaseStorage:
-        """Record what is searched; return where trials are kept, at a URL if there is one."""
+    ) -> None:
+        """Record what is searched."""
         ...
 
     def keep_timetable(self, timetable: Timetable) -> None:
@@ -73,16 +76,18 @@ class Nobody:
     def scores(self, metrics: NetworkMetric) -> None:
         """Nothing was recorded."""
 
+    def trials(self, url: str | None) -> BaseStorage:
+        """Return the storage that was asked for, or one in memory."""
+        return InMemoryStorage() if url is None else open_storage(url)
+
     def begin(
         self,
         settings: Settings,
         profile: NetworkProfile,
         digests: dict[str, str],
         metrics: NetworkMetric,
-        url: str | None,
-    ) -> BaseStorage:
-        """Return the storage that was asked for, or one in memory."""
-        return InMemoryStorage() if url is None else open_storage(url)
+    ) -> None:
+        """Keep nothing."""
 
     def keep_timetable(self, timetable: Timetable) -> None:
         """Keep nothing."""

@@ -91,25 +91,32 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(f"{self.path} {error}.") from error
 
+    def trials(self, url: str | None) -> BaseStorage:
+        """Return where trials are kept, to go on with; made if it is missing.
+
+        Args:
+            url: Of the storage, with its password; None for the journal in the folder.
+
+        Raises:
+            ValueError: If the storage cannot be opened or is damaged.
+        """
+        self._make()
+        return open_storage(url) if url is not None else open_journal(self.path / JOURNAL)
+
     def begin(
         self,
         settings: Settings,
         profile: NetworkProfile,
         digests: dict[str, str],
         metrics: NetworkMetric,
-        url: str | None,
-    ) -> BaseStorage:
-        """Record what is searched, and return where trials are kept; `check` comes before.
+    ) -> None:
+        """Record what is searched; `check` comes before.
 
         Args:
             settings: Of this call.
             profile: Of the network.
             digests: Layer name -> digest of its weight.
             metrics: That errors are measured in.
-            url: Of the storage, with its password; None for the journal in the folder.
-
-        Raises:
-            ValueError: If the storage cannot be opened or is damaged.
         """
         self._make()
         metrics.save(self.path)
@@ -117,9 +124,7 @@ class RunFolder:
         if source == Source() and self.exists():
             source = self.read().source
         record = RunRecord(settings, profile, digests, metrics.digest, source, versions())
-        storage = open_storage(url) if url is not None else open_journal(self.path / JOURNAL)
         write_text(self.path / RECORD, record.to_json())
-        return storage
 
     def storage(self, url: str | None = None) -> BaseStorage:
         """Open the trials for reading alone.
@@ -132,20 +137,26 @@ class RunFolder:
             FileNotFoundError: If there are none.
             ValueError: If they are elsewhere than the URL says, or damaged.
         """
+        self.check_storage(url)
+        return read_journal(self.path / JOURNAL) if url is None else read_storage(url)
+
+    def check_storage(self, url: str | None) -> None:
+        """Refuse a URL at which the trials are not.
+
+        Raises:
+            ValueError: If they are elsewhere.
+        """
         recorded = self.read().settings.storage
-        if recorded is None and url is None:
-            return read_journal(self.path / JOURNAL)
-        if url is None:
+        if url is None and recorded is not None:
             raise ValueError(
                 f"the trials of {self.path} are in the database {recorded}; give its URL again, "
                 "as `storage=` or `--storage`."
             )
-        if recorded is None or without_password(url) != recorded:
+        if url is not None and without_password(url) != recorded:
             raise ValueError(
                 f"the trials of {self.path} are in {recorded or 'the folder itself'}, got the "
                 f"storage {without_password(url)}."
             )
-        return read_storage(url)
 
     def metric(self) -> NetworkMetric | None:
         """Return the recorded metric, None where nothing was recorded.

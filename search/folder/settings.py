@@ -15,7 +15,7 @@ LONGEST = 8
 """Factors of a structure in a search: its space, and what a layer runs, grow steeply with them."""
 
 MOST_TRIALS = 10**9
-"""Proposals per layer."""
+"""Proposals per layer, or trials of whole networks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Settings:
         budget: As given.
         is_timed: Whether the clock was looked at.
         is_scored: Whether networks were scored.
+        n_network_trials: Trials of whole networks, where latency is limited or there is a score.
 
     Raises:
         ValueError: If one is out of range.
@@ -58,10 +59,12 @@ class Settings:
     budget: Budget = field(default_factory=Budget)
     is_timed: bool = False
     is_scored: bool = False
+    n_network_trials: int = 30
 
     def __post_init__(self) -> None:
         ranges = {
             "n_trials": (0, MOST_TRIALS),
+            "n_network_trials": (0, MOST_TRIALS),
             "seed": (-(2**63), 2**63 - 1),
             "max_sequence_length": (2, LONGEST),
             "rank_multiple": (1, LARGEST),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +17,17 @@ from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import TrialState
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
+from search.folder.outage import waiting_out
 from sekron.forward.evaluation import one_line
 from sekron.records import short, unwritten
 
@@ -24,6 +36,12 @@ HARMLESS = ("application_name", "charset", "connect_timeout", "mode", "sslmode",
 
 SHORTEST = 4
 """Letters of a secret that can be found in a text."""
+
+AGAIN = 0.002
+"""Seconds after which a writer asks again for the lock of a journal."""
+
+ATTEMPTS = 5
+"""To make the tables of a database, beside other workers that do."""
 
 
 class JournalLock(JournalFileOpenLock):
@@ -40,7 +58,7 @@ class JournalLock(JournalFileOpenLock):
 
     def acquire(self) -> bool:
         """Wait for the lock."""
-        self._lock.acquire()
+        self._lock.acquire(poll_interval=AGAIN)
         return True
 
     def release(self) -> None:
@@ -50,6 +68,9 @@ class JournalLock(JournalFileOpenLock):
 
 class Journal(JournalFileBackend):
     """A journal whose lines are whole, whatever the disk does; its errors name the file.
+
+    Optuna's waits for the disk at every line. This one does at those that end a trial: what comes
+    before is written with it, and alone would be worth nothing.
 
     Args:
         path: Of the file.
@@ -66,8 +87,15 @@ class Journal(JournalFileBackend):
         Raises:
             OSError: If the disk refuses.
         """
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
         try:
-            super().append_logs(logs)
+            with self._path.open("ab") as file:
+                with self._writers.acquire(poll_interval=AGAIN):
+                    _drop_half_line(self._path, self._writers)  # of a worker that was killed
+                    file.write("".join(lines).encode())
+                    file.flush()
+                if any(TrialState(log.get("state", 0)).is_finished() for log in logs):
+                    os.fsync(file.fileno())
         except OSError as error:
             _drop_half_line(self._path, self._writers)
             raise unwritten(self._path, error) from error
@@ -112,7 +140,7 @@ def open_storage(url: str) -> BaseStorage:
         ValueError: If it cannot be opened; the message does not tell the password.
     """
     try:
-        return optuna.storages.get_storage(url)
+        return waiting_out(_made(url))
     except Exception as error:  # whatever the driver of that database raises
         raise _refusal(url, error) from None  # the cause may tell the password
 
@@ -202,6 +230,18 @@ def _refusal(url: str, error: Exception) -> ValueError:
     return ValueError(f"the storage {public} must open, but it raised {_said(url, error)}")
 
 
+def _made(url: str) -> BaseStorage:
+    """Open a storage and make its tables, which another process may be doing too."""
+    for _ in range(ATTEMPTS):
+        try:
+            return optuna.storages.get_storage(url)
+        except (IntegrityError, OperationalError, ProgrammingError) as error:
+            if not isinstance(error, IntegrityError) and "exists" not in str(error):
+                raise
+            time.sleep(random.random())
+    return optuna.storages.get_storage(url)
+
+
 def _missing_module(error: BaseException | None) -> str:
     """Return the name of a module that was imported in vain; empty if that was not the cause."""
     while error is not None:
@@ -240,6 +280,11 @@ def _drop_half_line(journal: Path, lock: FileLock) -> None:
     if not journal.exists():
         return
     with lock, journal.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        if file.read() in (b"", b"\n"):
+            return
+        file.seek(0)
         text = file.read()
         whole = text.rfind(b"\n") + 1
         if whole < len(text):

@@ -19,6 +19,7 @@ from search.per_layer.objective_names import name_objectives
 from search.per_layer.samplers import SAMPLERS
 from search.per_layer.space import Space
 from search.per_layer.trial_record import attributes_of, curve_of, point_of
+from search.workers.claims import fail_leftovers
 from sekron.forward.evaluation import one_line
 from sekron.rank_curves.curves import Spectra
 from sekron.rank_curves.pareto import hypervolume
@@ -49,6 +50,7 @@ class LayerStudy:
         sampler: Name from `SAMPLERS`.
         seed: Of the sampler.
         storage: Where trials are kept; None keeps them in memory.
+        hold: Called before a structure is written down; raises where that is another's by now.
     """
 
     def __init__(
@@ -60,9 +62,11 @@ class LayerStudy:
         sampler: str = "neighbour",
         seed: int = 0,
         storage: BaseStorage | str | None = None,
+        hold: Callable[[], None] = lambda: None,
     ) -> None:
         self.spectra = spectra
         self.space = space
+        self._hold = hold
         self.table = CandidateTable.within(
             spectra.metric, spectra.dense_flops, spectra.dense_params, spectra.groups
         )
@@ -76,6 +80,7 @@ class LayerStudy:
         )
         self._check_identity()
         name_objectives(self.study, METRIC_NAMES)
+        fail_leftovers(self.study)
         self.n_proposed = replay(self.study, space, spectra.geometries, self.table, self._values)
 
     def _check_identity(self) -> None:
@@ -128,20 +133,23 @@ class LayerStudy:
             high = self.space.last_proposed if name == "family" else space[name].high
             params[name] = trial.suggest_int(name, space[name].low, high)
         point = self.space.point(params)
+        attributes: dict[str, object] = {}
         if point is None:  # all factors but one are of size 1
             values: tuple[float, ...] = (0.0,) * len(FRONTS)
         elif point in self._values:
             values = self._values[point]
         else:
             values, attributes = self._score(point, params)
-            for key, value in attributes.items():
-                trial.set_user_attr(key, value)
+        self._hold()
+        for key, value in attributes.items():
+            trial.set_user_attr(key, value)
         self.study.tell(trial, values)
         self.n_proposed += 1
 
     def _add_template(self, point: Point) -> None:
         params = self.space.params(point)
         values, attributes = self._score(point, params)
+        self._hold()
         space = self.space.distributions()
         self.study.add_trial(
             create_trial(

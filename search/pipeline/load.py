@@ -13,9 +13,8 @@ from search.folder.storage import told
 from search.front.choices import Choices
 from search.front.result import SearchResult
 from search.per_layer.depth import n_trials_of
-from search.per_layer.study import replay
 from search.pipeline.search import quiet_optuna
-from search.pipeline.stages import spaces_of, study_name, tables_of
+from search.pipeline.stages import recorded_table, spaces_of, study_name, tables_of
 from sekron.budget import Budget
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
@@ -102,13 +101,11 @@ def _recorded_tables(
     studies, lacks = set(optuna.get_all_study_names(storage)), []
 
     def table_of(layer: LayerProfile) -> CandidateTable:
-        table = CandidateTable.within(
-            metrics.get(layer.name), layer.flops, layer.params, layer.groups
-        )
+        space, metric = spaces[layer.name], metrics.get(layer.name)
+        table = CandidateTable.within(metric, layer.flops, layer.params, layer.groups)
         n_proposed = -1
         if study_name(settings, layer) in studies:
-            study = optuna.load_study(study_name=study_name(settings, layer), storage=storage)
-            n_proposed = replay(study, spaces[layer.name], layer.calls, table, {})
+            table, n_proposed = recorded_table(settings, layer, space, metrics, storage)
         n_trials = n_trials_of(layer, record.profile, settings.n_trials)
         if n_proposed < n_trials:
             lacks.append(f"layer {layer.name!r} has {max(n_proposed, 0)} of {n_trials} trials")

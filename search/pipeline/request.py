@@ -33,7 +33,6 @@ class Request:
         settings: What is recorded of the search.
         measure_seconds: Limit of the time for all measuring; 0 for none.
         keep_latency: Whether to use recorded latencies of another setting.
-        n_network_trials: Trials of whole networks, where latency is limited or there is a score.
         calibration: Unlabelled batches, or None.
         metric: That was collected before and is taken instead, or None.
         output: What the network puts out, for the calibration; None to guess.
@@ -48,7 +47,6 @@ class Request:
     settings: Settings
     measure_seconds: float = 120.0
     keep_latency: bool = False
-    n_network_trials: int = 30
     calibration: Batches | None = None
     metric: NetworkMetric | None = None
     output: Output | None = None
@@ -96,10 +94,7 @@ def request_of(
     n_trials = whole("n_trials", n_trials)
     max_sequence_length = whole("max_sequence_length", max_sequence_length)
     rank_multiple = whole("rank_multiple", rank_multiple)
-    n_network_trials = whole("n_network_trials", n_network_trials)
     measure_seconds = number("measure_seconds", measure_seconds)
-    if n_network_trials < 0:
-        raise ValueError(f"`n_network_trials` must be at least 0, got {n_network_trials}.")
     if not measure_seconds >= 0 or (measure_seconds == 0 and budget.is_clocked):
         raise ValueError(
             f"`measure_seconds` must be positive where latency is limited, else at least 0, "
@@ -129,6 +124,7 @@ def request_of(
         budget=budget,
         is_timed=measure_seconds > 0,
         is_scored=score is not None,
+        n_network_trials=whole("n_network_trials", n_network_trials),
     )
     metric = calibration if isinstance(calibration, NetworkMetric) else None
     batches = None if isinstance(calibration, NetworkMetric) else calibration
@@ -141,7 +137,6 @@ def request_of(
         settings,
         measure_seconds,
         keep_latency,
-        n_network_trials,
         batches,
         metric,
         output,

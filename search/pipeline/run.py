@@ -106,7 +106,9 @@ def run(
         InfeasibleBudget: Before anything is searched, if no plan can fit; afterwards, if none
             holds the latency on the clock or has the least score.
         ValueError: If an argument is out of range, a weight is not finite, the example does not
-            run, there is nothing to replace, or the folder belongs to another search.
+            run, there is nothing to replace, the folder belongs to another search, or another
+            process is at this one: `search.join` helps there.
+        ConnectionError: If a database stays away for more than a minute.
     """
     request = request_of(
         model,

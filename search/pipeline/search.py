@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import optuna
+from optuna.storages import BaseStorage
 
 from search.clock.run_queue import BUSY
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import TimeLimit
 from search.folder.recorder import Recorder
 from search.folder.scores import Scores
+from search.folder.settings import Settings
 from search.folder.storage import told
 from search.front.choices import Choices
 from search.front.result import SearchResult
@@ -38,10 +40,14 @@ from search.whole_network.by_score import most_scores
 from search.whole_network.judge import Judge
 from search.whole_network.plan_clock import PlanClock
 from search.whole_network.trials import Trials
+from search.workers.claims import Claims, joined
 from sekron.budget import Budget
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.spreadsheet import as_csv
+
+OUTCOME = "outcome"
+"""What workers note once front and plan are written."""
 
 
 def search_network(
@@ -50,6 +56,7 @@ def search_network(
     warn: Callable[[str], None],
     stopwatch_of: Callable[..., Stopwatch] = Stopwatch,
     now: Callable[[], float] = time.perf_counter,
+    on_begin: Callable[[], None] = lambda: None,
 ) -> SearchResult:
     """Run a search.
 
@@ -59,15 +66,15 @@ def search_network(
         warn: Called with what the user should know of the result.
         stopwatch_of: From model, example input and profile to what measures.
         now: Returns the seconds by which its time is limited.
+        on_begin: Called once other workers may join.
 
     Raises:
         InfeasibleBudget: As `search.run` does.
         ValueError: As `search.run` does.
     """
+    limit = TimeLimit(request.measure_seconds, now)
     with Course(request.progress) as course:
-        return _searched(
-            request, recorder, warn, stopwatch_of, TimeLimit(request.measure_seconds, now), course
-        )
+        return _searched(request, recorder, warn, stopwatch_of, limit, on_begin, course)
 
 
 def _searched(
@@ -76,6 +83,7 @@ def _searched(
     warn: Callable[[str], None],
     stopwatch_of: Callable[..., Stopwatch],
     limit: TimeLimit,
+    on_begin: Callable[[], None],
     course: Course,
 ) -> SearchResult:
     settings = request.settings
@@ -99,18 +107,34 @@ def _searched(
             timetable = begin_clock(request, stopwatch, limit, profile, times, warn)
     with course.stage(CALIBRATION):
         metrics = metrics_for(request, profile, recorded, warn)
-    storage = recorder.begin(settings, profile, digests, metrics, request.storage)
-    trials = Trials(request.n_network_trials, storage, settings.name, settings.seed)
-    with quiet_optuna(), told(request.storage):
-        tables = search_candidates(request, profile, digests, metrics, storage, work, course)
+    storage = recorder.trials(request.storage)
+    alone = joined(storage, settings.name, is_alone=True)
+    with quiet_optuna(), told(request.storage), alone as claims:
+        recorder.begin(settings, profile, digests, metrics)
+        if judge is not None:
+            claims.note(DENSE_SCORE, judge.scores.dense)
+        on_begin()
+        tables = search_candidates(
+            request, profile, digests, metrics, storage, work, claims, course
+        )
         choices = Choices(profile, tables, metrics, timetable)
+        trials = trials_of(settings, storage, claims)
         choices, best = _settled(
             request, choices, stopwatch, limit, judge, trials, recorder, warn, course
         )
+        with course.stage(FRONT):
+            result = outcome(request, choices, best, judge, recorder)
+        claims.note(OUTCOME)
+    return result
+
+
+def outcome(
+    request: Request, choices: Choices, best: Plan, judge: Judge | None, recorder: Recorder
+) -> SearchResult:
+    """Return the result of a search, and record it."""
     scores = None if judge is None else judge.scores
     result = SearchResult(choices, request.budget, best, scores)
-    with course.stage(FRONT):
-        front = result.pareto_front().drop(columns="plan")
+    front = result.pareto_front().drop(columns="plan")
     recorder.finish(as_csv(result.candidates()), as_csv(front), best)
     return result
 
@@ -127,9 +151,14 @@ def _judge(
     with course.stage(DENSE_SCORE):
         judge = judge_of(request, recorder, recorded, warn)
     if judge is not None:
-        n_scores = most_scores(request.budget, request.n_network_trials)
+        n_scores = most_scores(request.budget, request.settings.n_network_trials)
         course.foresee({SCORES: n_scores * (time.monotonic() - begun)})
     return judge
+
+
+def trials_of(settings: Settings, storage: BaseStorage, claims: Claims) -> Trials:
+    """Return the trials of whole networks of a search."""
+    return Trials(settings.n_network_trials, storage, settings.name, settings.seed, claims)
 
 
 def _settled(

@@ -11,11 +11,12 @@ from torch import nn
 from search.folder.settings import Settings
 from search.per_layer.identity import identity
 from search.per_layer.space import Space
-from search.per_layer.study import LayerStudy
+from search.per_layer.study import LayerStudy, replay
 from search.pipeline.course import Course
 from search.pipeline.foresight import LAYERS, LayerWork, announcement, work_of_layers
 from search.pipeline.request import Request
 from search.pipeline.side_by_side import side_by_side
+from search.workers.claims import Claims
 from sekron.decomposition.decompose import EXACT
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened
@@ -121,9 +122,13 @@ def search_candidates(
     metrics: NetworkMetric,
     storage: BaseStorage,
     work: Mapping[str, LayerWork],
+    claims: Claims,
     course: Course,
 ) -> dict[str, CandidateTable]:
     """Return layer name -> candidates, each layer searched by an Optuna study.
+
+    A layer is searched by one worker, the one that claims it; its study goes on where another one
+    that was killed has left it.
 
     Args:
         request: The search.
@@ -132,6 +137,7 @@ def search_candidates(
         metrics: That errors are measured in.
         storage: Of the studies, which may hold earlier trials.
         work: As `layer_work` returns it.
+        claims: What this worker has in hand.
         course: Of the search.
     """
     settings, spaces = request.settings, spaces_of(profile, request.settings)
@@ -147,7 +153,16 @@ def search_candidates(
     with course.stage(LAYERS) as foreseen:
         per_second = foreseen / max(sum(own.seconds for own in work.values()), 1e-9)
 
-        def searched(name: str, go_on: Callable[[], None]) -> CandidateTable:
+        def searched(name: str, go_on: Callable[[], None]) -> CandidateTable | None:
+            """Return the candidates of a layer, None while another worker searches it."""
+            n_trials = work[name].n_trials
+            done = claims.finished(_piece(name), claims.number)
+            if done is not None and done >= n_trials:
+                course.skip(per_second * work[name].seconds)
+                return recorded_table(settings, owners[name], spaces[name], metrics, storage)[0]
+            claim = None if _piece(name) in claims.held() else claims.take(_piece(name))
+            if claim is None:
+                return None
             study = LayerStudy(
                 study_name(settings, owners[name]),
                 _spectra(network, owners[name], metrics, settings),
@@ -155,6 +170,7 @@ def search_candidates(
                 sampler=settings.sampler,
                 seed=settings.seed,
                 storage=storage,
+                hold=claims.hold,
             )
             steps = iter(work[name].steps)
 
@@ -166,11 +182,36 @@ def search_candidates(
                     course.skip(seconds)
                 go_on()
 
-            study.run(work[name].n_trials, on_trial)
+            study.run(n_trials, on_trial)
+            claim.done(n_trials)
             return study.table
 
-        found = dict(zip(order, side_by_side(searched, order, request.n_threads), strict=True))
+        found: dict[str, CandidateTable] = {}
+        while left := [name for name in order if name not in found]:
+            tables = side_by_side(searched, left, request.n_threads)
+            pairs = zip(left, tables, strict=True)
+            found |= {name: table for name, table in pairs if table is not None}
+            if len(found) < len(order):
+                claims.wait(_piece(""))
     return tables_of(profile, digests, settings.calibrated, lambda layer: found[layer.name])
+
+
+def recorded_table(
+    settings: Settings,
+    layer: LayerProfile,
+    space: Space,
+    metrics: NetworkMetric,
+    storage: BaseStorage,
+) -> tuple[CandidateTable, int]:
+    """Return the candidates in a layer's study, and the number of its proposals."""
+    study = optuna.load_study(study_name=study_name(settings, layer), storage=storage)
+    table = CandidateTable.within(metrics.get(layer.name), layer.flops, layer.params, layer.groups)
+    return table, replay(study, space, layer.calls, table, {})
+
+
+def _piece(layer: str) -> str:
+    """Return the name of the claim to a layer, or with nothing how those of all begin."""
+    return f"layer {layer}"
 
 
 def study_name(settings: Settings, layer: LayerProfile) -> str:

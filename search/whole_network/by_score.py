@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Callable
@@ -12,12 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import optuna
 from optuna.samplers import TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.front.choices import Choices, Member
-from search.per_layer.objective_names import name_objectives
 from search.whole_network.judge import Judge
+from search.whole_network.shared_judge import SharedJudge
+from search.whole_network.shared_trials import NUMBER, open_trials, piece, study_of, told_in
 from search.whole_network.trials import Trials
+from search.workers.claims import fail_leftovers
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.calibration.sensitivity import LEAST
 from sekron.network.plan import Plan
@@ -36,6 +37,9 @@ N_STARTUP = 8
 
 PLAN = "plan"
 """User attribute of a trial: the plan that was scored, as JSON."""
+
+FIRST = -1
+"""Number of the plans that compete before any trial."""
 
 Admission = Callable[[Member], bool]
 """Whether a plan may win: where there is a clock, by that."""
@@ -56,7 +60,7 @@ def best_by_score(
     A trial lets layers count more or less by their place in the network, their size and what is
     known of their sensitivity, and the integer program is solved with that: so every plan that is
     scored fits the budget. A weight for each layer of its own would be too many for some thirty
-    trials.
+    trials. Several workers each take a trial that no other has, and know of all that were told.
 
     Args:
         choices: Of the search.
@@ -64,45 +68,22 @@ def best_by_score(
         start: The best plan by error, which is scored first where there is no least score.
         judge: Scores plans.
         admits: Whether a plan may win besides.
-        trials: How many, and where they are kept.
+        trials: How many, where they are kept, and what this worker has in hand.
         on_progress: Called with what is being scored.
         warn: Called where all that score enough are slower than the dense network.
 
     Raises:
         InfeasibleBudget: If no plan within the other limits has the least score.
     """
-    contest = _Contest(choices, budget, judge, admits)
+    contest = _Contest(choices, budget, SharedJudge(judge, trials.claims), admits)
     if budget.min_score is None:
         contest.enter(start)
     else:
         _bisect(contest, on_progress)
     reasons = _reasons(choices)
-    study = _study(choices.question(budget), judge, trials, list(reasons))
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    for trial in finished:
-        contest.enter(Plan.from_json(trial.user_attrs[PLAN]).within(choices.metrics))
-    for number in range(len(finished), trials.number):
-        on_progress(f"trial {number + 1} of {trials.number}")
-        # Seeded for every trial, so that a search that was interrupted goes on as if not.
-        study.sampler = TPESampler(
-            seed=random.Random(f"{trials.seed}/{number}").getrandbits(32),
-            n_startup_trials=N_STARTUP,
-            multivariate=True,
-        )
-        asked = study.ask()
-        tilts = {reason: asked.suggest_float(reason, -REACH, REACH) for reason in reasons}
-        weights = {
-            name: 2.0 ** sum(tilts[reason] * of[name] for reason, of in reasons.items())
-            for name in choices.tables
-        }
-        weighted = choices.weighted(weights)
-        try:
-            plan = weighted.best(contest.room)
-        except InfeasibleBudget:
-            study.tell(asked, state=TrialState.FAIL)
-            break  # nothing is cheaper than the best plan
-        asked.set_user_attr(PLAN, plan.to_json())
-        study.tell(asked, contest.enter(plan))
+    question, dense = choices.question(budget), judge.scores.dense
+    study = study_of(question, dense, trials, list(reasons))
+    _run_trials(contest, study, trials, reasons, on_progress)
     winner = contest.best
     if not budget.is_clocked and contest.slower and not (winner and winner.plan):
         winner = contest.slower
@@ -115,7 +96,7 @@ def best_by_score(
             f"the score must be reachable, got {budget}; the best of "
             f"{contest.n_entered} plans within its other limits has {contest.most:g}."
         )
-    judge.crown(choices.question(budget), winner.plan)
+    judge.crown(question, winner.plan)
     return winner.plan
 
 
@@ -133,13 +114,14 @@ class _Contest:
 
     choices: Choices
     budget: Budget
-    judge: Judge
+    judge: SharedJudge
     admits: Admission
     best: Member | None = None
     slower: Member | None = None
     score: float = -math.inf
     most: float = -math.inf
     n_entered: int = 0
+    entered: int = FIRST
 
     @property
     def room(self) -> Budget:
@@ -149,17 +131,22 @@ class _Contest:
             return limits
         return replace(limits, flops=max(int(STEP * self.best.used["flops"]), 1))
 
-    def enter(self, plan: Plan) -> float:
-        """Score a plan and let it compete; return its score."""
+    def enter(self, plan: Plan, number: int = FIRST) -> float:
+        """Score a plan and let it compete; return its score.
+
+        Of equals the one with the lowest number wins, in whatever order they come.
+        """
         score, least = self.judge(plan), self.budget.min_score
         member = self.choices.member(self.choices.choice(plan))
-        if least is None:
-            is_better = self.best is None or score > self.score
+        if self.best is None:
+            is_better = least is None or score >= least
+        elif least is None:
+            is_better = (score, -number) > (self.score, -self.entered)
         else:
-            flops = math.inf if self.best is None else self.best.used["flops"]
-            is_better = score >= least and member.used["flops"] < flops
+            own, best = member.used["flops"], self.best.used["flops"]
+            is_better = score >= least and (own, number) < (best, self.entered)
         if is_better and self.admits(member):
-            self.best, self.score = member, score
+            self.best, self.score, self.entered = member, score, number
         elif is_better and (
             self.slower is None or member.used["flops"] < self.slower.used["flops"]
         ):
@@ -167,6 +154,67 @@ class _Contest:
         self.most = max(self.most, score)
         self.n_entered += 1
         return score
+
+
+def _run_trials(
+    contest: _Contest,
+    study: optuna.Study,
+    trials: Trials,
+    reasons: dict[str, dict[str, float]],
+    on_progress: Callable[[str], None],
+) -> None:
+    """Enter the plans of all trials, those that others run too, until none is left."""
+    known: set[int] = set()
+    _enter_told(contest, told_in(study), known)
+    for number, claim, told in open_trials(study, trials, known):
+        _enter_told(contest, told, known)
+        on_progress(f"trial {number + 1} of {trials.number}")
+        # Seeded for every trial, so that a search that was interrupted goes on as if not.
+        study.sampler = TPESampler(
+            seed=random.Random(f"{trials.seed}/{number}").getrandbits(32),
+            n_startup_trials=N_STARTUP,
+            multivariate=True,
+        )
+        asked = study.ask()
+        try:
+            plan = _weighted(contest.choices, asked, reasons).best(contest.room)
+        except InfeasibleBudget:
+            study.tell(asked, state=TrialState.FAIL)
+            claim.give_back()
+            break  # nothing is cheaper than the best plan
+        asked.set_user_attr(PLAN, plan.to_json())
+        asked.set_user_attr(NUMBER, number)
+        score = contest.enter(plan, number)
+        trials.claims.hold()
+        study.tell(asked, score)
+        known.add(number)
+        claim.done()
+    trials.claims.wait_for_all(piece(study))
+    _enter_told(contest, told_in(study), known)
+    if len(known) >= trials.number:
+        fail_leftovers(study)
+
+
+def _weighted(
+    choices: Choices, asked: optuna.Trial, reasons: dict[str, dict[str, float]]
+) -> Choices:
+    """Return choices in which layers count more or less, as a trial suggests."""
+    tilts = {reason: asked.suggest_float(reason, -REACH, REACH) for reason in reasons}
+    weights = {
+        name: 2.0 ** sum(tilts[reason] * of[name] for reason, of in reasons.items())
+        for name in choices.tables
+    }
+    return choices.weighted(weights)
+
+
+def _enter_told(contest: _Contest, told: dict[int, FrozenTrial], known: set[int]) -> None:
+    """Let the plans compete that were told by now, and note that they have."""
+    for number, trial in sorted(told.items()):
+        if number not in known:
+            plan = Plan.from_json(trial.user_attrs[PLAN]).within(contest.choices.metrics)
+            contest.judge.learn(plan, trial.values[0])
+            contest.enter(plan, number)
+            known.add(number)
 
 
 def _bisect(contest: _Contest, on_progress: Callable[[str], None]) -> None:
@@ -203,17 +251,3 @@ def _reasons(choices: Choices) -> dict[str, dict[str, float]]:
             rows = (centred / np.abs(centred).max()).tolist()
             scaled[reason] = dict(zip((layer.name for layer in layers), rows, strict=True))
     return scaled
-
-
-def _study(question: str, judge: Judge, trials: Trials, reasons: list[str]) -> optuna.Study:
-    """Open the study of this question and this score."""
-    text = f"{question} {judge.scores.dense!r}"
-    study = optuna.create_study(
-        storage=trials.storage,
-        study_name=f"{trials.name}/scores/{hashlib.sha256(text.encode()).hexdigest()[:12]}",
-        direction="maximize",
-        load_if_exists=True,
-    )
-    name_objectives(study, ["score"])
-    study.enqueue_trial(dict.fromkeys(reasons, 0.0), skip_if_exists=True)
-    return study

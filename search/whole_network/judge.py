@@ -89,6 +89,11 @@ class Judge:
         self._set(self._scores.with_network(plan, value))
         return value
 
+    def learn(self, plan: Plan, score: float) -> None:
+        """Take over a score of a plan's network that another worker has found."""
+        if plan:
+            self._scores = self._scores.with_network(plan, score)
+
     def crown(self, question: str, plan: Plan) -> None:
         """Record the best plan for a budget."""
         self._set(self._scores.with_winner(question, plan))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from optuna.storages import BaseStorage
 
+from search.workers.claims import Claims
+
 
 @dataclass(frozen=True, slots=True)
 class Trials:
@@ -16,9 +18,11 @@ class Trials:
         storage: Of the study.
         name: Prefix of the study's name.
         seed: Of the sampler.
+        claims: What this worker has in hand.
     """
 
     number: int
     storage: BaseStorage
     name: str
     seed: int
+    claims: Claims

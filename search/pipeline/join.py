@@ -1,0 +1,154 @@
+"""One more worker of a search that another process has begun."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from optuna.storages import BaseStorage
+from torch import nn
+
+from search.folder.run_folder import RunFolder
+from search.folder.storage import told
+from search.front.choices import Choices
+from search.per_layer.identity import weight_digests
+from search.pipeline.course import Course
+from search.pipeline.foresight import DENSE_SCORE, LAYERS, SCORES, seconds_side_by_side, slowness
+from search.pipeline.plans import judge_of, plan_by_score
+from search.pipeline.request import Request
+from search.pipeline.search import OUTCOME, outcome, quiet_optuna, trials_of
+from search.pipeline.stages import layer_work, search_candidates
+from search.whole_network.judge import Judge
+from search.workers.claims import Claims, joined
+from sekron.forward.batches import Batches
+from sekron.forward.evaluation import Score, inputs_of
+from sekron.network.network_metric import NetworkMetric
+from sekron.scalars import whole
+
+
+def join(
+    model: nn.Module,
+    run: str | Path,
+    *,
+    storage: str | None = None,
+    score: Score | None = None,
+    calibration: Batches | None = None,
+    progress: bool = True,
+    n_threads: int = 1,
+) -> bool:
+    """Help with the search in a run folder until it is done, with what it was asked for.
+
+    The folder may be shared, or a copy where the trials are in a database. Workers come and go as
+    they like, killed or not. They share layers, then whole networks that are scored; what is timed
+    is left to the process that began, since a clock is one machine's.
+
+    Args:
+        model: The network that is searched, with its weights; never modified.
+        run: The folder.
+        storage: URL of the Optuna storage that the search was given, if it was.
+        score: The search's, if it has one; without it this worker searches layers alone.
+        calibration: Unlabelled batches to re-estimate batch norm with before networks are scored,
+            as the search has them.
+        progress: Whether to show a progress bar on stderr.
+        n_threads: Layers that are searched at the same time, each on one thread.
+
+    Returns:
+        Whether all is done and the folder has its front and plan; otherwise what is left needs the
+        clock, or the score.
+
+    Raises:
+        FileNotFoundError: If nothing was begun in the folder.
+        ValueError: If it is the search of another network or has another score, or if no plan
+            fits.
+        ConnectionError: If the storage stays away, or others took this worker for dead.
+    """
+    folder = RunFolder(run)
+    settings, profile = folder.read().settings, folder.read().profile
+    digests = weight_digests(model, profile)
+    folder.check_weights(digests)
+    folder.check_storage(storage)
+    if score is not None and not settings.is_scored:
+        raise ValueError(f"{run} must have a score for one to be given, but was searched without.")
+    n_threads = whole("n_threads", n_threads)
+    if n_threads < 1:
+        raise ValueError(f"`n_threads` must be at least 1, got {n_threads}.")
+    metrics = folder.metric() or NetworkMetric()
+    batches = None
+    if score is not None and calibration is not None:
+        batches = list(inputs_of(calibration, model, "`calibration`"))
+    request = Request(
+        model,
+        (),  # its profile is in the folder
+        settings,
+        calibration=batches,
+        score=score,
+        storage=storage,
+        progress=progress,
+        n_threads=n_threads,
+    )
+    judge = judge_of(request, folder, folder.scores(metrics), _warn)
+    opened = folder.trials(storage)
+    work = layer_work(request, profile, digests)
+    joining = joined(opened, settings.name, is_alone=False)
+    with quiet_optuna(), told(storage), joining as claims, Course(progress) as course:
+        _check_score(claims, judge)
+        if progress:
+            seconds = seconds_side_by_side(work.values(), n_threads)
+            course.foresee({LAYERS: slowness() * seconds})
+        tables = search_candidates(request, profile, digests, metrics, opened, work, claims, course)
+        if settings.is_timed or (settings.is_scored and judge is None):
+            return False
+        choices = Choices(profile, tables, metrics)
+        _finish(request, choices, judge, folder, opened, claims, course)
+    return True
+
+
+def _finish(
+    request: Request,
+    choices: Choices,
+    judge: Judge | None,
+    folder: RunFolder,
+    storage: BaseStorage,
+    claims: Claims,
+    course: Course,
+) -> None:
+    """Help to score whole networks, and write down the outcome unless another worker does."""
+    if judge is None:
+        best = choices.best(request.budget)
+    else:
+        trials = trials_of(request.settings, storage, claims)
+        with course.stage(SCORES):
+            best = plan_by_score(
+                request,
+                choices,
+                None,
+                judge,
+                None,
+                trials,
+                lambda what: course.tell(f"scoring {what}"),
+                _warn,
+            )
+
+    def write() -> float:
+        outcome(request, choices, best, judge, folder)
+        return 0.0
+
+    claims.once(OUTCOME, write, after=claims.number)
+
+
+def _check_score(claims: Claims, judge: Judge | None) -> None:
+    """Refuse a score that is not the one of the search.
+
+    Raises:
+        ValueError: If the dense network has another one.
+    """
+    noted = None if judge is None else claims.finished(DENSE_SCORE)
+    if judge is not None and noted is not None and noted != judge.scores.dense:
+        raise ValueError(
+            "`score` must be that of the search, in which the dense network has "
+            f"{noted:g}, got {judge.scores.dense:g}; give the same score and the same data."
+        )
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

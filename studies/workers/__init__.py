@@ -1,0 +1,1 @@
+"""How much sooner several workers are done than one."""

@@ -1,0 +1,207 @@
+"""Workers that join a search: what they share, what they leave, what they refuse."""
+
+import copy
+import json
+import os
+import threading
+import time
+
+import pytest
+import torch
+from optuna.trial import TrialState
+
+import search
+from search import Budget
+from search.folder.run_folder import RunFolder
+from search.per_layer.study import LayerStudy
+from search.pipeline.request import request_of
+from search.pipeline.search import search_network
+from search.whole_network import by_score
+from search.workers import claims
+from tests.test_search_whole_network_by_score import Likeness
+from tests.trials import trials_in
+
+ARGUMENTS = {"n_trials": 3, "max_sequence_length": 2, "measure_seconds": 0, "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(claims, "POLL", 0.01)
+
+
+def searched(model, example, folder, *helpers, **changes):
+    """Search while others help, each in a thread of its own; return the result."""
+    arguments = {"budget": Budget(flops=0.5), **ARGUMENTS, **changes}
+    failed = []
+
+    def run(helper):
+        try:
+            helper()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(helper,)) for helper in helpers]
+
+    def begin():
+        for thread in threads:
+            thread.start()
+
+    result = search_network(
+        request_of(model, example, **arguments), RunFolder(folder), lambda _: None, on_begin=begin
+    )
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return result
+
+
+def helper(model, folder, outcomes=None, **arguments):
+    def run():
+        outcome = search.join(model, folder, progress=False, **arguments)
+        if outcomes is not None:
+            outcomes.append(outcome)
+
+    return run
+
+
+def test_layers_are_shared_and_none_is_searched_twice(
+    small_network, small_input, tmp_path, monkeypatch
+):
+    alone = searched(small_network, small_input, tmp_path / "alone")
+    scored, workers, score, done = [], set(), LayerStudy._score, []
+
+    def noted(self, point, params):
+        scored.append((self.study.study_name, point))
+        workers.add(threading.get_ident())
+        time.sleep(0.01)
+        return score(self, point, params)
+
+    monkeypatch.setattr(LayerStudy, "_score", noted)
+    folder = tmp_path / "run"
+    others = [helper(small_network, folder, done) for _ in range(2)]
+    result = searched(small_network, small_input, folder, *others, n_threads=1)
+    assert result.candidates().equals(alone.candidates())
+    assert result.best == alone.best
+    assert done == [True, True]
+    assert len(scored) == len(set(scored))
+    assert len(workers) > 1
+    assert search.load(folder).pareto_front().equals(alone.pareto_front())
+
+
+@pytest.mark.parametrize("budget", [Budget(flops=0.5), Budget(min_score=0.6)], ids=str)
+def test_scores_are_shared_and_no_plan_is_scored_twice(
+    small_network, small_input, tmp_path, monkeypatch, budget
+):
+    monkeypatch.setattr(by_score, "REACH", 6.0)
+    arguments = {"budget": budget, "n_network_trials": 8, "calibration": [small_input]}
+
+    def score():
+        return Likeness(small_network, small_input)
+
+    alone, own, others = score(), score(), [score(), score()]
+    searched(small_network, small_input, tmp_path / "alone", score=alone, **arguments)
+    folder, done = tmp_path / "run", []
+    join = {"score": None, "calibration": [small_input]}
+    helpers = [helper(small_network, folder, done, **{**join, "score": one}) for one in others]
+    result = searched(small_network, small_input, folder, *helpers, score=own, **arguments)
+    assert done == [True, True]
+    plans = [value for one in (own, *others) for value in one.seen[1:]]  # the first is dense
+    scores = RunFolder(folder).scores(result.metrics)
+    assert len(plans) == len(scores.networks)
+    assert sorted(plans) == pytest.approx(sorted(value for _, value in scores.networks.values()))
+    assert search.load(folder).best == result.best
+    assert scores.winners == {result.choices.question(budget): result.best}
+    storage = RunFolder(folder).storage()
+    (trials,) = [found for name, found in trials_in(storage).items() if "/scores/" in name]
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+    told = [t.user_attrs["number"] for t in trials if t.state == TrialState.COMPLETE]
+    assert len(told) == len(set(told))
+    if budget.min_score is None:
+        assert sorted(told) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"measure_seconds": 1.0}, {"score": lambda _: 1.0, "n_network_trials": 1}],
+    ids=["clock", "score"],
+)
+def test_the_clock_and_an_unknown_score_are_left_to_who_began(
+    small_network, small_input, tmp_path, changes
+):
+    done, folder = [], tmp_path / "run"
+    other = helper(small_network, folder, done)
+    result = searched(small_network, small_input, folder, other, **changes)
+    assert done == [False]
+    assert search.load(folder).best == result.best
+
+
+def test_a_worker_may_finish_what_was_left(small_network, small_input, tmp_path, monkeypatch):
+    alone = searched(small_network, small_input, tmp_path / "alone")
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_network(
+            request_of(small_network, small_input, budget=Budget(flops=0.5), **ARGUMENTS),
+            RunFolder(tmp_path / "run"),
+            lambda _: None,
+            on_begin=stop,
+        )
+    assert search.join(small_network, tmp_path / "run", progress=False)
+    result = search.load(tmp_path / "run")
+    assert result.best == alone.best
+    files = ("candidates.csv", "front.csv", "plan.json")
+    for name in files:
+        there, expected = ((tmp_path / run / name).read_text() for run in ("run", "alone"))
+        assert there == expected
+
+
+def test_a_search_that_is_at_work_is_not_made_twice(small_network, small_input, tmp_path):
+    folder, told = tmp_path / "run", []
+
+    def again():
+        before = (folder / "run.json").read_text()
+        with pytest.raises(ValueError, match=rf"process {os.getpid()} on .* is at it; `sekron wo"):
+            searched(small_network, small_input, folder, budget=Budget(flops=0.6))
+        told.append((folder / "run.json").read_text() == before)
+
+    search_network(
+        request_of(small_network, small_input, budget=Budget(flops=0.5), **ARGUMENTS),
+        RunFolder(folder),
+        lambda _: None,
+        on_begin=again,
+    )
+    assert told == [True]
+    assert str(search.load(folder).budget) == str(Budget(flops=0.5))
+
+
+def test_another_network_score_or_storage_is_refused(small_network, small_input, tmp_path):
+    folder = tmp_path / "run"
+    changes = {"score": lambda _: 1.0, "n_network_trials": 1}
+    searched(small_network, small_input, folder, **changes)
+    other = copy.deepcopy(small_network)
+    with torch.no_grad():
+        other[3].weight[0, 0] += 1.0
+    with pytest.raises(ValueError, match="another network: layer '3' has other weights"):
+        search.join(other, folder)
+    with pytest.raises(ValueError, match=r"has 1, got 2; give the same score and the same data"):
+        search.join(small_network, folder, progress=False, score=lambda _: 2.0)
+    with pytest.raises(ValueError, match="are in the folder itself, got the storage sqlite://"):
+        search.join(small_network, folder, storage="sqlite:///other.db")
+    with pytest.raises(ValueError, match=r"`n_threads` must be at least 1, got 0\."):
+        search.join(small_network, folder, n_threads=0)
+    with pytest.raises(FileNotFoundError, match=r"must be a run folder, but has no run\.json"):
+        search.join(small_network, tmp_path / "none")
+    plain = tmp_path / "plain"
+    searched(small_network, small_input, plain)
+    with pytest.raises(ValueError, match="must have a score for one to be given"):
+        search.join(small_network, plain, score=lambda _: 1.0)
+
+
+def test_the_number_of_network_trials_is_recorded(small_network, small_input, tmp_path):
+    changes = {"score": lambda _: 1.0, "n_network_trials": 2}
+    searched(small_network, small_input, tmp_path / "run", **changes)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["settings"]["n_network_trials"] == 2
