@@ -70,10 +70,7 @@ COLUMNS = {
         "ms to", "number", "Milliseconds: the upper end of its 95 % confidence interval."
     ),
     "speedup": Column(
-        "speed-up",
-        "number",
-        "Time of the dense network, or layer, over this one's; NaN likewise, and where the "
-        "interval is wider than 10 %.",
+        "speed-up", "number", "Time of the dense network, or layer, over this one's; NaN likewise."
     ),
     "activations": Column("activations", "number", "Peak memory of activations, over dense."),
     "score": Column("score", "number", "What the user's function said; more is better."),

@@ -159,7 +159,7 @@ def front_frame(
             for end in ("low", "high"):
                 of_end = np.nan if measured is None else getattr(measured, end)
                 row[f"latency_{end}_ms"] = timetable.network_ms * of_end
-            row["speedup"] = 1.0 / ratio if measured is None or measured.is_sure else np.nan
+            row["speedup"] = 1.0 / ratio
             row["activations"] = np.nan if measured is None else measured.activations
         if scores is not None:
             row["score"] = scores.of(member.plan)

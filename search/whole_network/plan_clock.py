@@ -102,7 +102,8 @@ class PlanClock:
             small = self._stopwatch.compressed(plan)
             low, ratio, high = self._race(small, seconds)
             predicted = self._timetable.effect().ratio(member.saved, len(plan))
-            if not (1 - WIDE) * low <= predicted <= (1 + WIDE) * high and self.has_time:
+            is_off = predicted < (1 - WIDE) * low or predicted > (1 + WIDE) * high
+            if is_off and self.has_time:
                 # One of both is wrong, and it may be the clock.
                 low, ratio, high = agreed((low, ratio, high), self._race(small, seconds))
             activations = self._stopwatch.activations(small)
