@@ -10,6 +10,7 @@ import traceback
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
 
 PRELOADED = (
@@ -65,9 +66,9 @@ def answer_of(
     begun = time.monotonic()
     process.start()
     there.close()
-    in_time, said = here.poll(limit), None
+    in_time, said = bool(wait([here, process.sentinel], limit)), None
     with suppress(EOFError):  # it was killed
-        said = here.recv() if in_time else None
+        said = here.recv() if here.poll() else None
     if not in_time:
         process.kill()
     process.join()

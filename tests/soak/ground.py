@@ -63,7 +63,7 @@ def make_ground(parent: Path) -> Path:
     user, outside = parent / "user", parent / "outside"
     user.mkdir(parents=True)
     outside.mkdir()
-    (outside / "precious.txt").write_text("precious\n")
+    (outside / "precious.txt").write_text("precious")  # a journal would cut this line
     (outside / "empty.txt").write_text("")
     (user / "soak_network.py").write_text(NETWORK)
     namespace = {}

@@ -25,6 +25,9 @@ from tests.soak.tally import Finding
 LIMIT = 180.0
 """Seconds after which a command that was not killed hangs."""
 
+HUNG = 1000
+"""Stands for the exit code of what was not done in time."""
+
 MOST_KILLS = 3
 """Of one command, one after the other."""
 
@@ -138,7 +141,8 @@ def kills(user: Path, parent: Path, seed: int, numbers: Iterator[int]) -> Iterat
         answer, wanted = undisturbed(name)
         struck = _struck(name, folder, draw, answer)
         ended = answer_of(COMMANDS[name].arguments, folder, LIMIT)
-        fault = _fault(name, ended, folder, wanted)
+        hung = any(code == HUNG for code, _ in struck)
+        fault = "hung" if hung else _fault(name, ended, folder, wanted)
         moments = ", ".join(f"{code} {moment}" for code, moment in struck)
         fault = fault and f"{fault} (moments: {moments})"
         for code, moment in struck:
@@ -166,7 +170,7 @@ def _struck(name: str, folder: Path, draw: random.Random, whole: Answer) -> list
         if draw.random() < 0.5:
             change = draw.randint(1, whole.n_changes)
             answer = answer_of(arguments, folder, LIMIT, change)
-            struck.append((answer.code, f"at change {change}"))
+            struck.append((answer.code if answer.in_time else HUNG, f"at change {change}"))
         else:
             share = draw.random()
             answer = answer_of(arguments, folder, share * whole.seconds)
