@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sekron.forward.evaluation import one_line
 from sekron.network.surgery import structures_of
-from sekron.records import Count, decode, encode, read_text, unwritten, write_text
+from sekron.records import Count, check_no_link, decode, encode, read_text, unwritten, write_text
 from sekron.training.random_state import random_state, set_random_state
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class TrainingRecord:
 
         Raises:
             OSError: If the disk refuses; the message names the state.
+            ValueError: If it is a link that stands where the state would be written.
         """
         scores = [e.score for e in self.epochs if not math.isnan(e.score)]
         if not scores or epoch.score > max(scores):
@@ -125,6 +126,8 @@ class TrainingRecord:
         accelerator = self._accelerator
         # Named by the training too, so that it is nobody else's folder that is written to.
         current = folder / f"epoch-{self.last}-{self._identity[:8]}"
+        for path in (current, *current.glob("*")):
+            check_no_link(path)
         try:
             accelerator.save_state(str(current))
             index = accelerator.process_index
