@@ -126,7 +126,7 @@ class TrainingRecord:
         accelerator = self._accelerator
         # Named by the training too, so that it is nobody else's folder that is written to.
         current = folder / f"epoch-{self.last}-{self._identity[:8]}"
-        for path in (current, *current.glob("*")):
+        for path in (current, *current.rglob("*")):
             check_no_link(path)
         try:
             accelerator.save_state(str(current))
@@ -171,6 +171,7 @@ class TrainingRecord:
             raise ValueError(f"{pointer} is damaged: its epochs are none; delete the folder.")
         state = folder / record.state
         try:
+            _check_ordinary(state)
             tensors = load_file(state / TENSORS)
             generators = load_file(state / RANDOM.format(self._accelerator.process_index))
             self.best = {
@@ -210,6 +211,13 @@ def _is_schedule(state: dict[str, Any], schedule: LRScheduler) -> bool:
         return False
     same = all(type(state[name]) is type(fresh[name]) for name in fresh)
     return same and 0 <= state["last_epoch"] <= fresh["T_max"]
+
+
+def _check_ordinary(state: Path) -> None:
+    """Refuse what is neither file nor folder in a state: a pipe would be waited for."""
+    odd = [path.name for path in sorted(state.rglob("*")) if not (path.is_file() or path.is_dir())]
+    if odd:
+        raise ValueError(f"{odd[0]} must be a file, but is something else")
 
 
 def _like(own: Tensor, read: Tensor) -> Tensor:
