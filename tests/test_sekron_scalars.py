@@ -207,3 +207,20 @@ def test_steps(kind):
         sekron.tune(small, dense, batches, steps=steps, progress=False)
         states.append(small.state_dict())
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
+
+
+@pytest.mark.parametrize("read", [whole, number])
+@pytest.mark.parametrize("value", [2**64, -(10**400), 10**5000], ids=["65 bits", "low", "long"])
+def test_a_number_beyond_all_is_refused_in_a_short_line(read, value):
+    with pytest.raises(
+        ValueError, match=r"`steps` must have at most 64 bits, got a number of \d+\."
+    ):
+        read("steps", value)
+    assert read("steps", 2**64 - 1) == 2**64 - 1
+
+
+@pytest.mark.parametrize("name", ["n_network_trials", "n_threads", "measure_seconds", "min_share"])
+def test_a_search_refuses_a_number_beyond_all(name):
+    given = {"budget": search.Budget(flops=0.5), name: 10**400}
+    with pytest.raises(ValueError, match=rf"`{name}` must have at most 64 bits"):
+        search.run(nn.Linear(3, 3), torch.zeros(1, 3), **given)

@@ -41,7 +41,18 @@ FUNNEL = (
     *("--epochs", "3", "--batch-size", "8", "--folder", "train", "--output", "out.safetensors"),
 )
 URL = "sqlite:///trials.db"
-RICH = ("search", MODEL, *QUICK, *CALIBRATED, *SCORED, "--measure-seconds", "1", "--run", "run")
+RICH = (
+    "search",
+    MODEL,
+    *QUICK,
+    *CALIBRATED,
+    *SCORED,
+    "--measure-seconds",
+    "1",
+    "--run",
+    "run",
+    "--json",
+)
 STORED = ("search", MODEL, *UNTIMED, "--run", "stored", "--storage", URL)
 MADE = (
     RICH,

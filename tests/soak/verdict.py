@@ -12,7 +12,7 @@ from tests.soak.command import Answer
 LONGEST = 1500
 """Characters of a line."""
 
-TIMES = re.compile(r'"(seconds|latency_ms|speedup)": [^,\n]*|127\.0\.0\.1:\d+')
+TIMES = re.compile(r'"(seconds|speedup|activations|\w+_ms)": [^,\n]*|127\.0\.0\.1:\d+')
 """What two runs of a command tell differently."""
 
 Snapshot = dict[str, tuple[object, ...]]
