@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sekron.budget import RESOURCES
-from sekron.records import read_text, unwritten, write_text
+from sekron.records import check_no_link, read_text, unwritten, write_text
 from sekron.spreadsheet import as_csv, from_csv
 
 MEASURED = ("latency_ms", "speedup", "score", "score_recalibrated", "score_repaired")
@@ -35,6 +35,8 @@ class Rows:
         self._path, self._fingerprint = path, fingerprint
         self._rows: dict[tuple[str, ...], Row] = {}
         self._written: set[tuple[str, ...]] = set()
+        if path is not None:
+            check_no_link(path)
         if path is not None and path.exists():
             for row in _read(path).to_dict("records"):
                 if row["fingerprint"] == fingerprint:

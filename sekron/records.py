@@ -91,6 +91,19 @@ def read_text(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def check_no_link(path: Path) -> None:
+    """Refuse a link where something is to be written in place: it may lead out of its folder.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if path.is_symlink():
+        raise ValueError(
+            f"{path} must not be a link, which may lead out of its folder; put in its place what "
+            "it leads to."
+        )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step."""
     with replacing(path) as partial:
@@ -109,6 +122,7 @@ def replacing(path: Path) -> Iterator[Path]:
     # Other machines write here too, where numbers of processes are the same.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
+        partial.unlink(missing_ok=True)  # of a killed process; or a link out of the folder
         yield partial
         partial.replace(path)
     except (OSError, SafetensorError) as error:

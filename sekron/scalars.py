@@ -5,6 +5,9 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any
 
+BITS = 64
+"""Of a whole number, at most: a larger one may be no float, and no count or seed is one."""
+
 
 def whole(name: str, value: Any) -> int:
     """Return a whole number as an int.
@@ -15,6 +18,7 @@ def whole(name: str, value: Any) -> int:
 
     Raises:
         TypeError: If it is no whole number.
+        ValueError: If it has more bits than are computed with.
 
     Example:
         >>> import numpy
@@ -24,7 +28,7 @@ def whole(name: str, value: Any) -> int:
     found = as_python(value)
     if not isinstance(found, int) and not (isinstance(found, float) and found.is_integer()):
         raise TypeError(f"`{name}` must be a whole number, got {shown(value)}.")
-    return int(found)
+    return _bounded(name, int(found))
 
 
 def number(name: str, value: Any) -> float:
@@ -36,11 +40,20 @@ def number(name: str, value: Any) -> float:
 
     Raises:
         TypeError: If it is no real number.
+        ValueError: If it is an int of more bits than are computed with.
     """
     found = as_python(value)
     if not isinstance(found, float | int):
         raise TypeError(f"`{name}` must be a number, got {shown(value)}.")
-    return int(found) if isinstance(found, int) else found
+    return _bounded(name, int(found)) if isinstance(found, int) else found
+
+
+def _bounded(name: str, value: int) -> int:
+    if value.bit_length() > BITS:
+        raise ValueError(
+            f"`{name}` must have at most {BITS} bits, got a number of {value.bit_length()}."
+        )
+    return value
 
 
 def shown(value: Any) -> str:

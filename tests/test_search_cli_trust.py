@@ -77,3 +77,12 @@ def test_trials_in_a_database_are_read_where_it_is_given(sekron_command, files):
     assert sekron_command("front", "stored", "--storage", url)[0] == 0
     output = ("--output", "out.safetensors")
     assert sekron_command("apply", "stored", *output, "--storage", url)[0] == 0
+
+
+def test_a_folder_behind_a_link_to_itself_is_one_line(sekron_command, files):
+    (files / "loop").symlink_to("loop")
+    arguments = ("search", "cli_networks:small", *QUICK, "--flops", "70%", "--run", "loop/run")
+    code, out, err = sekron_command(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--traceback" not in err
+    assert "loop/run" in err

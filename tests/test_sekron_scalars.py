@@ -207,3 +207,40 @@ def test_steps(kind):
         sekron.tune(small, dense, batches, steps=steps, progress=False)
         states.append(small.state_dict())
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
+
+
+@pytest.mark.parametrize("read", [whole, number])
+@pytest.mark.parametrize("value", [2**64, -(10**400), 10**5000], ids=["65 bits", "low", "long"])
+def test_a_number_beyond_all_is_refused_in_a_short_line(read, value):
+    with pytest.raises(
+        ValueError, match=r"`steps` must have at most 64 bits, got a number of \d+\."
+    ):
+        read("steps", value)
+    assert read("steps", 2**64 - 1) == 2**64 - 1
+
+
+@pytest.mark.parametrize("name", ["n_network_trials", "n_threads", "measure_seconds", "min_share"])
+def test_a_search_refuses_a_number_beyond_all(name):
+    given = {"budget": search.Budget(flops=0.5), name: 10**400}
+    with pytest.raises(ValueError, match=rf"`{name}` must have at most 64 bits"):
+        search.run(nn.Linear(3, 3), torch.zeros(1, 3), **given)
+
+
+LIMITED = {
+    "max_seconds": lambda model, x, limit, _: baselines.compare(
+        model, x, search.Budget(flops=0.5), max_seconds=limit
+    ),
+    "measure_seconds": lambda model, x, limit, _: search.verify(
+        model, model, x, measure_seconds=limit
+    ),
+    "tolerance": lambda model, x, limit, folder: sekron.export_program(
+        model, x, folder / "out.pt2", tolerance=limit
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIMITED)
+@pytest.mark.parametrize("limit", [float("nan"), -1, float("-inf")])
+def test_a_limit_that_is_none_is_refused(small_network, small_input, tmp_path, name, limit):
+    with pytest.raises(ValueError, match=rf"`{name}` must be at least 0, got {limit}"):
+        LIMITED[name](small_network, small_input, limit, tmp_path)

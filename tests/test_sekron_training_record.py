@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import random
 from pathlib import Path
 
@@ -171,7 +172,14 @@ def changed(file, change):
     save_file(tensors, file)
 
 
+def piped(file, _):
+    """Put a pipe, which nobody writes to, in the place of a file."""
+    file.unlink()
+    os.mkfifo(file)
+
+
 DAMAGES = {
+    "pipe": piped,
     "cut": lambda file, _: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
     "pickle": lambda file, trace: torch.save(Payload(trace), file),
     "empty": lambda file, _: file.write_bytes(b""),
@@ -200,6 +208,7 @@ def test_files_of_a_folder_are_refused_when_damaged_and_never_unpickled(data, tm
         _, small = networks()
         with pytest.raises(ValueError, match=rf"{state.name} is damaged: .*; delete the folder"):
             sekron.finetune(small, **arguments, progress=False)
+        file.unlink(missing_ok=True)
         file.write_bytes(whole)
     assert not trace.exists()
 

@@ -8,6 +8,7 @@ remembered in a note outside of the folder.
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def remember(run: str, model: str) -> None:
     note = _note(run, model)
     with suppress(OSError):  # then the user is asked again
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(f"{Path(run).resolve()}\n{model}\n", encoding="utf-8")
+        note.write_text(f"{os.path.realpath(run)}\n{model}\n", encoding="utf-8")
 
 
 def model_of(run: str, record: RunRecord, named: str) -> str:
@@ -54,5 +55,5 @@ def model_of(run: str, record: RunRecord, named: str) -> str:
 
 
 def _note(run: str, model: str) -> Path:
-    digest = hashlib.sha256(f"{Path(run).resolve()}\n{model}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{os.path.realpath(run)}\n{model}".encode()).hexdigest()
     return Path(platformdirs.user_state_path("sekron")) / "models" / digest

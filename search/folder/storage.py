@@ -29,7 +29,7 @@ from sqlalchemy.exc import (
 
 from search.folder.outage import waiting_out
 from sekron.forward.evaluation import one_line
-from sekron.records import short, unwritten
+from sekron.records import check_no_link, short, unwritten
 
 HARMLESS = ("application_name", "charset", "connect_timeout", "mode", "sslmode", "timeout", "uri")
 """Names of what in the query of a URL may be written down; whatever else may be a password."""
@@ -105,11 +105,12 @@ def open_journal(journal: Path) -> BaseStorage:
     """Open the journal of a study to go on with, or begin one.
 
     Raises:
-        ValueError: If it is damaged.
+        ValueError: If it is damaged, or a link.
         OSError: If it cannot be written to.
     """
     if journal.exists() and not journal.is_file():
         raise ValueError(f"{journal} must be a file, but is something else; delete the folder.")
+    check_no_link(journal)
     lock = FileLock(journal.with_name(f".{journal.stem}.lock"))
     try:
         _drop_half_line(journal, lock)

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sekron.forward.evaluation import one_line
 from sekron.network.surgery import structures_of
-from sekron.records import Count, decode, encode, read_text, unwritten, write_text
+from sekron.records import Count, check_no_link, decode, encode, read_text, unwritten, write_text
 from sekron.training.random_state import random_state, set_random_state
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class TrainingRecord:
 
         Raises:
             OSError: If the disk refuses; the message names the state.
+            ValueError: If it is a link that stands where the state would be written.
         """
         scores = [e.score for e in self.epochs if not math.isnan(e.score)]
         if not scores or epoch.score > max(scores):
@@ -125,6 +126,8 @@ class TrainingRecord:
         accelerator = self._accelerator
         # Named by the training too, so that it is nobody else's folder that is written to.
         current = folder / f"epoch-{self.last}-{self._identity[:8]}"
+        for path in (current, *current.rglob("*")):
+            check_no_link(path)
         try:
             accelerator.save_state(str(current))
             index = accelerator.process_index
@@ -168,6 +171,7 @@ class TrainingRecord:
             raise ValueError(f"{pointer} is damaged: its epochs are none; delete the folder.")
         state = folder / record.state
         try:
+            _check_ordinary(state)
             tensors = load_file(state / TENSORS)
             generators = load_file(state / RANDOM.format(self._accelerator.process_index))
             self.best = {
@@ -207,6 +211,13 @@ def _is_schedule(state: dict[str, Any], schedule: LRScheduler) -> bool:
         return False
     same = all(type(state[name]) is type(fresh[name]) for name in fresh)
     return same and 0 <= state["last_epoch"] <= fresh["T_max"]
+
+
+def _check_ordinary(state: Path) -> None:
+    """Refuse what is neither file nor folder in a state: a pipe would be waited for."""
+    odd = [path.name for path in sorted(state.rglob("*")) if not (path.is_file() or path.is_dir())]
+    if odd:
+        raise ValueError(f"{odd[0]} must be a file, but is something else")
 
 
 def _like(own: Tensor, read: Tensor) -> Tensor:

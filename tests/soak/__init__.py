@@ -1,0 +1,1 @@
+"""Commands killed at any moment, and damaged inputs: `python -m tests.soak`."""
