@@ -103,12 +103,14 @@ def compare(
 
     Raises:
         ValueError: If a name is unknown, a method lacks what it needs, a budget limits latency or
-            nothing, or a weight is not finite.
+            nothing, there is no such limit of time, or a weight is not finite.
     """
     budgets = [budget] if isinstance(budget, Budget) else list(budget)
     plans, tables = plans or {}, tables or {}
     _check(budgets, methods or (), allocations)
     max_seconds = number("max_seconds", max_seconds)
+    if not max_seconds >= 0:
+        raise ValueError(f"`max_seconds` must be at least 0, got {max_seconds}.")
     if repair and (score is None or calibration is None):
         raise ValueError("`repair` must come with `score` and `calibration`; give both.")
     batches = None

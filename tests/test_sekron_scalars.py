@@ -224,3 +224,20 @@ def test_a_search_refuses_a_number_beyond_all(name):
     given = {"budget": search.Budget(flops=0.5), name: 10**400}
     with pytest.raises(ValueError, match=rf"`{name}` must have at most 64 bits"):
         search.run(nn.Linear(3, 3), torch.zeros(1, 3), **given)
+
+
+LIMITED = {
+    "max_seconds": lambda model, x, limit: baselines.compare(
+        model, x, search.Budget(flops=0.5), max_seconds=limit
+    ),
+    "measure_seconds": lambda model, x, limit: search.verify(
+        model, model, x, measure_seconds=limit
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIMITED)
+@pytest.mark.parametrize("limit", [float("nan"), -1, float("-inf")])
+def test_a_limit_that_is_none_is_refused(small_network, small_input, name, limit):
+    with pytest.raises(ValueError, match=rf"`{name}` must be at least 0, got {limit}"):
+        LIMITED[name](small_network, small_input, limit)

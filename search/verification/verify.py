@@ -17,6 +17,7 @@ from sekron.export.refusal import CannotRun, reason_of
 from sekron.forward.evaluation import output_of, said, untouched
 from sekron.forward.inputs import Inputs, example_of
 from sekron.forward.tensors import tensors_in
+from sekron.scalars import number
 
 WORSE = 4.0
 """Times the difference of the dense network, at which that of the compressed one is no worse."""
@@ -73,8 +74,12 @@ def verify(
         One finding for each check, in their order.
 
     Raises:
-        ValueError: If one of the networks does not run on the example input at all.
+        ValueError: If one of the networks does not run on the example input at all, or
+            `measure_seconds` is no limit.
     """
+    measure_seconds = number("measure_seconds", measure_seconds)
+    if not measure_seconds >= 0:
+        raise ValueError(f"`measure_seconds` must be at least 0, got {measure_seconds}.")
     arguments = example_of(example_input, model)
     with untouched(small, model):
         ours, theirs = (
