@@ -24,7 +24,6 @@ from sekron.forward.evaluation import output_of, untouched
 from sekron.forward.inputs import Arguments, Inputs, example_of
 from sekron.forward.tensors import tensors_in
 from sekron.network.checkpoint import check_folder
-from sekron.scalars import number
 
 Writer = Callable[[Program, Path], None]
 
@@ -172,9 +171,6 @@ def _export(
 ) -> Exported:
     """Export with as many free sizes as go, compare, and put the files in their place."""
     check_folder(path)
-    tolerance = number("tolerance", tolerance)
-    if not tolerance >= 0:
-        raise ValueError(f"`tolerance` must be at least 0, got {tolerance}.")
     example = example_of(example_input, model)
     write, read = way
     why = ""
