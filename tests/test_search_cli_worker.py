@@ -40,7 +40,7 @@ def test_a_worker_without_a_search_is_refused(sekron_command):
     code, _, err = sekron_command("worker", "nowhere")
     assert (code, err) == (2, "sekron: nowhere must be a run folder, but has no run.json.\n")
     code, _, err = sekron_command(*SEARCH, "--flops", "60%", "--run", "no", "--workers", "0")
-    assert (code, err) == (2, "sekron: --workers must be at least 1, got 0.\n")
+    assert (code, err) == (2, "sekron: --workers must be from 1 to 256, got 0.\n")
 
 
 def test_workers_on_this_machine_help_and_end(sekron_command, files, monkeypatch):

@@ -50,6 +50,9 @@ from search.pipeline.request import request_of
 from search.pipeline.search import search_network
 from sekron.profiling.profile import profile
 
+MOST_WORKERS = 256
+"""Processes of one search on one machine."""
+
 
 def layers(
     model: Model,
@@ -122,8 +125,8 @@ def search(
 ) -> None:
     """Search a network under a budget; the same command on the same folder goes on."""
     source = source_of(model, weights, inputs)
-    if workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {workers}.")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise ValueError(f"--workers must be from 1 to {MOST_WORKERS}, got {workers}.")
     threads = max(torch.get_num_threads() // workers, 1) if threads is None else threads
     request = request_of(
         load_model(model, weights),

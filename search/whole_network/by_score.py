@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.front.choices import Choices, Member
 from search.whole_network.judge import Judge
 from search.whole_network.shared_judge import SharedJudge
-from search.whole_network.shared_trials import NUMBER, open_trials, piece, study_of, told_in
+from search.whole_network.shared_trials import NUMBER, asked, open_trials, piece, study_of, told_in
 from search.whole_network.trials import Trials
 from search.workers.claims import fail_leftovers
 from sekron.budget import Budget, InfeasibleBudget
@@ -82,7 +82,7 @@ def best_by_score(
         _bisect(contest, on_progress)
     reasons = _reasons(choices)
     question, dense = choices.question(budget), judge.scores.dense
-    study = study_of(question, dense, trials, list(reasons))
+    study = study_of(question, dense, trials)
     _run_trials(contest, study, trials, reasons, on_progress)
     winner = contest.best
     if not budget.is_clocked and contest.slower and not (winner and winner.plan):
@@ -175,18 +175,18 @@ def _run_trials(
             n_startup_trials=N_STARTUP,
             multivariate=True,
         )
-        asked = study.ask()
+        trial = asked(study, trials, number, reasons)
         try:
-            plan = _weighted(contest.choices, asked, reasons).best(contest.room)
+            plan = _weighted(contest.choices, trial, reasons).best(contest.room)
         except InfeasibleBudget:
-            study.tell(asked, state=TrialState.FAIL)
+            study.tell(trial, state=TrialState.FAIL)
             claim.give_back()
             break  # nothing is cheaper than the best plan
-        asked.set_user_attr(PLAN, plan.to_json())
-        asked.set_user_attr(NUMBER, number)
+        trial.set_user_attr(PLAN, plan.to_json())
+        trial.set_user_attr(NUMBER, number)
         score = contest.enter(plan, number)
         trials.claims.hold()
-        study.tell(asked, score)
+        study.tell(trial, score)
         known.add(number)
         claim.done()
     trials.claims.wait_for_all(piece(study))
@@ -196,10 +196,10 @@ def _run_trials(
 
 
 def _weighted(
-    choices: Choices, asked: optuna.Trial, reasons: dict[str, dict[str, float]]
+    choices: Choices, trial: optuna.Trial, reasons: dict[str, dict[str, float]]
 ) -> Choices:
     """Return choices in which layers count more or less, as a trial suggests."""
-    tilts = {reason: asked.suggest_float(reason, -REACH, REACH) for reason in reasons}
+    tilts = {reason: trial.suggest_float(reason, -REACH, REACH) for reason in reasons}
     weights = {
         name: 2.0 ** sum(tilts[reason] * of[name] for reason, of in reasons.items())
         for name in choices.tables

@@ -13,7 +13,7 @@ from search.front.choices import Choices, Member
 from search.per_layer.objective_names import name_objectives
 from search.per_layer.resumed_sampler import ResumedSampler
 from search.whole_network.trials import Trials
-from search.workers.claims import fail_leftovers
+from search.workers.claims import FIXED, fail_leftovers
 from sekron.budget import Budget
 
 N_SEEDS = 12
@@ -63,7 +63,9 @@ class NetworkStudy:
             load_if_exists=True,
         )
         name_objectives(self._study, ["error"])
-        fail_leftovers(self._study)
+        for trial in fail_leftovers(self._study):
+            if FIXED in trial.system_attrs:
+                self._study.enqueue_trial(trial.system_attrs[FIXED])
         near = sorted(rows, key=lambda choice: abs(choices.member(choice).error - winner.error))
         for choice in dict.fromkeys(near[:N_SEEDS]):
             steps = list(zip(self._ladders, choice, strict=True))

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import optuna
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search.per_layer.objective_names import name_objectives
 from search.whole_network.trials import Trials
-from search.workers.claims import Claim
+from search.workers.claims import FIXED, Claim
 
 NUMBER = "number"
 """User attribute of a trial: its number as workers count, without those that failed."""
 
 
-def study_of(question: str, dense: float, trials: Trials, names: list[str]) -> Study:
+def study_of(question: str, dense: float, trials: Trials) -> Study:
     """Open the study of a question and a score.
 
     Args:
         question: Digest of what decides the best plan.
         dense: Score of the dense network, which stands for the function and its data.
         trials: Of the study.
-        names: Of the parameters; in the first trial all of them are 0.
     """
     text = f"{question} {dense!r}"
     study = optuna.create_study(
@@ -34,13 +33,26 @@ def study_of(question: str, dense: float, trials: Trials, names: list[str]) -> S
         load_if_exists=True,
     )
     name_objectives(study, ["score"])
-    trials.claims.once(f"begin of {study.study_name}", lambda: _begun(study, names))
     return study
 
 
-def _begun(study: Study, names: list[str]) -> float:
-    study.enqueue_trial(dict.fromkeys(names, 0.0), skip_if_exists=True)
-    return 0.0
+def asked(study: Study, trials: Trials, number: int, names: Iterable[str]) -> Trial:
+    """Ask for a trial; in the first one all parameters are 0.
+
+    It is not enqueued: one that a kill has left would not come again, and any worker would take it.
+
+    Args:
+        study: Of the trials.
+        trials: That it is one of.
+        number: As the workers count it.
+        names: Of the parameters.
+    """
+    if number:
+        return study.ask()
+    fixed = {FIXED: dict.fromkeys(names, 0.0)}
+    template = create_trial(state=TrialState.RUNNING, system_attrs=fixed)
+    study_id = trials.storage.get_study_id_from_name(study.study_name)
+    return Trial(study, trials.storage.create_new_trial(study_id, template_trial=template))
 
 
 def open_trials(

@@ -23,6 +23,9 @@ from search.workers.worker import Worker, create_running, fail
 WHAT, WORKER = "what", "worker"
 """User attributes of a claim: the piece of work, and the number of its worker."""
 
+FIXED = "fixed_params"
+"""System attribute of a trial that was enqueued: its parameters."""
+
 POLL = 0.5
 """Seconds between two looks at what others do."""
 
@@ -229,11 +232,17 @@ def joined(storage: BaseStorage, name: str, is_alone: bool) -> Iterator[Claims]:
         claims.leave(state)
 
 
-def fail_leftovers(study: Study) -> None:
-    """Fail the trials of a study that dead workers left running; nobody else may be at it."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+def fail_leftovers(study: Study) -> list[FrozenTrial]:
+    """Fail the trials of a study that dead workers left running; nobody else may be at it.
+
+    Returns:
+        Those trials: what was enqueued of them is in the queue no more.
+    """
+    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in left:
         with suppress(UpdateFinishedTrialError):
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+    return left
 
 
 def _finished(seen: list[FrozenTrial], what: str, after: int) -> float | None:

@@ -23,6 +23,7 @@ OUTPUT = ("--output", "out.safetensors")
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "layers": (MODEL, *INPUT),
     "search": (MODEL, *UNTIMED, "--run", "fresh"),
+    "worker": NAMED,
     "front": ("run",),
     "apply": (*NAMED, *OUTPUT),
     "compare": (*NAMED, "--max-seconds", "1"),
