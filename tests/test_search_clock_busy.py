@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import search
 from search import Budget
 from search.clock import run_queue
 from search.clock.run_queue import BUSY, RunQueue
-from search.clock.timetable import NetworkTime
-from search.whole_network.plan_clock import agreed
+from search.clock.time_limit import TimeLimit
+from search.clock.timetable import NetworkTime, Setting, Timetable
+from search.whole_network.plan_clock import PlanClock, agreed
+from sekron import Plan
 from tests.test_search_whole_network_within_latency import World, run, world
 
 __all__ = ["world"]  # fixtures are found by their names
@@ -121,7 +124,7 @@ def test_a_busy_machine_is_told_and_measured_anew(world, small_network, small_in
     world.stopwatch = stopwatch
     with pytest.warns(UserWarning, match=r"too busy for the clock: threads waited 40% of the time"):
         run(world, small_network, small_input, budget=Budget(flops=0.6), run=tmp_path)
-    share[0] = BUSY / 2
+    share[0] = BUSY / 2  # of all that this search measures
     with pytest.warns(UserWarning, match=r"on a busy machine; they are measured anew"):
         run(world, small_network, small_input, budget=Budget(flops=0.6), run=tmp_path)
     starts = world.starts
@@ -129,6 +132,20 @@ def test_a_busy_machine_is_told_and_measured_anew(world, small_network, small_in
         world, small_network, small_input, budget=Budget(flops=0.6), run=tmp_path
     )  # in quiet: nothing is said, nothing measured
     assert world.starts == starts
+
+
+@pytest.mark.parametrize("before", [0.0, 0.3])
+def test_a_moment_of_waiting_is_not_all_of_it(before):
+    """What counts is the share of all that was measured, here and by an earlier search."""
+    queue, kept = SimpleNamespace(share=0.4), []
+    setting = Setting("cpu", 1, "2", "float32", "contiguous", ((1, 3),))
+    timetable = Timetable(setting, 10.0, {}, waited=before)
+    stopwatch = SimpleNamespace(run_queue=queue)
+    clock = PlanClock(stopwatch, timetable, TimeLimit(1.0), kept.append, lambda _: None)
+    for share in (0.4, 0.02):
+        queue.share = share
+        clock.crown(f"{share}", SimpleNamespace(plan=Plan({})))
+    assert [found.waited for found in kept] == [0.4, max(before, 0.02)]
 
 
 @pytest.mark.skipif(not list(ALONE.glob("*/schedstat")), reason="the system does not tell")

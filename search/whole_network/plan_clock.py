@@ -12,9 +12,12 @@ from search.clock.candidate_times import promising, untimed
 from search.clock.race import FEWEST, WARM_UP
 from search.clock.stopwatch import Interval, Stopwatch
 from search.clock.time_limit import LAYERS, NETWORKS, TimeLimit
-from search.clock.timetable import WIDE, NetworkTime, Timetable
+from search.clock.timetable import NetworkTime, Timetable
 from search.front.choices import Choices, Member
 from sekron.budget import Budget
+
+OFF = 0.1
+"""Share by which a prediction must lie outside of a measured interval for both to be doubted."""
 
 PART = 0.25
 """Of the time that is left, what one network may take at most."""
@@ -43,6 +46,7 @@ class PlanClock:
         on_progress: Callable[[str], None],
     ) -> None:
         self._stopwatch, self._timetable, self._keep = stopwatch, timetable, keep
+        self._waited_before = timetable.waited  # by an earlier search
         self.limit, self._on_progress = limit, on_progress
         self._left_out: dict[str, str] = {}  # what -> how many of how many
         self.is_late = False
@@ -102,7 +106,7 @@ class PlanClock:
             small = self._stopwatch.compressed(plan)
             low, ratio, high = self._race(small, seconds)
             predicted = self._timetable.effect().ratio(member.saved, len(plan))
-            is_off = predicted < (1 - WIDE) * low or predicted > (1 + WIDE) * high
+            is_off = predicted < (1 - OFF) * low or predicted > (1 + OFF) * high
             if is_off and self.has_time:
                 # One of both is wrong, and it may be the clock.
                 low, ratio, high = agreed((low, ratio, high), self._race(small, seconds))
@@ -161,7 +165,7 @@ class PlanClock:
 
     def _set(self, timetable: Timetable) -> None:
         if timetable is not self._timetable:
-            waited = max(timetable.waited, self._stopwatch.run_queue.share)
+            waited = max(self._waited_before, self._stopwatch.run_queue.share)
             self._timetable = replace(timetable, waited=waited)
             self._keep(self._timetable)
 

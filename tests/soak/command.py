@@ -107,8 +107,8 @@ def _counter(seen, killed_at):
 
 
 def _code_of(arguments):
-    from search.cli import app, dashboard  # noqa: PLC0415
-    from tests.soak import python  # noqa: PLC0415
+    from search.cli import app, dashboard  # noqa: PLC0415  loaded once
+    from tests.soak import python  # noqa: PLC0415  likewise
 
     if arguments[0] == "python":
         try:

@@ -29,7 +29,7 @@ def plan():
 
 
 def _dense():
-    from tests.soak.ground import NETWORK  # noqa: PLC0415
+    from tests.soak.ground import NETWORK  # noqa: PLC0415  in the process itself
 
     namespace = {}
     exec(NETWORK, namespace)
