@@ -1,13 +1,23 @@
 """What every sampler keeps, and what the one that follows the front proposes."""
 
+import math
+
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 
-from search.per_layer.samplers import SAMPLERS, VOTERS, NeighbourSampler
+from search.per_layer.samplers import (
+    N_CONSIDERED,
+    PRIOR,
+    SAMPLERS,
+    VOTE,
+    VOTERS,
+    NeighbourSampler,
+)
 from search.per_layer.space import Space
 from search.per_layer.study import TEMPLATE, LayerStudy
 from sekron.rank_curves.curves import Spectra
+from sekron.rank_curves.pareto import MIXES
 from sekron.structures.geometry import Geometry
 
 N_PROPOSED = 60
@@ -83,6 +93,35 @@ def test_neighbour_proposes_unseen_points_next_to_the_front(study_of):
         assert point in nearby | pairs
         followed += point in nearby
     assert followed >= 30  # a tenth of the trials wander among the pairs
+
+
+def elected(study, mix):
+    """Return what the voters of a front elect, counted one by one; None where nothing is fresh."""
+    table, neighbours = study.table, study.space.neighbours
+    scored = set(table.points)
+    on_front = {table.points[i] for other in MIXES for i in table.exclusive_areas(other)}
+    votes = {}
+    for index, share in table.exclusive_areas(mix).items():
+        for point in neighbours(table.points[index]):
+            if point not in scored:
+                votes[point] = votes.get(point, 0.0) + share**VOTE
+
+    def success(point):
+        tried = scored.intersection(neighbours(point))
+        return (len(tried & on_front) + PRIOR[0]) / (len(tried) + PRIOR[1])
+
+    most_voted = sorted(votes, key=votes.get)[-N_CONSIDERED:]
+    return max(most_voted, key=lambda p: math.sqrt(votes[p]) * success(p), default=None)
+
+
+def test_neighbour_elects_what_counting_one_by_one_elects(study_of):
+    study = study_of("neighbour")
+    study.run(0)
+    for _ in range(40):
+        scored, by_front = set(study.table.points), [elected(study, mix) for mix in VOTERS]
+        study.propose()
+        (point,) = set(study.table.points) - scored
+        assert point in by_front or not any(by_front)
 
 
 def test_neighbour_draws_at_random_when_nothing_nearby_is_left(study_of):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import random
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from search.per_layer.neighbourhoods import Neighbourhoods
 from search.per_layer.resumed_sampler import ResumedSampler
 from search.per_layer.space import Space
 from sekron.rank_curves.pareto import MIXES
@@ -51,6 +51,8 @@ class NeighbourSampler(BaseSampler):
         self._space = space
         self._table = table
         self._seed = seed
+        self._near = Neighbourhoods(space)
+        self._scored: list[int] = []
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -64,27 +66,14 @@ class NeighbourSampler(BaseSampler):
         """Return the parameters of the proposal; nothing when all that is near was scored."""
         draw = self._draw(study)
         points = self._table.points
-        scored = set(points)
         areas = {mix: self._table.exclusive_areas(mix) for mix in MIXES}
-        on_front = {points[index] for shares in areas.values() for index in shares}
+        on_front = [points[index] for shares in areas.values() for index in shares]
         for mix in draw.sample(VOTERS, k=len(VOTERS)):
-            votes: defaultdict[Point, float] = defaultdict(float)
-            for index, share in areas[mix].items():
-                for neighbour in self._space.neighbours(points[index]):
-                    if neighbour not in scored:
-                        votes[neighbour] += share**VOTE
-            if votes:
-                most_voted = sorted(votes, key=lambda point: votes[point])[-N_CONSIDERED:]
-                return dict(
-                    self._space.params(
-                        max(
-                            most_voted,
-                            key=lambda point: (
-                                math.sqrt(votes[point]) * self._success(point, scored, on_front)
-                            ),
-                        )
-                    )
-                )
+            votes = {points[index]: share**VOTE for index, share in areas[mix].items()}
+            elected = self._elected(votes, on_front)
+            if elected is not None:
+                return dict(self._space.params(elected))
+        scored = set(points)
         fresh = [point for point in self._space.pairs() if point not in scored]
         return dict(self._space.params(draw.choice(fresh))) if fresh else {}
 
@@ -104,10 +93,35 @@ class NeighbourSampler(BaseSampler):
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return random.Random(f"{self._seed}/{len(finished)}/{purpose}")
 
-    def _success(self, point: Point, scored: set[Point], on_front: set[Point]) -> float:
-        """Share of the scored neighbours of a point that are on a front."""
-        tried = scored.intersection(self._space.neighbours(point))
-        return (len(tried & on_front) + PRIOR[0]) / (len(tried) + PRIOR[1])
+    def _elected(self, votes: dict[Point, float], on_front: list[Point]) -> Point | None:
+        """Return the point to be scored next, None if all neighbours of the voters were scored.
+
+        Args:
+            votes: Point on a front -> weight of its vote for each of its neighbours.
+            on_front: The points on any front: they were the successes.
+        """
+        near = self._near
+        voters = [near.of(near.number(point)) for point in votes]
+        self._scored += map(near.number, self._table.points[len(self._scored) :])
+        named = np.concatenate([np.zeros(0, dtype=np.int64), *voters])
+        weights = np.repeat(list(votes.values()), list(map(len, voters)))
+        is_fresh = ~near.marked(self._scored)[named]
+        fresh, first, places = np.unique(named[is_fresh], return_index=True, return_inverse=True)
+        if not len(fresh):
+            return None
+        received = np.bincount(places, weights[is_fresh])
+        by_mention = np.argsort(first)
+        most_voted = by_mention[np.argsort(received[by_mention], kind="stable")][-N_CONSIDERED:]
+        considered = [near.of(int(number)) for number in fresh[most_voted]]
+        named = np.concatenate(considered)
+        places = np.repeat(np.arange(len(considered)), list(map(len, considered)))
+        tried, successes = (
+            np.bincount(places, near.marked(numbers)[named], minlength=len(considered))
+            for numbers in (self._scored, map(near.number, on_front))
+        )
+        success = (successes + PRIOR[0]) / (tried + PRIOR[1])
+        best = int(np.argmax(np.sqrt(received[most_voted]) * success))
+        return near.points[int(fresh[most_voted[best]])]
 
 
 def _neighbour(space: Space, table: CandidateTable, seed: int) -> BaseSampler:

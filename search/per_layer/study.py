@@ -197,20 +197,20 @@ def replay(
     Raises:
         ValueError: If a trial is damaged.
     """
-    n_proposed = 0
+    n_proposed, curves = 0, []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         n_proposed += TEMPLATE not in trial.user_attrs
         try:
             point = point_of(trial, space)
             if point is not None and point not in values:
-                curve = curve_of(trial, point, geometries)
+                curves.append(curve_of(trial, point, geometries))
                 values[point] = tuple(trial.values)
-                table.add(curve)
         except (ValueError, TypeError, LookupError, OverflowError) as error:
             raise ValueError(
                 f"trial {trial.number} of the study {study.study_name!r} is damaged: "
                 f"{short(one_line(error))}; search again in another folder or database."
             ) from error
+    table.add(*curves)
     return n_proposed
 
 

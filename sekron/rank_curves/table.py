@@ -61,15 +61,16 @@ class CandidateTable:
     def __len__(self) -> int:
         return len(self.ranks)
 
-    def add(self, curve: RankCurve) -> NDArray[np.intp]:
-        """Merge a rank curve and return which of its rows are on the front now, ascending."""
-        n_before = len(self)
-        self.points.append((curve.family, curve.shapes))
-        ranks = [*self.ranks, *(tuple(map(int, row)) for row in curve.ranks)]
-        point = np.append(self.point, np.full(len(curve.errors), len(self.points) - 1))
-        errors = np.append(self.errors, curve.errors)
-        flops = np.append(self.flops, curve.flops)
-        params = np.append(self.params, curve.params)
+    def add(self, *curves: RankCurve) -> NDArray[np.intp]:
+        """Merge rank curves and return which of all their rows are on the front now, ascending."""
+        n_before, first = len(self), len(self.points)
+        self.points += [(curve.family, curve.shapes) for curve in curves]
+        ranks = [*self.ranks, *(tuple(row) for curve in curves for row in curve.ranks.tolist())]
+        lengths = [len(curve.errors) for curve in curves]
+        point = np.append(self.point, np.repeat(np.arange(first, len(self.points)), lengths))
+        errors = np.concatenate([self.errors, *(curve.errors for curve in curves)])
+        flops = np.concatenate([self.flops, *(curve.flops for curve in curves)])
+        params = np.concatenate([self.params, *(curve.params for curve in curves)])
         rows = mixed_front(flops / self.dense_flops, params / self.dense_params, errors)
         self.ranks = [ranks[row] for row in rows]
         self.point, self.errors = point[rows], errors[rows]
