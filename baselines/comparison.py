@@ -137,7 +137,8 @@ def compare(
     }
     rules = {name: ("plan",) if name in plans else rules_of(name, allocations) for name in makers}
     jobs = {name: [(b, rule) for b in budgets for rule in rules[name]] for name in makers}
-    rows.forget([*plans, *tables])  # another search may have made them
+    # Another search may have made them.
+    rows.forget(list(map(str, budgets)), [*plans, *tables])
     try:
         _run(makers, jobs, rows, judge, progress)
     except KeyboardInterrupt:

@@ -46,9 +46,9 @@ class Rows:
     def __contains__(self, key: tuple[str, ...]) -> bool:
         return key in self._rows
 
-    def forget(self, methods: Sequence[str]) -> None:
-        """Forget the rows of some methods; they are computed and written anew."""
-        for key in [key for key in self._rows if key[1] in methods]:
+    def forget(self, budgets: Sequence[str], methods: Sequence[str]) -> None:
+        """Forget the rows of some methods at some budgets; they are computed and written anew."""
+        for key in [key for key in self._rows if key[0] in budgets and key[1] in methods]:
             del self._rows[key]
 
     def add(self, row: Row) -> None:

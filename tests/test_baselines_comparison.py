@@ -15,6 +15,7 @@ from baselines.rows import COLUMNS, Rows
 from sekron.budget import Budget
 from sekron.layers.conv import SeKronConv2d
 from sekron.layers.linear import SeKronLinear
+from sekron.network.plan import Plan
 from sekron.profiling.count import count_flops
 from sekron.profiling.profile import profile
 
@@ -265,6 +266,16 @@ def test_plans_made_elsewhere_take_part(small_network, small_input, small_run):
     assert math.isnan(frame["error"][1])
 
 
+def test_plans_of_this_call_alone_are_made_anew(tmp_path, small_network, small_input, small_run):
+    plan, path, other = search.load(small_run).plan, tmp_path / "rows.csv", Budget(flops=0.6)
+    settings = {"methods": [], "output": path}
+    before = brief(small_network, small_input, [HALF, other], plans={"ours": plan}, **settings)
+    dense = {"ours": lambda budget: Plan({})}
+    after = brief(small_network, small_input, HALF, plans=dense, **settings).set_index("budget")
+    assert after.loc[str(HALF), "flops_ratio"] == 1.0
+    assert after.loc[str(other), "error"] == before.set_index("budget").loc[str(other), "error"]
+
+
 def test_a_row_stands_once_however_often_it_is_made(tmp_path):
     path = tmp_path / "comparison.csv"
 
@@ -275,7 +286,7 @@ def test_a_row_stands_once_however_often_it_is_made(tmp_path):
     other.add(row("ours", error=4.0))
     for error in (1.0, 2.0, 3.0):
         rows = Rows(path, "this network")
-        rows.forget(["ours"])
+        rows.forget(["=b", "b"], ["ours"])
         rows.add(row("ours", error=error))
         rows.add(row("ours", "b", error=error))
         rows.add(row("theirs"))
