@@ -270,7 +270,7 @@ def test_plans_of_this_call_alone_are_made_anew(tmp_path, small_network, small_i
     plan, path, other = search.load(small_run).plan, tmp_path / "rows.csv", Budget(flops=0.6)
     settings = {"methods": [], "output": path}
     before = brief(small_network, small_input, [HALF, other], plans={"ours": plan}, **settings)
-    dense = {"ours": lambda budget: Plan({})}
+    dense = {"ours": lambda _: Plan({})}
     after = brief(small_network, small_input, HALF, plans=dense, **settings).set_index("budget")
     assert after.loc[str(HALF), "flops_ratio"] == 1.0
     assert after.loc[str(other), "error"] == before.set_index("budget").loc[str(other), "error"]

@@ -8,22 +8,17 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from sekron.calibration.output_kind import Output, kind_of, real_tensors
+from sekron.calibration.patches import Drawn, rows_of
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import inputs_of, must_allow_gradients, output_of
 from sekron.forward.inputs import Arguments
 from sekron.network.copying import copy_of
 from sekron.network.eligibility import TRANSPOSED
 from sekron.network.precision import in_single_precision
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-
-CHUNK = 16
-"""Number of images whose patches are unfolded at once."""
 
 N_DRAWS = 4
 """Draws of the gradient for each batch."""
@@ -83,7 +78,7 @@ def moments(
         batches: Inputs of the network, as `recalibrate` takes them.
         seed: Seed of the draws.
         largest_patch: Whole patches are collected instead of channels where a kernel takes in at
-            most that many numbers.
+            most that many numbers; then some rows, drawn at random, suffice.
         output: What the network puts out; None to guess.
         centred: Whether moments of inputs are about the mean where batch norm follows.
 
@@ -96,9 +91,12 @@ def moments(
     """
     must_allow_gradients(model)
     network = copy_of(model).eval().requires_grad_(False)
+    inputs: Iterable[Arguments] = inputs_of(batches, network, "`calibration`")
+    if largest_patch:
+        inputs = list(inputs)
+    drawn = Drawn(largest_patch, inputs, seed)
     sums = {
-        name: _Sums(largest_patch, isinstance(network.get_submodule(name), TRANSPOSED))
-        for name in names
+        name: _Sums(drawn, isinstance(network.get_submodule(name), TRANSPOSED)) for name in names
     }
     handles = [
         network.get_submodule(name).register_forward_hook(layer_sums.hook, with_kwargs=True)
@@ -110,9 +108,7 @@ def moments(
     n_images = 0
     kind = None
     try:
-        for batch in chain.from_iterable(
-            b.split(_at_once(b)) for b in inputs_of(batches, network, "`calibration`")
-        ):
+        for batch in chain.from_iterable(b.split(_at_once(b)) for b in inputs):
             n_images += len(batch)
             with torch.enable_grad():
                 put_out = output_of(network, batch, "the calibration batches")
@@ -136,8 +132,8 @@ def _at_once(batch: Arguments) -> int:
 class _Sums:
     """The running sums of one layer."""
 
-    def __init__(self, largest_patch: int, is_transposed: bool) -> None:
-        self._largest_patch, self._is_transposed = largest_patch, is_transposed
+    def __init__(self, drawn: Drawn, is_transposed: bool) -> None:
+        self._drawn, self._is_transposed = drawn, is_transposed
         self._inputs: Tensor | float = 0.0
         self._input_sum: Tensor | float = 0.0
         self._gradients: Tensor | float = 0.0
@@ -155,11 +151,7 @@ class _Sums:
     ) -> Tensor:
         """Add the input, and the gradient at the output once it is known."""
         x = (inputs[0] if inputs else kwargs["input"]).detach()
-        parts: Iterable[Tensor] = (x,)
-        if isinstance(module, Convolution) and module.weight[0].numel() <= self._largest_patch:
-            parts = (patches_of(module, images) for images in torch.split(x, CHUNK))
-        for part in parts:
-            rows = rows_of(module, part)
+        for rows in self._drawn.rows(module, x):
             self._inputs = self._inputs + _products(rows)
             self._input_sum = self._input_sum + rows.sum(dim=-2).double()
             self._n_inputs += rows.shape[-2]
@@ -225,31 +217,8 @@ def _check(output: object) -> None:
         raise ValueError("the network's output must be finite, got NaN or Inf on a batch.")
 
 
-def rows_of(module: nn.Module, x: Tensor) -> Tensor:
-    """Return one row per position, `(positions, channels)`, with groups `(groups, positions, …)`.
-
-    The channels of a linear layer are the last axis, those of a convolution axis 1.
-    """
-    groups = int(getattr(module, "groups", 1))
-    rows = x if isinstance(module, nn.Linear) else x.movedim(1, -1)
-    matrix = rows.reshape(-1, rows.shape[-1]).float()
-    return matrix if groups == 1 else matrix.reshape(len(matrix), groups, -1).movedim(1, 0)
-
-
 def _products(rows: Tensor) -> Tensor:
     """Return `Σ x xᵀ` over the rows `x`, only its diagonal where there are too many channels."""
     if rows.dim() == 2 and rows.shape[1] > WIDEST:
         return rows.double().square().sum(dim=0)
     return (rows.mT @ rows).double()
-
-
-def patches_of(module: Convolution, x: Tensor) -> Tensor:
-    """Return what the kernel sees at every position, `(N, in · kernel, positions)`."""
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    x = F.pad(x, module._reversed_padding_repeated_twice, mode)
-    options = zip(module.kernel_size, module.stride, module.dilation, strict=True)
-    for axis, (extent, stride, dilation) in enumerate(options):
-        x = x.unfold(2 + axis, dilation * (extent - 1) + 1, stride)[..., ::dilation]
-    n_axes = len(module.kernel_size)
-    kernel, places = range(2 + n_axes, 2 + 2 * n_axes), range(2, 2 + n_axes)
-    return x.permute(0, 1, *kernel, *places).flatten(1, 1 + n_axes).flatten(2)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from sekron.calibration.layer_inputs import InputsAhead, layer_inputs
-from sekron.calibration.moments import CHUNK, Convolution, patches_of, rows_of
-
-ROWS = 200
-"""Positions that are looked at for every number that a kernel takes in, where there are as many."""
+from sekron.calibration.patches import ROWS, rows_of_images
 
 FEWEST_BATCHES = 4
 """Batches that are looked at in any case, from all places of the sequence."""
@@ -63,10 +58,8 @@ def paired_moments(
         own = dense.of(name, place)
         others = layer_inputs(compressed, [name], dense.batches[place], n_calls)[name]
         for x, other in zip(own, others, strict=True):
-            parts = zip(
-                _rows(module, x, largest_patch), _rows(module, other, largest_patch), strict=True
-            )
-            for a, b in parts:
+            pair = (rows_of_images(module, values, largest_patch) for values in (x, other))
+            for (a, _), (b, _) in zip(*pair, strict=True):
                 terms = (a.mT @ b, b.mT @ b, a.sum(dim=-2), b.sum(dim=-2))
                 exact = [term.double() for term in terms]
                 sums = exact if not sums else [s + t for s, t in zip(sums, exact, strict=True)]
@@ -87,12 +80,3 @@ def _spread(n_batches: int, needed: float) -> list[int]:
     """Return the places of so many batches, the first left out, evenly over all of them."""
     count = min(max(math.ceil(needed), FEWEST_BATCHES), n_batches)
     return [round(i * n_batches / count) for i in range(1, count)]
-
-
-def _rows(module: nn.Module, x: Tensor, largest_patch: int) -> Iterator[Tensor]:
-    """Yield what the layer takes in at every position, a chunk of images after another."""
-    if isinstance(module, Convolution) and module.weight[0].numel() <= largest_patch:
-        for images in torch.split(x, CHUNK):
-            yield rows_of(module, patches_of(module, images))
-    else:
-        yield rows_of(module, x)
