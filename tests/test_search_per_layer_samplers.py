@@ -12,7 +12,6 @@ from search.per_layer.samplers import (
     SAMPLERS,
     VOTE,
     VOTERS,
-    NeighbourSampler,
 )
 from search.per_layer.space import Space
 from search.per_layer.study import TEMPLATE, LayerStudy
@@ -135,7 +134,6 @@ def test_neighbour_draws_at_random_when_nothing_nearby_is_left(study_of):
 def test_exclusive_areas_fill_the_hypervolume(study_of):
     study = study_of("neighbour")
     study.run(5)
-    assert isinstance(study.study.sampler, NeighbourSampler)
     for mix in VOTERS:
         areas = study.table.exclusive_areas(mix)
         rows = study.table.front(mix)

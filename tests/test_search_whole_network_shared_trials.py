@@ -1,48 +1,51 @@
-"""Trials that a kill has left running: what they were to try is tried all the same."""
+"""Trials of whole networks are proposed in memory, and written down once they are finished."""
 
 from types import SimpleNamespace
 
+import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from search.front.sweep import front_members
-from search.whole_network.nearby import NetworkStudy
-from search.whole_network.shared_trials import asked, study_of
+from search.whole_network.by_score import _asked
+from search.whole_network.nearby import N_SEEDS, NetworkStudy
+from search.whole_network.shared_trials import study_of
 from search.whole_network.trials import Trials
-from search.workers.claims import FIXED
 from tests.test_search_whole_network_within_latency import finished
 
 __all__ = ["finished"]  # fixtures are found by their names
 
 
-def trials_in(storage):
+def trials_in(storage, number=4):
     nobody = SimpleNamespace(hold=lambda: None)
-    return Trials(4, storage, "search", 0, nobody)
+    return Trials(number, storage, "search", 0, nobody)
 
 
 def test_the_first_trial_of_a_score_is_in_the_middle_however_often_it_is_begun():
-    trials = trials_in(InMemoryStorage())
-    study = study_of("question", 0.5, trials)
+    study = study_of("question", 0.5, trials_in(InMemoryStorage()))
     for _ in range(2):
-        trial = asked(study, trials, 0, ["size", "place"])
+        trial = _asked(study, {}, 0, 0, ["size", "place"])
         assert [trial.suggest_float(name, -1.0, 1.0) for name in ("size", "place")] == [0.0, 0.0]
-    assert asked(study, trials, 1, ["size"]).suggest_float("size", -1.0, 1.0) != 0.0
+    assert _asked(study, {}, 1, 0, ["size"]).suggest_float("size", -1.0, 1.0) != 0.0
+    assert study.trials == []
 
 
-def test_a_seed_that_was_taken_from_the_queue_is_enqueued_again(finished):
+@pytest.mark.parametrize("stop", [1, N_SEEDS + 2])
+def test_trials_near_the_winner_are_the_same_however_often_they_are_stopped(finished, stop):
     _, _, result = finished
-    choices, storage = result.choices, InMemoryStorage()
+    choices, number = result.choices, N_SEEDS + 6
     winner = choices.member(choices.choice(result.best))
     front = front_members(choices, result.best, None)
 
-    def opened():
-        trials = trials_in(storage)
-        return NetworkStudy(choices, result.budget, winner, front, lambda _: 0.0, trials)._study
+    def run(storage, n_trials):
+        left = iter([1.0] * n_trials)
+        trials = trials_in(storage, number)
+        study = NetworkStudy(choices, result.budget, winner, front, lambda _: 1.0, trials)
+        study.run(lambda: next(left, 0.0))
+        return [(t.params, t.values, t.state, t.user_attrs) for t in study._study.trials]
 
-    killed = opened()
-    killed.ask()
-    seed = killed.trials[0].system_attrs[FIXED]
-    again = opened()
-    waiting = again.get_trials(states=(TrialState.WAITING,))
-    assert seed in [trial.system_attrs[FIXED] for trial in waiting]
-    assert again.trials[0].state == TrialState.FAIL
+    straight, storage = run(InMemoryStorage(), number), InMemoryStorage()
+    assert len(straight) == number
+    assert {state for _, _, state, _ in straight} == {TrialState.COMPLETE}
+    assert run(storage, stop) == straight[:stop]
+    assert run(storage, number) == straight

@@ -1,8 +1,8 @@
 """One Optuna study per layer: it proposes structures, and each brings its whole rank curve.
 
-The study's storage is the only record. A finished trial holds the ranks and errors that were on
-the front when it was scored, so a table is rebuilt from it without computing anything again, and
-a search that was killed loses the trial it was in.
+The study's storage is the only record. Only finished trials go there, each in one piece: with the
+ranks and errors that were on the front when it was scored, so a table is rebuilt from it without
+computing anything again, and a search that was killed loses the trial it was in.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable
 import numpy as np
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState, create_trial
+from optuna.trial import create_trial
 
 from search.per_layer.identity import digest
+from search.per_layer.in_memory import FINISHED, in_memory
 from search.per_layer.objective_names import name_objectives
 from search.per_layer.samplers import SAMPLERS
 from search.per_layer.space import Space
 from search.per_layer.trial_record import attributes_of, curve_of, point_of
-from search.workers.claims import fail_leftovers
 from sekron.forward.evaluation import one_line
 from sekron.rank_curves.curves import Spectra
 from sekron.rank_curves.pareto import hypervolume
@@ -73,15 +73,15 @@ class LayerStudy:
         self._values: dict[Point, tuple[float, ...]] = {}
         self.study = optuna.create_study(
             storage=storage,
-            sampler=SAMPLERS[sampler](space, self.table, seed),
             study_name=name,
             directions=["maximize"] * len(FRONTS),
             load_if_exists=True,
         )
         self._check_identity()
         name_objectives(self.study, METRIC_NAMES)
-        fail_leftovers(self.study)
         self.n_proposed = replay(self.study, space, spectra.geometries, self.table, self._values)
+        known = self.study.get_trials(deepcopy=False, states=FINISHED)
+        self._asked = in_memory(self.study, SAMPLERS[sampler](space, self.table, seed), known)
 
     def _check_identity(self) -> None:
         """Refuse a study of another weight, or of this one in another metric.
@@ -125,7 +125,7 @@ class LayerStudy:
 
     def propose(self) -> None:
         """Run one trial: the sampler proposes, a structure not seen before is scored."""
-        trial = self.study.ask()
+        trial = self._asked.ask()
         space = self.space.distributions()
         length = trial.suggest_int("length", space["length"].low, space["length"].high)
         params = {"length": length}
@@ -140,25 +140,26 @@ class LayerStudy:
             values = self._values[point]
         else:
             values, attributes = self._score(point, params)
-        self._hold()
         for key, value in attributes.items():
             trial.set_user_attr(key, value)
-        self.study.tell(trial, values)
+        finished = self._asked.tell(trial, values)
+        self._hold()
+        self.study.add_trial(finished)
         self.n_proposed += 1
 
     def _add_template(self, point: Point) -> None:
         params = self.space.params(point)
         values, attributes = self._score(point, params)
-        self._hold()
         space = self.space.distributions()
-        self.study.add_trial(
-            create_trial(
-                values=list(values),
-                params=params,
-                distributions={name: space[name] for name in params},
-                user_attrs={TEMPLATE: True, **attributes},
-            )
+        trial = create_trial(
+            values=list(values),
+            params=params,
+            distributions={name: space[name] for name in params},
+            user_attrs={TEMPLATE: True, **attributes},
         )
+        self._asked.add_trial(trial)
+        self._hold()
+        self.study.add_trial(trial)
 
     def _score(
         self, point: Point, params: dict[str, int]
@@ -198,7 +199,7 @@ def replay(
         ValueError: If a trial is damaged.
     """
     n_proposed, curves = 0, []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    for trial in study.get_trials(deepcopy=False, states=FINISHED):
         n_proposed += TEMPLATE not in trial.user_attrs
         try:
             point = point_of(trial, space)

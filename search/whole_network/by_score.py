@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
-import optuna
 from optuna.samplers import TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial
 
 from search.front.choices import Choices, Member
+from search.per_layer.in_memory import in_memory
 from search.whole_network.judge import Judge
 from search.whole_network.shared_judge import SharedJudge
-from search.whole_network.shared_trials import NUMBER, asked, open_trials, piece, study_of, told_in
+from search.whole_network.shared_trials import (
+    NUMBER,
+    open_trials,
+    piece,
+    study_of,
+    told_in,
+)
 from search.whole_network.trials import Trials
-from search.workers.claims import fail_leftovers
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.calibration.sensitivity import LEAST
 from sekron.network.plan import Plan
@@ -158,7 +164,7 @@ class _Contest:
 
 def _run_trials(
     contest: _Contest,
-    study: optuna.Study,
+    study: Study,
     trials: Trials,
     reasons: dict[str, dict[str, float]],
     on_progress: Callable[[str], None],
@@ -169,35 +175,48 @@ def _run_trials(
     for number, claim, told in open_trials(study, trials, known):
         _enter_told(contest, told, known)
         on_progress(f"trial {number + 1} of {trials.number}")
-        # Seeded for every trial, so that a search that was interrupted goes on as if not.
-        study.sampler = TPESampler(
-            seed=random.Random(f"{trials.seed}/{number}").getrandbits(32),
-            n_startup_trials=N_STARTUP,
-            multivariate=True,
-        )
-        trial = asked(study, trials, number, reasons)
+        trial = _asked(study, told, number, trials.seed, reasons)
         try:
             plan = _weighted(contest.choices, trial, reasons).best(contest.room)
         except InfeasibleBudget:
-            study.tell(trial, state=TrialState.FAIL)
             claim.give_back()
             break  # nothing is cheaper than the best plan
         trial.set_user_attr(PLAN, plan.to_json())
         trial.set_user_attr(NUMBER, number)
-        score = contest.enter(plan, number)
+        finished = trial.study.tell(trial, contest.enter(plan, number))
         trials.claims.hold()
-        study.tell(trial, score)
+        study.add_trial(finished)
         known.add(number)
         claim.done()
     trials.claims.wait_for_all(piece(study))
     _enter_told(contest, told_in(study), known)
-    if len(known) >= trials.number:
-        fail_leftovers(study)
 
 
-def _weighted(
-    choices: Choices, trial: optuna.Trial, reasons: dict[str, dict[str, float]]
-) -> Choices:
+def _asked(
+    study: Study, told: dict[int, FrozenTrial], number: int, seed: int, names: Iterable[str]
+) -> Trial:
+    """Ask for a trial.
+
+    Args:
+        study: Of the trials.
+        told: All trials that are finished.
+        number: As the workers count it; in the first one all parameters are 0.
+        seed: Of the sampler, which has one of its own for every trial: so a search that was
+            interrupted goes on as if it had not been.
+        names: Of the parameters.
+    """
+    sampler = TPESampler(
+        seed=random.Random(f"{seed}/{number}").getrandbits(32),
+        n_startup_trials=N_STARTUP,
+        multivariate=True,
+    )
+    proposing = in_memory(study, sampler, told.values())
+    if number == 0:
+        proposing.enqueue_trial(dict.fromkeys(names, 0.0))
+    return proposing.ask()
+
+
+def _weighted(choices: Choices, trial: Trial, reasons: dict[str, dict[str, float]]) -> Choices:
     """Return choices in which layers count more or less, as a trial suggests."""
     tilts = {reason: trial.suggest_float(reason, -REACH, REACH) for reason in reasons}
     weights = {

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 
 import optuna
 from optuna.samplers import TPESampler
-from optuna.trial import TrialState
 
 from search.front.choices import Choices, Member
+from search.per_layer.in_memory import FINISHED, in_memory
 from search.per_layer.objective_names import name_objectives
 from search.per_layer.resumed_sampler import ResumedSampler
 from search.whole_network.trials import Trials
-from search.workers.claims import FIXED, fail_leftovers
 from sekron.budget import Budget
 
 N_SEEDS = 12
@@ -57,21 +56,19 @@ class NetworkStudy:
         text = f"{choices.question(budget)} {self._ladders}"
         self._study = optuna.create_study(
             storage=trials.storage,
-            sampler=ResumedSampler(_sampler, trials.seed),
             study_name=f"{trials.name}/networks/{hashlib.sha256(text.encode()).hexdigest()[:12]}",
             direction="minimize",
             load_if_exists=True,
         )
         name_objectives(self._study, ["error"])
-        for trial in fail_leftovers(self._study):
-            if FIXED in trial.system_attrs:
-                self._study.enqueue_trial(trial.system_attrs[FIXED])
+        finished = self._study.get_trials(deepcopy=False, states=FINISHED)
+        self._asked = in_memory(self._study, ResumedSampler(_sampler, trials.seed), finished)
         near = sorted(rows, key=lambda choice: abs(choices.member(choice).error - winner.error))
         for choice in dict.fromkeys(near[:N_SEEDS]):
             steps = list(zip(self._ladders, choice, strict=True))
             if all(row in ladder for ladder, row in steps):
                 params = {f"layer{i}": ladder.index(row) for i, (ladder, row) in enumerate(steps)}
-                self._study.enqueue_trial(params, skip_if_exists=True)
+                self._asked.enqueue_trial(params, skip_if_exists=True)
 
     def run(self, left: Callable[[], float]) -> Member:
         """Run the trials that are left until the time is up; return the best plan.
@@ -79,20 +76,20 @@ class NetworkStudy:
         Args:
             left: Returns the seconds that are left.
         """
-        finished = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        finished = self._study.get_trials(deepcopy=False, states=FINISHED)
         for trial in finished:
             self._tried(trial.params)
         for _ in range(self._n_trials - len(finished)):
             if left() == 0.0:
                 break
-            asked = self._study.ask()
+            asked = self._asked.ask()
             for i, ladder in enumerate(self._ladders):
                 asked.suggest_int(f"layer{i}", 0, len(ladder) - 1)
             member, excess = self._tried(asked.params)
             asked.set_constraint("budget", excess)
             asked.set_user_attr("FLOPs", member.used["flops"])
             asked.set_user_attr("params", member.used["params"])
-            self._study.tell(asked, member.error)
+            self._study.add_trial(self._asked.tell(asked, member.error))
         return self._winner
 
     def _tried(self, params: dict[str, int]) -> tuple[Member, float]:

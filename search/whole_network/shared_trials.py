@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import optuna
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial
 
+from search.per_layer.in_memory import FINISHED
 from search.per_layer.objective_names import name_objectives
 from search.whole_network.trials import Trials
-from search.workers.claims import FIXED, Claim
+from search.workers.claims import Claim
 
 NUMBER = "number"
 """User attribute of a trial: its number as workers count, without those that failed."""
@@ -34,25 +35,6 @@ def study_of(question: str, dense: float, trials: Trials) -> Study:
     )
     name_objectives(study, ["score"])
     return study
-
-
-def asked(study: Study, trials: Trials, number: int, names: Iterable[str]) -> Trial:
-    """Ask for a trial; in the first one all parameters are 0.
-
-    It is not enqueued: one that a kill has left would not come again, and any worker would take it.
-
-    Args:
-        study: Of the trials.
-        trials: That it is one of.
-        number: As the workers count it.
-        names: Of the parameters.
-    """
-    if number:
-        return study.ask()
-    fixed = {FIXED: dict.fromkeys(names, 0.0)}
-    template = create_trial(state=TrialState.RUNNING, system_attrs=fixed)
-    study_id = trials.storage.get_study_id_from_name(study.study_name)
-    return Trial(study, trials.storage.create_new_trial(study_id, template_trial=template))
 
 
 def open_trials(
@@ -84,7 +66,7 @@ def open_trials(
 
 def told_in(study: Study) -> dict[int, FrozenTrial]:
     """Return number -> trial, as the workers count them; Optuna counts failed ones too."""
-    told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    told = study.get_trials(deepcopy=False, states=FINISHED)
     # Those of earlier releases have no number.
     return {trial.user_attrs.get(NUMBER, i): trial for i, trial in enumerate(told)}
 

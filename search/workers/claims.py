@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
-from optuna.study import Study, StudyDirection
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.workers.alive import HOST, PID, Watch
@@ -22,9 +22,6 @@ from search.workers.worker import Worker, create_running, fail
 
 WHAT, WORKER = "what", "worker"
 """User attributes of a claim: the piece of work, and the number of its worker."""
-
-FIXED = "fixed_params"
-"""System attribute of a trial that was enqueued: its parameters."""
 
 POLL = 0.5
 """Seconds between two looks at what others do."""
@@ -230,19 +227,6 @@ def joined(storage: BaseStorage, name: str, is_alone: bool) -> Iterator[Claims]:
         state = TrialState.COMPLETE
     finally:
         claims.leave(state)
-
-
-def fail_leftovers(study: Study) -> list[FrozenTrial]:
-    """Fail the trials of a study that dead workers left running; nobody else may be at it.
-
-    Returns:
-        Those trials: what was enqueued of them is in the queue no more.
-    """
-    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    for trial in left:
-        with suppress(UpdateFinishedTrialError):
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-    return left
 
 
 def _finished(seen: list[FrozenTrial], what: str, after: int) -> float | None:
