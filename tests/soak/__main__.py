@@ -6,13 +6,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.soak.disks import disks
 from tests.soak.files import damages
 from tests.soak.ground import make_ground
 from tests.soak.kills import kills
 from tests.soak.options import odd_options
 from tests.soak.tally import Tally
 
-ATTACKS = {"kills": kills, "files": damages, "options": odd_options}
+ATTACKS = {"kills": kills, "files": damages, "options": odd_options, "disks": disks}
 
 
 def soak(counts: dict[str, int], seed: int, only: str, parent: Path) -> Tally:
@@ -39,10 +40,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=100, help="commands that are killed")
     parser.add_argument("--damages", type=int, default=1000, help="files and options, by halves")
-    parser.add_argument("--only", default="", help="kills, files or options; or kills:17")
+    parser.add_argument("--disks", type=int, default=0, help="ill disks; to mount them takes root")
+    parser.add_argument("--only", default="", help=f"{', '.join(ATTACKS)}; or kills:17")
     given = parser.parse_args()
     counts = {"kills": given.kills, "files": given.damages - given.damages // 2}
-    counts["options"] = given.damages // 2
+    counts |= {"options": given.damages // 2, "disks": given.disks}
     print(f"seed {given.seed}, {counts}", flush=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         os.environ["XDG_STATE_HOME"] = f"{folder}/state"  # the notes of the command line

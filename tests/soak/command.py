@@ -3,6 +3,7 @@
 import io
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -51,7 +52,12 @@ class Answer:
 
 
 def answer_of(
-    arguments: tuple[str, ...], folder: Path, limit: float, killed_at: int | None = None
+    arguments: tuple[str, ...],
+    folder: Path,
+    limit: float,
+    struck_at: int | None = None,
+    *,
+    deletes: bool = False,
 ) -> Answer:
     """Run a command in a folder, and kill it when its time is over.
 
@@ -59,10 +65,11 @@ def answer_of(
         arguments: Of `sekron`; or `python` and the name of a function in `tests.soak.python`.
         folder: Where it runs.
         limit: Seconds.
-        killed_at: The change of the disk before which it kills itself.
+        struck_at: The change of the disk before which it kills itself.
+        deletes: Whether it deletes all folders there instead, as another process might.
     """
     here, there = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_run, args=(there, arguments, str(folder), killed_at))
+    process = CONTEXT.Process(target=_run, args=(there, arguments, str(folder), struck_at, deletes))
     begun = time.monotonic()
     process.start()
     there.close()
@@ -79,29 +86,39 @@ def answer_of(
     return Answer(code, out, err, seconds, n_changes, in_time)
 
 
-def _run(pipe, arguments, folder, killed_at):
+def _run(pipe, arguments, folder, struck_at, deletes):
     import torch  # noqa: PLC0415  the process that starts others has no use for it
 
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     os.chdir(folder)
     seen = [0]
-    sys.addaudithook(_counter(seen, killed_at))
+    sys.addaudithook(_counter(seen, struck_at, _delete_folders if deletes else _die))
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = _code_of(arguments)
     pipe.send((code, out.getvalue(), err.getvalue(), seen[0]))
 
 
-def _counter(seen, killed_at):
-    """Return a hook that counts changes of the disk, and kills the process at one of them."""
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _delete_folders():
+    for path in Path().iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _counter(seen, struck_at, strike):
+    """Return a hook that counts changes of the disk, and strikes at one of them."""
 
     def hook(event, arguments):
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_ACCMODE
         if writes or event in CHANGES:
             seen[0] += 1
-            if seen[0] == killed_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if seen[0] == struck_at:
+                strike()
 
     return hook
 

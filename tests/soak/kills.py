@@ -127,24 +127,16 @@ def kills(user: Path, parent: Path, seed: int, numbers: Iterator[int]) -> Iterat
         numbers: Of the attacks.
     """
 
-    @cache
-    def undisturbed(name: str) -> tuple[Answer, object]:
-        folder = _begin(name, user, parent / "undisturbed")
-        answer = answer_of(COMMANDS[name].arguments, folder, LIMIT)
-        try:
-            return answer, COMMANDS[name].product(folder)
-        finally:
-            shutil.rmtree(folder.parent)
-
+    undisturbed = undisturbed_in(parent, user)
     for number in numbers:
         name = list(COMMANDS)[number % len(COMMANDS)]
         draw = random.Random(f"{seed}/kills/{number}")
-        folder = _begin(name, user, parent / f"killed-{number}")
+        folder = begun(name, user, parent / f"killed-{number}")
         answer, wanted = undisturbed(name)
         struck = _struck(name, folder, draw, answer)
         ended = answer_of(COMMANDS[name].arguments, folder, LIMIT)
         hung = any(code == HUNG for code, _ in struck)
-        fault = "hung" if hung else _fault(name, ended, folder, wanted)
+        fault = "hung" if hung else fault_of(name, ended, folder, wanted)
         moments = ", ".join(f"{code} {moment}" for code, moment in struck)
         fault = fault and f"{fault} (moments: {moments})"
         for code, moment in struck:
@@ -157,7 +149,23 @@ def kills(user: Path, parent: Path, seed: int, numbers: Iterator[int]) -> Iterat
         shutil.rmtree(folder.parent)
 
 
-def _begin(name: str, user: Path, parent: Path) -> Path:
+def undisturbed_in(parent: Path, user: Path) -> Callable[[str], tuple[Answer, object]]:
+    """Return a function that tells what a command answers and makes where nothing disturbs it."""
+
+    @cache
+    def undisturbed(name: str) -> tuple[Answer, object]:
+        folder = begun(name, user, parent / "undisturbed")
+        answer = answer_of(COMMANDS[name].arguments, folder, LIMIT)
+        try:
+            return answer, COMMANDS[name].product(folder)
+        finally:
+            shutil.rmtree(folder.parent)
+
+    return undisturbed
+
+
+def begun(name: str, user: Path, parent: Path) -> Path:
+    """Return a copy of the user's folder, without what the command is to make there."""
     folder = copy_of(user, parent)
     for left in COMMANDS[name].fresh:
         path = folder / left
@@ -182,7 +190,8 @@ def _struck(name: str, folder: Path, draw: random.Random, whole: Answer) -> list
     return struck
 
 
-def _fault(name: str, ended: Answer, folder: Path, wanted: object) -> str:
+def fault_of(name: str, ended: Answer, folder: Path, wanted: object) -> str:
+    """Return what is wrong with a command that was to do all that is wanted."""
     if not ended.in_time:
         return "hangs"
     if ended.code:
