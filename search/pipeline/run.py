@@ -100,8 +100,9 @@ def run(
         progress: Whether to show a progress bar on stderr.
         n_threads: Layers that are searched at the same time, each on one thread; default as many
             as torch has. The result does not depend on it.
-        runtime: That is timed, layer by layer and whole: torch, torch.compile, onnxruntime or
-            openvino. A run folder keeps the times of several runtimes side by side.
+        runtime: That is timed, layer by layer and whole: torch, torch.compile, onnxruntime,
+            onnxruntime-int8 (quantized, candidates too) or openvino. A run folder keeps the times
+            of several side by side.
 
     Returns:
         The result.

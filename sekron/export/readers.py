@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sekron.export.int8 import quantize
 from sekron.export.packages import needed
 from sekron.forward.inputs import Arguments
 from sekron.forward.tensors import tensors_in
@@ -35,6 +36,22 @@ def open_onnx(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Te
     def run(arguments: Arguments) -> list[Tensor]:
         inputs = {name: t for name, t in _named(names, arguments).items() if name in taken}
         return [torch.from_numpy(output) for output in session.run(None, _arrays(inputs))]
+
+    return run
+
+
+def open_int8(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
+    """Open an ONNX file in ONNX Runtime in int8, quantized on what it is run on first."""
+    needed("onnxruntime", "onnxruntime")
+    names = list(names)
+    opened: list[Callable[[Arguments], list[Tensor]]] = []
+
+    def run(arguments: Arguments) -> list[Tensor]:
+        if not opened:
+            file = path.with_name("int8.onnx")
+            quantize(path, file, [_arrays(_named(names, arguments))])
+            opened.append(open_onnx(file, names))
+        return opened[0](arguments)
 
     return run
 

@@ -6,6 +6,7 @@ It raises `CannotRun` for a network that it does not take, and ImportError where
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from sekron.export.one_layer import Calls, NoCall, write_layer
 from sekron.export.onnx_graph import check_packages, write_onnx
 from sekron.export.packages import needed, quiet
 from sekron.export.program import trace
-from sekron.export.readers import Reader, open_onnx, open_openvino
+from sekron.export.readers import Reader, open_int8, open_onnx, open_openvino
 from sekron.export.refusal import CannotRun, reason_of
 from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Arguments
@@ -73,6 +74,14 @@ def onnxruntime(model: nn.Module, arguments: Arguments) -> Ready:
     return _exported("onnxruntime", open_onnx, model, arguments)
 
 
+def onnxruntime_int8(model: nn.Module, arguments: Arguments) -> Ready:
+    """Make a network ready in ONNX Runtime in int8, quantized on these inputs.
+
+    That is for the clock: for the accuracy of a network other inputs are to be taken.
+    """
+    return _exported("onnxruntime-int8", open_int8, model, arguments)
+
+
 def openvino(model: nn.Module, arguments: Arguments) -> Ready:
     """Make a network ready in OpenVINO on the CPU, for inputs of these sizes."""
     return _exported("openvino", open_openvino, model, arguments)
@@ -82,6 +91,7 @@ RUNTIMES: dict[str, Runtime] = {
     "torch": torch_eager,
     "torch.compile": torch_compile,
     "onnxruntime": onnxruntime,
+    "onnxruntime-int8": onnxruntime_int8,
     "openvino": openvino,
 }
 
@@ -95,7 +105,7 @@ def version_of(name: str) -> str:
     """
     if name not in RUNTIMES:
         raise ValueError(f"`runtime` must be one of {', '.join(RUNTIMES)}, got {name!r}.")
-    package = name.partition(".")[0]
+    package = re.split("[.-]", name)[0]
     if package == "torch":
         return str(torch.__version__)
     check_packages()
