@@ -72,6 +72,9 @@ COLUMNS = {
     "speedup": Column(
         "speed-up", "number", "Time of the dense network, or layer, over this one's; NaN likewise."
     ),
+    "runtime": Column("runtime", "text", "That runs the network."),
+    "runtime_version": Column("version", "text", "Of the runtime."),
+    "dense_ms": Column("dense ms", "number", "Measured milliseconds of the dense network."),
     "activations": Column("activations", "number", "Peak memory of activations, over dense."),
     "score": Column("score", "number", "What the user's function said; more is better."),
     "layer": Column("layer", "text", "Name of the module."),

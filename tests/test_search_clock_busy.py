@@ -33,8 +33,8 @@ class Lying(World):
         self.profile = profile
         self.lie, self.asked = lie, {}
 
-    def stopwatch(self, model, example, profile):
-        found = super().stopwatch(model, example, profile)
+    def stopwatch(self, model, example, profile, runtime):
+        found = super().stopwatch(model, example, profile, runtime)
         truly = found.network_ratio
 
         def network_ratio(small, seconds):

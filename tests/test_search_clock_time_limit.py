@@ -32,10 +32,11 @@ class SlowWorld(World):
     def __init__(self, profile, forward_s):
         super().__init__(profile)
         self.now, self.forward_s = Clock(), forward_s
+        self.layer_s = self.network_s = 0.0  # to make one ready
         self.raced = []  # (what, seconds that were given, seconds that it took)
 
-    def stopwatch(self, model, example, profile):
-        return SlowStopwatch(self, model, example, profile)
+    def stopwatch(self, model, example, profile, runtime):
+        return SlowStopwatch(self, model, example, profile, runtime)
 
     def race(self, what, n_sides, forward_s, given, most):
         taken = max(ROUNDS * n_sides * forward_s, min(given, most))
@@ -45,17 +46,26 @@ class SlowWorld(World):
 
 class SlowStopwatch(WorldsStopwatch):
     def start(self, seconds):
+        self.made("network", 1)
         self.world.race("dense", 1, self.world.forward_s, seconds, 5.0)
         return super().start(seconds)
 
     def candidate_ratios(self, layer, sides, seconds):
+        self.made("layer", 1 + len(sides))
         share = self.world.forward_s / len(self.layers)
         self.world.race("layer", 1 + len(sides), share, seconds, 0.5)
         return super().candidate_ratios(layer, sides, seconds)
 
     def network_ratio(self, small, seconds):
+        self.made("network", 1)
         self.world.race("network", 2, self.world.forward_s, seconds, 4.0)
         return super().network_ratio(small, seconds)
+
+    def made(self, what, number):
+        """Let the time pass that it takes to make something ready in a runtime."""
+        seconds = getattr(self.world, f"{what}_s")
+        setattr(self.sides, f"{what}_seconds", seconds)
+        self.world.now.seconds += number * seconds
 
 
 @pytest.fixture
@@ -85,6 +95,25 @@ def test_the_limit_is_of_all_measuring(world, small_network, small_input, limits
     assert world.now.seconds == pytest.approx(100.0 + spent)
     assert 6.0 < spent <= 8.0
     assert {what for what, *_ in world.raced} == {"dense", "layer", "network"}
+
+
+@pytest.mark.parametrize("slow", [{"layer_s": 0.1}, {"network_s": 1.0}], ids=str)
+def test_making_ready_in_a_runtime_counts_too(world, small_network, small_input, slow, capsys):
+    for name, seconds in slow.items():
+        setattr(world, name, seconds)
+    run(
+        world,
+        small_network,
+        small_input,
+        budget=Budget(flops=0.6),
+        measure_seconds=12.0,
+        progress=True,
+    )
+    raced = [what for what, *_ in world.raced]
+    assert raced.count("layer") > 2
+    assert raced.count("network") > 1
+    assert world.now.seconds <= 100.0 + 12.0
+    assert "no time for" in capsys.readouterr().err
 
 
 def test_a_score_gets_a_part_of_the_time(world, small_network, small_input):

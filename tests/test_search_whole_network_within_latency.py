@@ -90,15 +90,15 @@ class World:
     def of_plan(self, profile, plan):
         return self.network_ratio(profile, plan, {name: plan.form(name) for name in plan})
 
-    def stopwatch(self, model, example, profile):
-        return WorldsStopwatch(self, model, example, profile)
+    def stopwatch(self, model, example, profile, runtime):
+        return WorldsStopwatch(self, model, example, profile, runtime)
 
 
 class WorldsStopwatch(Stopwatch):
     """Asks a world instead of the machine's clock."""
 
-    def __init__(self, world, model, example, profile):
-        super().__init__(model, example, profile)
+    def __init__(self, world, model, example, profile, runtime):
+        super().__init__(model, example, profile, runtime)
         self.world, self.profile, self.example = world, profile, example
 
     def start(self, _):

@@ -146,7 +146,7 @@ def compare(
     example = example_of(record.source)
 
     def clock(dense: nn.Module, small: nn.Module) -> tuple[float, float]:
-        timed = race_networks(dense, small, example)
+        timed = race_networks(dense, small, example, runtime=record.settings.runtime)
         return timed.second.median_ms, timed.ratio
 
     frame = baselines.compare(

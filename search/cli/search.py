@@ -42,12 +42,14 @@ from search.cli.output import (
 from search.cli.sources import load_model, load_score
 from search.cli.trust import remember
 from search.cli.worker import LocalWorkers
+from search.clock.race import EAGER
 from search.folder.run_folder import RunFolder
 from search.folder.storage import without_password
 from search.front.frames import layers_frame
 from search.front.outcome import Outcome
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
+from sekron.export.runtimes import RUNTIMES
 from sekron.profiling.profile import profile
 
 MOST_WORKERS = 256
@@ -121,6 +123,13 @@ def search(
     keep_latency: Annotated[
         bool, typer.Option("--keep-latency", help="Use latencies of another machine or setting.")
     ] = False,
+    runtime: Annotated[
+        str,
+        typer.Option(
+            help=f"What runs what is timed: {', '.join(RUNTIMES)}; a run folder keeps the times "
+            "of several."
+        ),
+    ] = EAGER,
     as_json: Json = False,
 ) -> None:
     """Search a network under a budget; the same command on the same folder goes on."""
@@ -148,6 +157,7 @@ def search(
         score=load_score(score) if score else None,
         n_network_trials=network_trials,
         n_threads=threads,
+        runtime=runtime,
     )
     remember(run, model)
     options = [run, "--model", model, "--threads", str(threads)]

@@ -43,10 +43,11 @@ class Wanted:
     structures: list[Structure]
     promise: float = 0.0
 
-    def least_seconds(self, timetable: Timetable) -> float:
+    def least_seconds(self, stopwatch: Stopwatch, timetable: Timetable) -> float:
         """Return about how long the shortest races take, were all as fast as the dense layer."""
         n_sides = len(forms(self.layer, self._middle)) + len(self.structures) + 1
-        return (WARM_UP + FEWEST) * n_sides * timetable.layers[self.layer.name].dense_ms / 1e3
+        dense_seconds = timetable.layers[self.layer.name].dense_ms / 1e3
+        return n_sides * ((WARM_UP + FEWEST) * dense_seconds + stopwatch.sides.layer_seconds)
 
     def timed(
         self, stopwatch: Stopwatch, timetable: Timetable, left: Callable[[], float]

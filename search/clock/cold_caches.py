@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ OWN_CACHE = 4 << 20
 """Bytes that displace what a core keeps to itself (L2: 0.25 to 2 MiB)."""
 
 
-def displacing(inputs: Sequence[Tensor], others: int) -> Callable[[], object]:
+def displacing(
+    inputs: Sequence[Tensor], others: int, by_one_thread: bool = False
+) -> Callable[[], object]:
     """Return what brings the caches to where they are when a layer's turn comes.
 
     Its weights have been displaced by the rest of the network since the last pass, its input was
@@ -22,6 +25,8 @@ def displacing(inputs: Sequence[Tensor], others: int) -> Callable[[], object]:
     Args:
         inputs: Of the layer.
         others: Bytes that the rest of the network touches.
+        by_one_thread: Whether to leave torch's other threads alone: they go on spinning for a
+            while, where those of another runtime have their turn.
     """
     device = inputs[0].device
     if device.type == "cuda":
@@ -31,8 +36,19 @@ def displacing(inputs: Sequence[Tensor], others: int) -> Callable[[], object]:
     others_memory = torch.zeros(min(others, cache), dtype=torch.uint8, device=device)
 
     def displace() -> None:
-        others_memory.add_(1)
-        for x in inputs:
-            x.sum()
+        with _one_thread() if by_one_thread else nullcontext():
+            others_memory.add_(1)
+            for x in inputs:
+                x.sum()
 
     return synchronized(displace, inputs)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)

@@ -19,12 +19,16 @@ from scipy.stats import quantile_test
 from torch import nn
 
 from search.clock.glibc import kept_memory
+from sekron.export.runtimes import make_ready
 from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Inputs, example_of
 from sekron.forward.tensors import tensors_in
 from sekron.scalars import number
 
 Result = TypeVar("Result")
+
+EAGER = "torch"
+"""The runtime that runs networks as they are, layer by layer."""
 
 PRECISION = 0.02
 """Half width of the interval at which a measurement ends, relative to the median."""
@@ -88,6 +92,7 @@ def latency(
     *,
     precision: float = PRECISION,
     max_seconds: float = MAX_SECONDS,
+    runtime: str = EAGER,
 ) -> Latency:
     """Measure the forward pass in evaluation, without gradients, after a warm-up.
 
@@ -99,12 +104,15 @@ def latency(
         example_input: Where and as it shall run; the whole batch counts.
         precision: Half width of the median's 95 % confidence interval, relative to the median.
         max_seconds: Limit of the measuring, at least 7 runs apart.
+        runtime: That runs it: torch, torch.compile, onnxruntime, onnxruntime-int8 or openvino.
 
     Raises:
-        ValueError: If `precision` or `max_seconds` is not positive.
+        ValueError: If `precision` or `max_seconds` is not positive, there is no such runtime, or it
+            does not take the network.
+        ImportError: If the runtime is not installed.
     """
     with untouched(model):
-        times = race([_forward(model, example_input)], precision, max_seconds)
+        times = race([forward(model, example_input, runtime)], precision, max_seconds)
     return _summary(times[0])
 
 
@@ -115,6 +123,7 @@ def compare(
     *,
     precision: float = PRECISION,
     max_seconds: float = MAX_SECONDS,
+    runtime: str = EAGER,
 ) -> Comparison:
     """Measure two networks in turn, so that drift of the machine hits both alike.
 
@@ -124,11 +133,13 @@ def compare(
         example_input: Where and as they shall run; the whole batch counts.
         precision: Half width of the ratio's 95 % confidence interval, relative to the ratio.
         max_seconds: Limit of the measuring, at least 7 rounds apart.
+        runtime: That runs both, as for `latency`.
 
     Raises:
-        ValueError: If `precision` or `max_seconds` is not positive.
+        ValueError: As `latency` does.
+        ImportError: If the runtime is not installed.
     """
-    runs = [_forward(first, example_input), _forward(second, example_input)]
+    runs = [forward(network, example_input, runtime) for network in (first, second)]
     with untouched(first, second):
         times = race(runs, precision, max_seconds)
     low, ratio, high = interval(times[0] / times[1])
@@ -209,9 +220,23 @@ def _once(runs: Sequence[Callable[[], object]], before: Callable[[], object]) ->
     return seconds
 
 
-def _forward(model: nn.Module, example_input: Inputs) -> Callable[[], object]:
+def forward(model: nn.Module, example_input: Inputs, runtime: str) -> Callable[[], object]:
+    """Return a forward pass to be timed, made ready in its runtime.
+
+    Args:
+        model: In torch itself it is run as it is, in the mode that it is in then.
+        example_input: What it runs on.
+        runtime: One of `RUNTIMES`.
+
+    Raises:
+        ValueError: If there is no such runtime, or it does not take the network.
+        ImportError: If the runtime is not installed.
+    """
     arguments = example_of(example_input, model)
-    return synchronized(lambda: arguments.run(model), arguments)
+    if runtime == EAGER:
+        return synchronized(lambda: arguments.run(model), arguments)
+    ready = make_ready(runtime, model, arguments)
+    return synchronized(lambda: ready.run(arguments), arguments)
 
 
 def synchronized(function: Callable[[], Result], arguments: object) -> Callable[[], Result]:

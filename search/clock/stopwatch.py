@@ -7,14 +7,18 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from search.clock.cold_caches import displacing
 from search.clock.layer_calls import record, watched
 from search.clock.peak_memory import peak_activation_bytes
-from search.clock.race import MAX_SECONDS, compare, processor_name, race, synchronized
+from search.clock.race import EAGER, MAX_SECONDS, interval, processor_name, race, synchronized
 from search.clock.run_queue import RunQueue
+from search.clock.sides import Sides
 from search.clock.timetable import LayerTime, Setting, Timetable
+from sekron.export.runtimes import version_of
+from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Inputs, example_of
 from sekron.layers.operations import Form
 from sekron.network.copying import copy_of
@@ -47,17 +51,26 @@ class Stopwatch:
     Attributes:
         layers: That are searched.
         run_queue: What its races waited for.
+        sides: What makes networks and layers ready.
 
     Args:
         model: The dense network.
         example_input: Where and as it shall run; the whole batch counts.
         profile: Of the network.
+        runtime: That runs all that is measured.
     """
 
-    def __init__(self, model: nn.Module, example_input: Inputs, profile: NetworkProfile) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example_input: Inputs,
+        profile: NetworkProfile,
+        runtime: str = EAGER,
+    ) -> None:
         self._dense = copy_of(model).eval()
         self._network = opened(self._dense, [layer.name for layer in profile.searched])
         self._arguments = example_of(example_input, model)
+        self.sides = Sides(runtime, self._arguments)
         self.layers = profile.searched
         self.run_queue = RunQueue()
         self._calls = record(self._network, self._names(), self._runner(self._network))
@@ -76,6 +89,7 @@ class Stopwatch:
             )
         first = tensors[0]
         channels_last = first.dim() == 4 and not first.is_contiguous()
+        runtime = self.sides.runtime
         return Setting(
             device=torch.cuda.get_device_name(first.device) if first.is_cuda else processor_name(),
             threads=torch.get_num_threads(),
@@ -83,6 +97,8 @@ class Stopwatch:
             dtype=str(next(self._network.parameters()).dtype),
             layout="channels_last" if channels_last else "contiguous",
             input_shapes=tuple(tuple(a.shape) for a in tensors),
+            runtime=runtime,
+            runtime_version=version_of(runtime) if self.sides.has_own_threads else "",
         )
 
     def key(self, layer: LayerProfile) -> str:
@@ -94,9 +110,16 @@ class Stopwatch:
     def start(self, seconds: float) -> Timetable:
         """Measure the dense network, and each searched layer inside it.
 
+        A runtime that shows nothing of its inside has the layers measured alone.
+
         Args:
             seconds: After which to stop, but not before the fewest rounds.
+
+        Raises:
+            CannotRun: If the runtime does not take the network.
         """
+        if not self.sides.is_eager:
+            return self._start_alone(seconds)
         finish = synchronized(lambda: None, self._arguments)
         networks = [self._dense, *([] if self._network is self._dense else [self._network])]
         sides = [synchronized(self._runner(network), self._arguments) for network in networks]
@@ -110,6 +133,23 @@ class Stopwatch:
             ms = 1e3 * float(np.median(of_calls[-n_runs:].sum(axis=1)))
             layers[layer.name] = LayerTime(self.key(layer), ms)
         return Timetable(self.setting(), 1e3 * float(np.median(times[0])), layers)
+
+    def _start_alone(self, seconds: float) -> Timetable:
+        network = self.sides.network(self._dense)
+        with self.run_queue.attended():
+            times = race([network], RATIO_PRECISION, _limited(seconds / 2, MAX_SECONDS))
+        network_ms = 1e3 * float(np.median(times))
+        keys = {layer.name: self.key(layer) for layer in self.layers}
+        first = {keys[layer.name]: layer for layer in reversed(self.layers)}
+        each = seconds / 2 / len(first)
+        ms = {
+            key: 1e3 * float(np.median(self._raced_alone(layer, [], each)))
+            for key, layer in first.items()
+        }
+        # Alone they may take longer than all of the network, in which much is fused.
+        shrunk = min(network_ms / sum(ms[key] for key in keys.values()), 1.0)
+        layers = {name: LayerTime(key, shrunk * ms[key]) for name, key in keys.items()}
+        return Timetable(self.setting(), network_ms, layers)
 
     def candidate_ratios(
         self, layer: LayerProfile, sides: Sequence[tuple[Structure, Form]], seconds: float
@@ -125,17 +165,21 @@ class Stopwatch:
             The time of each over that of the dense layer.
         """
         dense = self._network.get_submodule(layer.name)
-        modules = [dense, *(blank_layer(dense, structure, form) for structure, form in sides)]
+        candidates = [blank_layer(dense, structure, form) for structure, form in sides]
+        times = self._raced_alone(layer, candidates, seconds)
+        return [float(ratio) for ratio in np.median(times[1:] / times[0], axis=1)]
+
+    def _raced_alone(
+        self, layer: LayerProfile, candidates: Sequence[nn.Module], seconds: float
+    ) -> NDArray[np.float64]:
+        """Return the seconds of a dense layer and of its candidates, shape `(sides, rounds)`."""
+        dense = self._network.get_submodule(layer.name)
         inputs = [call.make() for call in self._calls[layer.name]]
-
-        def runner(module: nn.Module) -> Callable[[], object]:
-            return synchronized(lambda: [module(x) for x in inputs], inputs)
-
-        displace = displacing(inputs, self._touched)
+        sides = self.sides.layers(self.key(layer), dense, candidates, inputs)
+        displace = displacing(inputs, self._touched, self.sides.has_own_threads)
         with self.run_queue.attended(), torch.no_grad():
             limit = _limited(seconds, CANDIDATE_SECONDS)
-            times = race([runner(m) for m in modules], RATIO_PRECISION, limit, displace)
-        return [float(ratio) for ratio in np.median(times[1:] / times[0], axis=1)]
+            return self.sides.own(race(sides, RATIO_PRECISION, limit, displace))
 
     def compressed(self, plan: Plan) -> nn.Module:
         """Return the network under a plan; what its factors are does not matter to the clock."""
@@ -152,15 +196,12 @@ class Stopwatch:
             Its time over that of the dense network, between the ends of the 95 % confidence
             interval.
         """
-        with self.run_queue.attended():
-            clock = compare(
-                small,
-                self._dense,
-                self._arguments,
-                precision=RATIO_PRECISION / 2,
-                max_seconds=_limited(seconds, NETWORK_SECONDS),
-            )
-        return clock.low, clock.ratio, clock.high
+        runs = [self.sides.network(small), self.sides.network(self._dense)]
+        limit = _limited(seconds, NETWORK_SECONDS)
+        with self.run_queue.attended(), untouched(small, self._dense):
+            times = race(runs, RATIO_PRECISION / 2, limit)
+        low, ratio, high = interval(times[0] / times[1])
+        return low, ratio, high
 
     def activations(self, small: nn.Module) -> float:
         """Return the peak activation memory of a compressed network over the dense one's."""

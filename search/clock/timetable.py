@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
+from search.clock.race import EAGER
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
@@ -21,8 +22,9 @@ from sekron.structures.flops import flops_of_calls
 WIDE = 0.1
 """Width of a 95 % interval, relative to the median, from which a time decides nothing."""
 
-LEAST_REALIZED, UNLIKELY = 0.5, 0.01
-"""Networks that save a smaller share have an overhead; the weight of the belief in none."""
+LEAST_REALIZED, MOST_REALIZED, UNLIKELY = 0.5, 2.0, 0.01
+"""Networks that save a smaller share have an overhead, none saves a larger one; the weight of the
+belief in no overhead."""
 
 Floats = NDArray[np.float64]
 
@@ -38,6 +40,8 @@ class Setting:
         dtype: Of the weights.
         layout: `contiguous` or `channels_last`, of the example input.
         input_shapes: Of the example input, the batch included.
+        runtime: That ran everything.
+        runtime_version: Of the runtime; nothing where that is torch's.
     """
 
     device: str
@@ -46,6 +50,8 @@ class Setting:
     dtype: str
     layout: str
     input_shapes: tuple[tuple[int, ...], ...]
+    runtime: str = EAGER
+    runtime_version: str = ""
 
     def difference(self, here: Setting) -> str:
         """Return the first field that differs, with both values; nothing if none does."""
@@ -167,6 +173,15 @@ class Timetable:
         """Time of the dense layers that can be replaced."""
         return sum(layer.dense_ms for layer in self.layers.values())
 
+    @property
+    def fixed_ms(self) -> float:
+        """Least that is left of the dense network's time if its searched layers take nothing.
+
+        Where layers were timed alone, a network may save more than they take.
+        """
+        realized = 1.0 if self.setting.runtime == EAGER else MOST_REALIZED
+        return max(self.network_ms - realized * self.searched_ms, 0.0)
+
     def effect(self) -> Effect:
         """Return what the networks measured so far say, by bounded least squares."""
         informative = [t for t in self.networks.values() if t.saved > 0 and t.is_sure]
@@ -177,7 +192,9 @@ class Timetable:
         gains = np.array([1.0 - time.ratio for time in informative])
         # Where both would explain the same, the layers realized less and cost nothing.
         rows = np.vstack([np.stack([saved, -n_layers], axis=1), [0.0, UNLIKELY]])
-        fitted = lsq_linear(rows, np.append(gains, 0.0), ([LEAST_REALIZED, 0.0], [2.0, np.inf]))
+        fitted = lsq_linear(
+            rows, np.append(gains, 0.0), ([LEAST_REALIZED, 0.0], [MOST_REALIZED, np.inf])
+        )
         return Effect(float(fitted.x[0]), float(fitted.x[1]))
 
     @property

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from search.clock.race import EAGER
 from search.clock.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
 from sekron.layers.operations import Form
 from sekron.network.plan import Plan, PlanRecord
@@ -18,13 +19,15 @@ from sekron.structures.structure import Structure
 FORMAT, VERSION = "sekron.latency", 4
 
 
-class _Setting(msgspec.Struct):
+class _Setting(msgspec.Struct, omit_defaults=True):
     device: str
     threads: Size
     torch: str
     dtype: str
     layout: str
     input_shapes: tuple[tuple[Size, ...], ...]
+    runtime: str = EAGER
+    runtime_version: str = ""
 
 
 class _LayerTime(msgspec.Struct):

@@ -10,6 +10,7 @@ from search.clock.timetable import Timetable
 from search.folder.scores import Scores
 from search.folder.settings import Settings
 from search.folder.storage import open_storage
+from sekron.export.runtimes import RUNTIMES
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
@@ -26,8 +27,8 @@ class Recorder(Protocol):
         """Return the metric of an earlier search, or None."""
         ...
 
-    def timetable(self, metrics: NetworkMetric) -> Timetable | None:
-        """Return the times that were measured before, or None."""
+    def timetable(self, metrics: NetworkMetric, runtime: str) -> Timetable | None:
+        """Return the times that were measured before in a runtime, or None."""
         ...
 
     def scores(self, metrics: NetworkMetric) -> Scores | None:
@@ -61,6 +62,14 @@ class Recorder(Protocol):
         ...
 
 
+def timetables_beside(
+    recorder: Recorder, metrics: NetworkMetric, runtime: str
+) -> dict[str, Timetable]:
+    """Return runtime -> the times that were measured in it, of all but one."""
+    found = {name: recorder.timetable(metrics, name) for name in RUNTIMES if name != runtime}
+    return {name: times for name, times in found.items() if times is not None}
+
+
 class Nobody:
     """The recorder of a search without a folder."""
 
@@ -70,7 +79,7 @@ class Nobody:
     def metric(self) -> None:
         """Nothing was recorded."""
 
-    def timetable(self, metrics: NetworkMetric) -> None:
+    def timetable(self, metrics: NetworkMetric, runtime: str) -> None:
         """Nothing was recorded."""
 
     def scores(self, metrics: NetworkMetric) -> None:

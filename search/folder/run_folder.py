@@ -8,6 +8,7 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 
 from search.clock import timetable_record
+from search.clock.race import EAGER
 from search.clock.timetable import Timetable
 from search.folder.run_record import RunRecord, versions
 from search.folder.scores import Scores
@@ -22,7 +23,7 @@ from search.folder.storage import (
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
-from sekron.records import read_text, unwritten, write_text
+from sekron.records import read_text, short, unwritten, write_text
 
 RECORD, JOURNAL = "run.json", "study.log"
 LATENCY, SCORES = "latency.json", "scores.json"
@@ -170,16 +171,21 @@ class RunFolder:
         digest = self.read().metric
         return NetworkMetric.load(self.path, digest) if digest else NetworkMetric()
 
-    def timetable(self, metrics: NetworkMetric) -> Timetable | None:
-        """Return the recorded latencies, or None if there are none.
+    def timetable(self, metrics: NetworkMetric, runtime: str) -> Timetable | None:
+        """Return the recorded latencies of a runtime, or None if there are none.
 
         Raises:
-            ValueError: If they are damaged, or not of this network.
+            ValueError: If they are damaged, or not of this network or runtime.
         """
-        path = self.path / LATENCY
+        path = self._latency(runtime)
         if not path.exists():
             return None
         timetable = timetable_record.from_json(read_text(path), str(path))
+        if timetable.setting.runtime != runtime:
+            raise ValueError(
+                f"{path} must hold the latencies of {runtime}, but has those of "
+                f"{short(timetable.setting.runtime)!r}."
+            )
         missing = {layer.name for layer in self.read().profile.searched} - set(timetable.layers)
         if missing:
             raise ValueError(f"{path} is damaged: it has no layer {min(missing)!r}.")
@@ -200,7 +206,8 @@ class RunFolder:
 
     def keep_timetable(self, timetable: Timetable) -> None:
         """Record the latencies."""
-        write_text(self.path / LATENCY, timetable_record.to_json(timetable))
+        path = self._latency(timetable.setting.runtime)
+        write_text(path, timetable_record.to_json(timetable))
 
     def keep_scores(self, scores: Scores) -> None:
         """Record the scores."""
@@ -212,6 +219,9 @@ class RunFolder:
         write_text(self.path / CANDIDATES, candidates)
         write_text(self.path / FRONT, front)
         plan.save(self.path / PLAN)
+
+    def _latency(self, runtime: str) -> Path:
+        return self.path / (LATENCY if runtime == EAGER else f"latency-{runtime}.json")
 
     def _make(self) -> None:
         if self.path.exists() and not self.path.is_dir():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from search.folder.input_spec import InputSpec
 from search.per_layer.samplers import SAMPLERS
 from sekron.budget import Budget
+from sekron.export.runtimes import RUNTIMES
 from sekron.records import short
 from sekron.structures.families import FAMILIES
 from sekron.structures.structure import LARGEST
@@ -39,6 +40,7 @@ class Settings:
         is_timed: Whether the clock was looked at.
         is_scored: Whether networks were scored.
         n_network_trials: Trials of whole networks, where latency is limited or there is a score.
+        runtime: That ran what was timed.
 
     Raises:
         ValueError: If one is out of range.
@@ -60,6 +62,7 @@ class Settings:
     is_timed: bool = False
     is_scored: bool = False
     n_network_trials: int = 30
+    runtime: str = "torch"
 
     def __post_init__(self) -> None:
         ranges = {
@@ -78,6 +81,10 @@ class Settings:
         if not families or set(families) - set(FAMILIES) or len(set(families)) < len(families):
             raise ValueError(
                 f"`families` must be some of {', '.join(FAMILIES)}, got {short(str(families))}."
+            )
+        if self.runtime not in RUNTIMES:
+            raise ValueError(
+                f"`runtime` must be one of {', '.join(RUNTIMES)}, got {short(self.runtime)!r}."
             )
         if self.sampler not in SAMPLERS:
             raise ValueError(

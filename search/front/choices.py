@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from search.clock.race import EAGER
 from search.clock.timetable import Timetable
 from search.front.layer_options import LayerOptions
 from sekron.allocation.allocate import allocate
@@ -109,8 +110,10 @@ class Choices:
         return digest.hexdigest()
 
     def question(self, budget: Budget) -> str:
-        """Return the digest of what decides the best plan: these candidates and a budget."""
-        return hashlib.sha256(f"{self.digest} {budget.digest}".encode()).hexdigest()
+        """Return the digest of what decides the best plan: these candidates, a budget, a clock."""
+        runtime = EAGER if self.timetable is None else self.timetable.setting.runtime
+        clock = "" if runtime == EAGER else f" {runtime}"
+        return hashlib.sha256(f"{self.digest} {budget.digest}{clock}".encode()).hexdigest()
 
     def allocate(self, budget: Budget) -> Solution:
         """Solve the integer program: a candidate per layer, the dense layer being the last.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,10 @@ FRONT = (
     *("error", "flops", "flops_ratio", "params", "params_ratio", "predicted_ms", "latency_ms"),
     *("latency_low_ms", "latency_high_ms"),
     *("speedup", "activations", "score"),
+)
+RUNTIMES = (
+    *("runtime", "runtime_version", "dense_ms", "predicted_ms", "latency_ms"),
+    *("latency_low_ms", "latency_high_ms", "speedup"),
 )
 """Columns of the frames of a `SearchResult`, the last ones where there is a clock or a score."""
 
@@ -143,25 +148,47 @@ def front_frame(
 ) -> pd.DataFrame:
     """Return one row per plan; times and scores only where there are any."""
     rows = []
-    effect = None if timetable is None else timetable.effect()
     for member in members:
         row: dict[str, object] = {"plan": member.plan, "error": member.error}
         for resource in RESOURCES:
             row[resource] = member.used[resource]
             row[f"{resource}_ratio"] = member.used[resource] / profile.dense(resource)
-        if timetable is not None and effect is not None:
+        if timetable is not None:
+            row |= _times(member, timetable)
             measured = timetable.of(member.plan)
-            ratio = np.nan if measured is None else measured.ratio
-            row["predicted_ms"] = timetable.network_ms * effect.ratio(
-                member.saved, len(member.plan)
-            )
-            row["latency_ms"] = timetable.network_ms * ratio
-            for end in ("low", "high"):
-                of_end = np.nan if measured is None else getattr(measured, end)
-                row[f"latency_{end}_ms"] = timetable.network_ms * of_end
-            row["speedup"] = 1.0 / ratio
             row["activations"] = np.nan if measured is None else measured.activations
         if scores is not None:
             row["score"] = scores.of(member.plan)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def runtimes_frame(plan: Plan, choices: Choices, timetables: Sequence[Timetable]) -> pd.DataFrame:
+    """Return one row per runtime that was timed, as `SearchResult.runtimes`."""
+    rows = []
+    for timetable in timetables:
+        there = choices.retimed(timetable)
+        member = replace(there.member(there.choice(plan)), plan=plan)
+        setting = timetable.setting
+        told = {
+            "runtime": setting.runtime,
+            "runtime_version": setting.runtime_version or setting.torch,
+            "dense_ms": timetable.network_ms,
+        }
+        rows.append(told | _times(member, timetable))
+    return pd.DataFrame(rows, columns=list(RUNTIMES))
+
+
+def _times(member: Member, timetable: Timetable) -> dict[str, float]:
+    """Return the predicted and, where it was measured, the measured time of a plan."""
+    measured, dense_ms = timetable.of(member.plan), timetable.network_ms
+    ratio, low, high = np.nan, np.nan, np.nan
+    if measured is not None:
+        ratio, low, high = measured.ratio, measured.low, measured.high
+    return {
+        "predicted_ms": dense_ms * timetable.effect().ratio(member.saved, len(member.plan)),
+        "latency_ms": dense_ms * ratio,
+        "latency_low_ms": dense_ms * low,
+        "latency_high_ms": dense_ms * high,
+        "speedup": 1.0 / ratio,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,20 +15,24 @@ from search.figures.front import front_figure
 from search.figures.history import history_figure
 from search.figures.layers import layers_figure
 from search.folder.scores import Scores
+from search.front.beside import choices_in, winner
 from search.front.choices import Choices, Member, Solution, slower_than_dense
 from search.front.frames import (
     CANDIDATES,
     FRONT,
     LAYERS,
     OF_A_PLAN,
+    RUNTIMES,
     candidates_frame,
     front_frame,
     history_frame,
     layers_frame,
     planned_frame,
+    runtimes_frame,
 )
+from search.front.limits import is_within, limits_of
 from search.front.sweep import front_members
-from sekron.budget import RESOURCES, Budget
+from sekron.budget import Budget
 from sekron.columns import returns_columns
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
@@ -48,12 +52,14 @@ class SearchResult:
         budget: What the search was asked for.
         best: The best plan within that budget: by score, on the clock, or by error.
         scores: What the user's score said of networks, or None if nothing was scored.
+        beside: Runtime -> what its clock said, of those that were timed in the same run folder.
     """
 
     choices: Choices
     budget: Budget
     best: Plan
     scores: Scores | None = field(default=None, repr=False)
+    beside: Mapping[str, Timetable] = field(default_factory=dict, repr=False)
 
     @property
     def profile(self) -> NetworkProfile:
@@ -114,7 +120,9 @@ class SearchResult:
         return pd.concat(frames, ignore_index=True)
 
     @returns_columns("plan", *FRONT)
-    def pareto_front(self, budget: Budget | None = None) -> pd.DataFrame:
+    def pareto_front(
+        self, budget: Budget | None = None, runtime: str | None = None
+    ) -> pd.DataFrame:
         """Return the plans that no other beats in error and costs together.
 
         Each is the proven optimum for one budget of a sweep over FLOPs, over parameters and,
@@ -123,6 +131,7 @@ class SearchResult:
         Args:
             budget: Of the plans that are returned, under the numbers that they have in the whole
                 front; what was not measured or scored is not within a limit of that.
+            runtime: Whose times count; default that of the search.
 
         Returns:
             A row for each plan, by FLOPs, with the columns below: predicted_ms, latency_ms,
@@ -131,22 +140,14 @@ class SearchResult:
             was no trial.
 
         Raises:
-            ValueError: If the budget limits what was neither measured nor scored.
+            ValueError: If the budget, or the runtime, needs what was not measured or scored.
         """
+        if runtime is not None:
+            return self._in(runtime).pareto_front(budget)
         front = front_frame(self.members, self.profile, self.timetable, self.scores)
-        return front if budget is None else front[self._is_within(front, budget)]
-
-    def _is_within(self, front: pd.DataFrame, budget: Budget) -> pd.Series[bool]:
-        if budget.min_score is not None and self.scores is None:
-            raise ValueError(f"a least score needs scores, got {budget}, but this search has none.")
-        if budget.is_clocked:
-            self.choices.measured_for(budget)
-        limits = self._limits(budget)
-        least = limits.pop("score", None)
-        within = pd.Series(True, front.index) if least is None else front["score"] >= least
-        for name, most in limits.items():
-            within &= front[name] <= most
-        return within
+        return (
+            front if budget is None else front[is_within(front, budget, self.choices, self.scores)]
+        )
 
     @cached_property
     def members(self) -> list[Member]:
@@ -164,16 +165,7 @@ class SearchResult:
 
     def limits(self) -> dict[str, float]:
         """Return what the budget of the search limits: column of the front -> absolute limit."""
-        return self._limits(self.budget)
-
-    def _limits(self, budget: Budget) -> dict[str, float]:
-        limits: dict[str, float | None] = {
-            name: budget.limit(name, self.profile.dense(name)) for name in RESOURCES
-        }
-        if self.timetable is not None:
-            limits["latency_ms"] = budget.limit_ms(self.timetable.network_ms)
-        limits["score"] = budget.min_score
-        return {name: limit for name, limit in limits.items() if limit is not None}
+        return limits_of(self.budget, self.choices)
 
     def plot_front(
         self,
@@ -249,18 +241,48 @@ class SearchResult:
             )
         return plans[0]
 
-    def plan(self, budget: Budget) -> Plan:
+    @returns_columns(*RUNTIMES)
+    def runtimes(self, plan: Plan | None = None) -> pd.DataFrame:
+        """Return how fast a plan is in every runtime that was timed in the run folder.
+
+        Args:
+            plan: Of this search; default the best.
+
+        Returns:
+            A row for each, that of the search first, with the columns below: predicted_ms from
+            layers in the forms that are fastest there, latency_ms and what follows measured in turn
+            with the dense network, NaN where the plan was not.
+
+        Raises:
+            ValueError: If the plan takes what is not among the candidates.
+        """
+        own = [] if self.timetable is None else [self.timetable]
+        plan = self.best if plan is None else plan
+        return runtimes_frame(plan, self.choices, [*own, *self.beside.values()])
+
+    def _in(self, runtime: str) -> SearchResult:
+        """Return what is known on the clock of one of the runtimes."""
+        choices = choices_in(runtime, self.choices, self.beside)
+        best = winner(choices, self.budget, self.scores, self.best)
+        return replace(self, choices=choices, best=best)
+
+    def plan(self, budget: Budget, runtime: str | None = None) -> Plan:
         """Return the plan with the least error within any budget; nothing is searched again.
+
+        Args:
+            budget: Without a least score.
+            runtime: Whose times count; default that of the search.
 
         Raises:
             InfeasibleBudget: If no choice of candidates fits.
             ValueError: If the budget has a least score, or limits latency where nothing was
-                measured.
+                measured, or the runtime was not timed.
         """
-        solution = self.allocate(budget)
+        result = self if runtime is None else self._in(runtime)
+        solution = result.allocate(budget)
         if solution.is_slower:
             warnings.warn(slower_than_dense(budget), stacklevel=2)
-        return self.choices.plan(solution.choice)
+        return result.choices.plan(solution.choice)
 
     def allocate(self, budget: Budget) -> Solution:
         """Return the best choice within a budget, and how far it can be from the best there is.

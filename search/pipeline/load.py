@@ -7,6 +7,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage
 
+from search.folder.recorder import timetables_beside
 from search.folder.run_folder import RunFolder
 from search.folder.run_record import RunRecord
 from search.folder.storage import told
@@ -64,10 +65,13 @@ def load_so_far(run: str | Path, storage: str | None = None) -> tuple[SearchResu
     budget, metrics = record.settings.budget, folder.metric() or NetworkMetric()
     with quiet_optuna(), told(storage):
         tables, lacks = _recorded_tables(record, metrics, folder.storage(storage))
-    choices = Choices(record.profile, tables, metrics)
     # What an earlier search measured or scored is not what the last one was asked for.
     scores = folder.scores(metrics) if record.settings.is_scored else None
-    timetable = folder.timetable(metrics) if record.settings.is_timed else None
+    timetable, beside, runtime = None, {}, record.settings.runtime
+    if record.settings.is_timed:
+        timetable = folder.timetable(metrics, runtime)
+        beside = timetables_beside(folder, metrics, runtime)
+    choices = Choices(record.profile, tables, metrics, timetable)
     by_score = None if scores is None else scores.winners.get(choices.question(budget))
     on_clock = None
     if timetable is not None:
@@ -83,7 +87,7 @@ def load_so_far(run: str | Path, storage: str | None = None) -> tuple[SearchResu
     best = on_clock if by_score is None else by_score
     if best is None:
         best = _best_so_far(choices, budget) if lacks else choices.best(budget)
-    return SearchResult(choices, budget, best, scores), lacks
+    return SearchResult(choices, budget, best, scores, beside), lacks
 
 
 def _best_so_far(choices: Choices, budget: Budget) -> Plan:

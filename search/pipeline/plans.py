@@ -74,7 +74,7 @@ def plan_on_clock(
     trials: Trials,
     warn: Callable[[str], None],
 ) -> Plan:
-    """Time the layers, then plans as whole networks until one holds the budget, then the front.
+    """Time the layers, then plans as whole networks until one holds the budget.
 
     Args:
         request: The search.
@@ -99,13 +99,23 @@ def plan_on_clock(
             )
             winner = study.run(lambda: clock.limit.left(NETWORKS))
         clock.crown(question, winner)
-    best = clock.timetable.winners[question]
+    return clock.timetable.winners[question]
+
+
+def front_on_clock(request: Request, choices: Choices, best: Plan, clock: PlanClock) -> None:
+    """Time the plans of the front as whole networks, those first that are near the best.
+
+    Args:
+        request: The search.
+        choices: The candidates.
+        best: The plan for the budget.
+        clock: Measures; it knows the times afterwards.
+    """
     share = 1.0 if request.score is None else BEFORE_SCORES
     members = _front(choices.retimed(clock.timetable), best, clock, share)
     flops = choices.profile.totals(best)["flops"]
     members.sort(key=lambda member: abs(member.used["flops"] - flops))
     clock.time_front(members, share)
-    return best
 
 
 def _front(choices: Choices, best: Plan, clock: PlanClock, share: float) -> list[Member]:
@@ -203,7 +213,7 @@ def _check_latency(budget: Budget, timetable: Timetable, profile: NetworkProfile
     limit = budget.limit_ms(timetable.network_ms)
     if limit is None:
         return
-    fixed = max(timetable.network_ms - timetable.searched_ms, 0.0)
+    fixed = timetable.fixed_ms
     if limit < fixed:
         share = fixed / timetable.network_ms
         kinds = ", ".join(sorted({layer.kind for layer in profile.layers if layer.reason}))

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from search.clock.race import EAGER
 from search.folder.settings import Settings
 from search.folder.storage import without_password
 from search.per_layer.space import DEFAULT_FAMILIES
 from sekron.budget import Budget
 from sekron.calibration.output_kind import Output, kind_of
+from sekron.export.runtimes import version_of
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import Score, inputs_of
 from sekron.forward.inputs import Inputs, example_of
@@ -85,12 +87,15 @@ def request_of(
     score: Score | None = None,
     progress: bool = True,
     n_threads: int | None = None,
+    runtime: str = EAGER,
 ) -> Request:
     """Return the request that the arguments of `search.run` make.
 
     Raises:
         ValueError: If one is out of range.
+        ImportError: If the runtime is not installed.
     """
+    version_of(runtime)
     n_trials = whole("n_trials", n_trials)
     max_sequence_length = whole("max_sequence_length", max_sequence_length)
     rank_multiple = whole("rank_multiple", rank_multiple)
@@ -99,6 +104,10 @@ def request_of(
         raise ValueError(
             f"`measure_seconds` must be positive where latency is limited, else at least 0, "
             f"got {measure_seconds} for {budget}."
+        )
+    if measure_seconds == 0 and runtime != EAGER:
+        raise ValueError(
+            f"`measure_seconds` must be positive where a runtime is named, got 0 for {runtime}."
         )
     n_threads = torch.get_num_threads() if n_threads is None else whole("n_threads", n_threads)
     if n_threads < 1:
@@ -125,6 +134,7 @@ def request_of(
         is_timed=measure_seconds > 0,
         is_scored=score is not None,
         n_network_trials=whole("n_network_trials", n_network_trials),
+        runtime=runtime,
     )
     metric = calibration if isinstance(calibration, NetworkMetric) else None
     batches = None if isinstance(calibration, NetworkMetric) else calibration

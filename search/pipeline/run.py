@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from search.clock.race import EAGER
 from search.folder.recorder import Nobody
 from search.folder.run_folder import RunFolder
 from search.front.result import SearchResult
@@ -48,6 +49,7 @@ def run(
     score: Score | None = None,
     progress: bool = True,
     n_threads: int | None = None,
+    runtime: str = EAGER,
 ) -> SearchResult:
     """Search the factorization of every layer, and choose among them under a budget.
 
@@ -98,6 +100,9 @@ def run(
         progress: Whether to show a progress bar on stderr.
         n_threads: Layers that are searched at the same time, each on one thread; default as many
             as torch has. The result does not depend on it.
+        runtime: That is timed, layer by layer and whole: torch, torch.compile, onnxruntime,
+            onnxruntime-int8 (quantized, candidates too) or openvino. A run folder keeps the times
+            of several side by side.
 
     Returns:
         The result.
@@ -107,7 +112,9 @@ def run(
             holds the latency on the clock or has the least score.
         ValueError: If an argument is out of range, a weight is not finite, the example does not
             run, there is nothing to replace, the folder belongs to another search, or another
-            process is at this one: `search.join` helps there.
+            process is at this one: `search.join` helps there. `sekron.CannotRun`, which is one, if
+            the runtime does not take the network.
+        ImportError: If the runtime is not installed.
         ConnectionError: If a database stays away for more than a minute.
     """
     request = request_of(
@@ -133,6 +140,7 @@ def run(
         score=score,
         progress=progress,
         n_threads=n_threads,
+        runtime=runtime,
     )
     notes: list[str] = []
     try:

@@ -6,14 +6,15 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import optuna
 from optuna.storages import BaseStorage
 
 from search.clock.run_queue import BUSY
 from search.clock.stopwatch import Stopwatch
-from search.clock.time_limit import TimeLimit
-from search.folder.recorder import Recorder
+from search.clock.time_limit import BEFORE_SCORES, TimeLimit
+from search.folder.recorder import Recorder, timetables_beside
 from search.folder.scores import Scores
 from search.folder.settings import Settings
 from search.folder.storage import told
@@ -22,6 +23,7 @@ from search.front.result import SearchResult
 from search.per_layer.identity import weight_digests
 from search.pipeline.calibrate import metrics_for
 from search.pipeline.course import Course
+from search.pipeline.elsewhere import time_elsewhere
 from search.pipeline.feasibility import check_feasible
 from search.pipeline.foresight import (
     CALIBRATION,
@@ -33,7 +35,13 @@ from search.pipeline.foresight import (
     SCORES,
     foreseen_stages,
 )
-from search.pipeline.plans import begin_clock, judge_of, plan_by_score, plan_on_clock
+from search.pipeline.plans import (
+    begin_clock,
+    front_on_clock,
+    judge_of,
+    plan_by_score,
+    plan_on_clock,
+)
 from search.pipeline.request import Request
 from search.pipeline.stages import layer_work, profile_network, search_candidates, spaces_of
 from search.whole_network.by_score import most_scores
@@ -64,7 +72,7 @@ def search_network(
         request: What is searched.
         recorder: Is told what is found, and tells what was found before.
         warn: Called with what the user should know of the result.
-        stopwatch_of: From model, example input and profile to what measures.
+        stopwatch_of: From model, example input, profile and runtime to what measures.
         now: Returns the seconds by which its time is limited.
         on_begin: Called once other workers may join.
 
@@ -102,8 +110,9 @@ def _searched(
     stopwatch, timetable = None, None
     if request.measure_seconds > 0:
         with course.stage(DENSE_CLOCK):
-            stopwatch = stopwatch_of(request.model, request.example_input, profile)
-            times = recorder.timetable(recorded or NetworkMetric())
+            network = request.model, request.example_input, profile
+            stopwatch = stopwatch_of(*network, settings.runtime)
+            times = recorder.timetable(recorded or NetworkMetric(), settings.runtime)
             timetable = begin_clock(request, stopwatch, limit, profile, times, warn)
     with course.stage(CALIBRATION):
         metrics = metrics_for(request, profile, recorded, warn)
@@ -120,7 +129,7 @@ def _searched(
         choices = Choices(profile, tables, metrics, timetable)
         trials = trials_of(settings, storage, claims)
         choices, best = _settled(
-            request, choices, stopwatch, limit, judge, trials, recorder, warn, course
+            request, choices, stopwatch, limit, judge, trials, recorder, warn, course, stopwatch_of
         )
         with course.stage(FRONT):
             result = outcome(request, choices, best, judge, recorder)
@@ -133,7 +142,10 @@ def outcome(
 ) -> SearchResult:
     """Return the result of a search, and record it."""
     scores = None if judge is None else judge.scores
-    result = SearchResult(choices, request.budget, best, scores)
+    beside = {}
+    if request.settings.is_timed:
+        beside = timetables_beside(recorder, choices.metrics, request.settings.runtime)
+    result = SearchResult(choices, request.budget, best, scores, beside)
     front = result.pareto_front().drop(columns="plan")
     recorder.finish(as_csv(result.candidates()), as_csv(front), best)
     return result
@@ -171,6 +183,7 @@ def _settled(
     recorder: Recorder,
     warn: Callable[[str], None],
     course: Course,
+    stopwatch_of: Callable[..., Stopwatch],
 ) -> tuple[Choices, Plan]:
     """Return the choices with all times, and the plan that is best: by error, clock and score."""
     clock = best = None
@@ -185,6 +198,18 @@ def _settled(
         clock = PlanClock(stopwatch, choices.timetable, limit, recorder.keep_timetable, measuring)
         with course.stage(CLOCK), limit.running():
             best = plan_on_clock(request, choices, clock, trials, warn)
+            network = request.model, request.example_input, choices.profile
+            time_elsewhere(
+                best,
+                choices,
+                timetables_beside(recorder, choices.metrics, request.settings.runtime),
+                partial(stopwatch_of, *network),
+                limit,
+                BEFORE_SCORES,
+                recorder.keep_timetable,
+                measuring,
+            )
+            front_on_clock(request, choices, best, clock)
         choices = choices.retimed(clock.timetable)
     if judge is not None:
         with course.stage(SCORES) as seconds:

@@ -15,6 +15,7 @@ from search.clock.time_limit import LAYERS, NETWORKS, TimeLimit
 from search.clock.timetable import NetworkTime, Timetable
 from search.front.choices import Choices, Member
 from sekron.budget import Budget
+from sekron.network.plan import Plan
 
 OFF = 0.1
 """Share by which a prediction must lie outside of a measured interval for both to be doubted."""
@@ -49,6 +50,7 @@ class PlanClock:
         self._waited_before = timetable.waited  # by an earlier search
         self.limit, self._on_progress = limit, on_progress
         self._left_out: dict[str, str] = {}  # what -> how many of how many
+        self._last = "", nn.Module()  # digest of the plan that was raced last, and its network
         self.is_late = False
         """Whether networks had to be timed when the time was up already."""
 
@@ -75,7 +77,7 @@ class PlanClock:
         """Time the candidates on the layers' fronts, most promising first."""
         wanted = promising(self._stopwatch, self._timetable, choices.tables)
         for done, candidate in enumerate(wanted):
-            if self.limit.left(LAYERS) < candidate.least_seconds(self._timetable):
+            if self.limit.left(LAYERS) < candidate.least_seconds(self._stopwatch, self._timetable):
                 self.leave_out("structures of layers", f"{len(wanted) - done} of {len(wanted)}")
                 break
             self._on_progress(f"{candidate.layer.name}, structure {done + 1} of {len(wanted)}")
@@ -86,7 +88,7 @@ class PlanClock:
         """Time exactly the candidates of a plan; return whether any was not timed before."""
         before = self._timetable
         for candidate in untimed(self._stopwatch, before, member.plan):
-            if self.limit.left(NETWORKS) < candidate.least_seconds(before):
+            if self.limit.left(NETWORKS) < candidate.least_seconds(self._stopwatch, before):
                 break
             self._on_progress(f"{candidate.layer.name} of a plan for the budget")
             left = partial(self.limit.left, NETWORKS)
@@ -103,7 +105,7 @@ class PlanClock:
             return measured
         measured = NetworkTime(1.0, 0.0, 1.0, 0, 1.0, 1.0)
         if plan:
-            small = self._stopwatch.compressed(plan)
+            small = self._compressed(plan)
             low, ratio, high = self._race(small, seconds)
             predicted = self._timetable.effect().ratio(member.saved, len(plan))
             is_off = predicted < (1 - OFF) * low or predicted > (1 + OFF) * high
@@ -125,7 +127,7 @@ class PlanClock:
         is_new = self._timetable.of(member.plan) is None
         measured = self.time(member)
         if is_new and budget.is_clocked and member.plan and self._excess(measured, budget) <= 0.0:
-            again = self._race(self._stopwatch.compressed(member.plan), PART * self.limit.left())
+            again = self._race(self._compressed(member.plan), PART * self.limit.left())
             low, ratio, high = agreed((measured.low, measured.ratio, measured.high), again)
             ratio = max(measured.ratio, again[1])
             measured = replace(measured, ratio=ratio, low=min(low, ratio), high=max(high, ratio))
@@ -141,6 +143,7 @@ class PlanClock:
         """
         unknown = [m for m in members if self._timetable.of(m.plan) is None]
         least = 2 * (WARM_UP + FEWEST) * self._timetable.network_ms / 1e3  # in turn with dense
+        least += self._stopwatch.sides.network_seconds
         for done, member in enumerate(unknown):
             left = self.limit.left(share)
             if left < least:
@@ -152,6 +155,12 @@ class PlanClock:
     def crown(self, question: str, member: Member) -> None:
         """Record the plan that was measured to hold a budget."""
         self._set(self._timetable.with_winner(question, member.plan))
+
+    def _compressed(self, plan: Plan) -> nn.Module:
+        """Return the network under a plan; the last one is kept, ready as it is."""
+        if plan.digest != self._last[0]:
+            self._last = plan.digest, self._stopwatch.compressed(plan)
+        return self._last[1]
 
     def _race(self, small: nn.Module, seconds: float) -> Interval:
         """Return the time of a compressed network over the dense one's, within its interval."""

@@ -6,18 +6,20 @@ It raises `CannotRun` for a network that it does not take, and ImportError where
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from sekron.export.one_layer import Calls, NoCall, write_layer
 from sekron.export.onnx_graph import check_packages, write_onnx
 from sekron.export.packages import needed, quiet
 from sekron.export.program import trace
-from sekron.export.readers import Reader, open_onnx, open_openvino
+from sekron.export.readers import Reader, open_int8, open_onnx, open_openvino
 from sekron.export.refusal import CannotRun, reason_of
 from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Arguments
@@ -44,6 +46,9 @@ class Ready:
 
 Runtime = Callable[[nn.Module, Arguments], Ready]
 
+RECOMPILATIONS = 10_000
+"""Of one piece of code, after which dynamo would run it eagerly, without a word."""
+
 
 def torch_eager(model: nn.Module, arguments: Arguments) -> Ready:
     """Make a network ready in torch as it is."""
@@ -54,7 +59,8 @@ def torch_eager(model: nn.Module, arguments: Arguments) -> Ready:
 
 def torch_compile(model: nn.Module, arguments: Arguments) -> Ready:
     """Make a network ready in `torch.compile`, compiled for these inputs."""
-    with quiet():
+    limits = {"recompile_limit": RECOMPILATIONS, "accumulated_recompile_limit": RECOMPILATIONS}
+    with quiet(), torch._dynamo.config.patch(limits):
         ready = _in_torch("torch.compile", torch.compile(copy_of(model).eval()))
         try:
             ready.run(arguments)
@@ -65,22 +71,45 @@ def torch_compile(model: nn.Module, arguments: Arguments) -> Ready:
 
 def onnxruntime(model: nn.Module, arguments: Arguments) -> Ready:
     """Make a network ready in ONNX Runtime on the CPU, for inputs of these sizes."""
-    package = needed("onnxruntime", "onnxruntime")
-    return _exported("onnxruntime", package.__version__, open_onnx, model, arguments)
+    return _exported("onnxruntime", open_onnx, model, arguments)
+
+
+def onnxruntime_int8(model: nn.Module, arguments: Arguments) -> Ready:
+    """Make a network ready in ONNX Runtime in int8, quantized on these inputs.
+
+    That is for the clock: for the accuracy of a network other inputs are to be taken.
+    """
+    return _exported("onnxruntime-int8", open_int8, model, arguments)
 
 
 def openvino(model: nn.Module, arguments: Arguments) -> Ready:
     """Make a network ready in OpenVINO on the CPU, for inputs of these sizes."""
-    package = needed("openvino", "openvino")
-    return _exported("openvino", package.__version__, open_openvino, model, arguments)
+    return _exported("openvino", open_openvino, model, arguments)
 
 
 RUNTIMES: dict[str, Runtime] = {
     "torch": torch_eager,
     "torch.compile": torch_compile,
     "onnxruntime": onnxruntime,
+    "onnxruntime-int8": onnxruntime_int8,
     "openvino": openvino,
 }
+
+
+def version_of(name: str) -> str:
+    """Return the version of a runtime.
+
+    Raises:
+        ValueError: If there is no such runtime.
+        ImportError: If it is not installed, or what exports to it is not.
+    """
+    if name not in RUNTIMES:
+        raise ValueError(f"`runtime` must be one of {', '.join(RUNTIMES)}, got {name!r}.")
+    package = re.split("[.-]", name)[0]
+    if package == "torch":
+        return str(torch.__version__)
+    check_packages()
+    return str(needed(package, package).__version__)
 
 
 def make_ready(name: str, model: nn.Module, arguments: Arguments) -> Ready:
@@ -88,7 +117,8 @@ def make_ready(name: str, model: nn.Module, arguments: Arguments) -> Ready:
 
     Args:
         name: One of `RUNTIMES`.
-        model: Not modified, and nothing is shared with what runs.
+        model: Not modified, and nothing is shared with what runs; `Calls` of a single layer are
+            exported in a quicker way.
         arguments: What it shall run on; of other sizes it need not run.
 
     Raises:
@@ -96,8 +126,7 @@ def make_ready(name: str, model: nn.Module, arguments: Arguments) -> Ready:
         CannotRun: If the runtime does not take the network, with the node and the reason.
         ImportError: If the runtime is not installed.
     """
-    if name not in RUNTIMES:
-        raise ValueError(f"`runtime` must be one of {', '.join(RUNTIMES)}, got {name!r}.")
+    version_of(name)
     return RUNTIMES[name](model, arguments)
 
 
@@ -106,23 +135,27 @@ def _in_torch(name: str, network: Callable[..., object]) -> Ready:
     def run(arguments: Arguments) -> list[Tensor]:
         return tensors_in(network(*arguments.positional, **arguments.named))
 
-    return Ready(name, str(torch.__version__), torch.get_num_threads(), run)
+    return Ready(name, version_of(name), torch.get_num_threads(), run)
 
 
-def _exported(
-    name: str, version: str, read: Reader, model: nn.Module, arguments: Arguments
-) -> Ready:
-    check_packages()
+def _exported(name: str, read: Reader, model: nn.Module, arguments: Arguments) -> Ready:
     with untouched(model), quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         try:
-            program = trace(model, arguments, "none", of_tensors=True)
-            write_onnx(program, path)
-            run = read(path, program.inputs)
+            run = read(path, _written(model, arguments, path))
             run(arguments)
         except Exception as error:  # an exporter raises anything
             raise _refused(name, error) from error
-    return Ready(name, version, torch.get_num_threads(), run)
+    return Ready(name, version_of(name), torch.get_num_threads(), run)
+
+
+def _written(model: nn.Module, arguments: Arguments, path: Path) -> Iterable[str]:
+    """Write an ONNX file; return the names of its inputs."""
+    if isinstance(model, Calls | NoCall):
+        return write_layer(model, arguments.positional, path)
+    program = trace(model, arguments, "none", of_tensors=True)
+    write_onnx(program, path)
+    return program.inputs
 
 
 def _refused(name: str, error: Exception) -> CannotRun:

@@ -38,14 +38,7 @@ class Setting:
 
     def model(self) -> nn.Module:
         """Return the network with random weights whose spectra fall."""
-        torch.manual_seed(0)
-        model = load_model(f"torchvision.models:{self.network}").eval()
-        with torch.no_grad():
-            for module in model.modules():
-                if isinstance(module, nn.Conv2d | nn.Linear):
-                    u, s, v = torch.linalg.svd(module.weight.flatten(1), full_matrices=False)
-                    falling = s * torch.arange(1, len(s) + 1) ** -0.5
-                    module.weight.copy_(((u * falling) @ v).reshape(module.weight.shape))
+        model = untrained(f"torchvision.models:{self.network}")
         kind = {"device": self.device, "dtype": getattr(torch, self.dtype)}
         return model.to(**kind, memory_format=LAYOUTS[self.layout])
 
@@ -53,6 +46,19 @@ class Setting:
         """Return a batch."""
         x = torch.randn(self.batch, 3, 224, 224, device=self.device)
         return x.to(getattr(torch, self.dtype)).contiguous(memory_format=LAYOUTS[self.layout])
+
+
+def untrained(spec: str) -> nn.Module:
+    """Return the network that a spec names, its weights random, with spectra that fall."""
+    torch.manual_seed(0)
+    model = load_model(spec)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                u, s, v = torch.linalg.svd(module.weight.flatten(1), full_matrices=False)
+                falling = s * torch.arange(1, len(s) + 1) ** -0.5
+                module.weight.copy_(((u * falling) @ v).reshape(module.weight.shape))
+    return model
 
 
 def applied(network: nn.Module, plan: Plan) -> nn.Module:

@@ -1,0 +1,48 @@
+"""The same candidates on the clock of another runtime of the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from search.clock.timetable import Timetable
+from search.folder.scores import Scores
+from search.front.choices import Choices
+from sekron.budget import Budget
+from sekron.network.plan import Plan
+
+
+def choices_in(runtime: str, choices: Choices, beside: Mapping[str, Timetable]) -> Choices:
+    """Return choices on the clock of a runtime.
+
+    Args:
+        runtime: Its name.
+        choices: On the clock of the search.
+        beside: Runtime -> timetable, of the other ones.
+
+    Raises:
+        ValueError: If it was not timed.
+    """
+    own = [] if choices.timetable is None else [choices.timetable.setting.runtime]
+    if runtime in own:
+        return choices
+    if runtime not in beside:
+        raise ValueError(
+            "`runtime` must be one that was timed in this run folder: "
+            f"{', '.join([*own, *beside]) or 'none was'}, got {runtime!r}; search again with it, "
+            "in the same folder."
+        )
+    return choices.retimed(beside[runtime])
+
+
+def winner(choices: Choices, budget: Budget, scores: Scores | None, otherwise: Plan) -> Plan:
+    """Return the plan that a search for a budget has chosen on the clock of these choices.
+
+    Args:
+        choices: With a timetable.
+        budget: Of the search.
+        scores: Where networks were scored.
+        otherwise: What to return where there was no such search.
+    """
+    winners = {} if choices.timetable is None else choices.timetable.winners
+    best = winners.get(choices.question(budget.limits), otherwise)
+    return best if scores is None else scores.winners.get(choices.question(budget), best)

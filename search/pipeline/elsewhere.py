@@ -1,0 +1,54 @@
+"""The plan that was chosen on one runtime's clock, timed by the clocks of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from search.clock.stopwatch import Stopwatch
+from search.clock.time_limit import TimeLimit
+from search.clock.timetable import Timetable
+from search.front.choices import Choices
+from search.whole_network.plan_clock import PlanClock
+from sekron.network.plan import Plan
+
+
+def time_elsewhere(
+    plan: Plan,
+    choices: Choices,
+    beside: Mapping[str, Timetable],
+    stopwatch_in: Callable[[str], Stopwatch],
+    limit: TimeLimit,
+    share: float,
+    keep: Callable[[Timetable], None],
+    on_progress: Callable[[str], None],
+) -> None:
+    """Time a plan in the other runtimes of a run folder, where that was not done before.
+
+    A runtime is left out whose times were measured in another setting, or that is not installed
+    here.
+
+    Args:
+        plan: The one that was chosen.
+        choices: Of the search.
+        beside: Runtime -> its timetable in the folder.
+        stopwatch_in: Returns what measures in a runtime.
+        limit: Of all measuring.
+        share: Of the limit, after which nothing more is measured.
+        keep: Called with each timetable that has a new time.
+        on_progress: Called with what is being measured.
+    """
+    for runtime, timetable in beside.items():
+        if timetable.of(plan) is not None or limit.left(share) == 0.0:
+            continue
+        try:
+            stopwatch = stopwatch_in(runtime)
+            if timetable.setting.difference(stopwatch.setting()):
+                continue
+        except ImportError:
+            continue
+        on_progress(f"the plan in {runtime}")
+        there = choices.retimed(timetable)
+        # As it is: there its layers might run in other forms.
+        member = replace(there.member(there.choice(plan)), plan=plan)
+        PlanClock(stopwatch, timetable, limit, keep, on_progress).time(member)

@@ -1,0 +1,1 @@
+"""What int8 leaves of the accuracy and of the speed-up of a compressed network."""

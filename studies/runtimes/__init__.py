@@ -1,0 +1,1 @@
+"""Plans searched for one runtime, and run in all of them."""
