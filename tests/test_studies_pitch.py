@@ -10,7 +10,7 @@ from torch import nn
 import search
 import sekron
 from sekron.network.surgery import weight_of
-from studies.pitch.__main__ import N_TEST, raw_pitch_accuracy
+from studies.pitch.accuracy import N_TEST, agreement, raw_pitch_accuracy
 from studies.pitch.speech import HOP, speech_frames
 from studies.pitch.splits import beside_divided
 from studies.pitch.tones import tones
@@ -32,6 +32,13 @@ def test_raw_pitch_accuracy_is_of_pitches_within_fifty_cents(cents_off, expected
     likely = nn.functional.one_hot(places.round().long(), N_PITCHES).float()
     parts = iter(likely.split(32))
     assert raw_pitch_accuracy(lambda _: next(parts), 20.0) == expected
+
+
+def test_agreement_is_of_frames_in_which_the_dense_network_hears_a_pitch():
+    dense, other = torch.zeros(2, 4, N_PITCHES)
+    dense[[0, 1, 2, 3], [100, 100, 100, 100]] = torch.tensor([0.9, 0.5, 0.4, 0.8])
+    other[[0, 1, 2, 3], [102, 103, 300, 100]] = 0.1  # 40 and 60 cents off, unvoiced, equal
+    assert agreement(other, dense) == pytest.approx(200 / 3)
 
 
 def write_wave(path, samples, *, rate=SAMPLE_RATE, channels=1):
@@ -80,8 +87,8 @@ def test_the_best_divided_kernel_has_the_error_that_is_told_at_no_more_flops():
     image = torch.zeros(1, 1, 200, 1)
     result = search.run(model, image, budget=budget, n_trials=0, measure_seconds=0, progress=False)
     plan = result.plan(budget)
-    (row,) = beside_divided(model, result, plan).itertuples()
-    assert row.layer == "2"
+    (row,) = beside_divided(model, result, {"70%": plan}).itertuples()
+    assert (row.layer, row.budget) == ("2", "70%")
     weight = weight_of(model, "2")
     for structure, error in ((row.chosen, row.error), (row.divided, row.error_divided)):
         assert sekron.relative_error(weight, sekron.Structure.parse(structure)) == pytest.approx(

@@ -1,44 +1,37 @@
 """Compress the pitch tracker CREPE without a label: raw pitch accuracy on tones with noise.
 
-Raw pitch accuracy is the share of frames whose pitch is within 50 cents of the true one.
+Raw pitch accuracy is the share of frames whose pitch is within 50 cents of the true one. Of speech,
+whose pitch nobody has written down, the dense network's pitch stands for the true one.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-import search
-import sekron
 from search.front.result import SearchResult
 from sekron.forward.evaluation import one_line
+from studies.pitch.accuracy import agreement, heard, raw_pitch_accuracy, voiced
+from studies.pitch.networks import BUDGETS, networks, searched
 from studies.pitch.speech import speech_frames
 from studies.pitch.splits import beside_divided
-from studies.pitch.tones import noisy, tones
-from studies.pretrained.crepe import cents_of, cents_of_hertz, crepe_full
-from studies.training import RUNS
-
-BUDGET = search.Budget(flops=0.5)
-N_CALIBRATION, N_TEST, BATCH = 96, 200, 32
-NOISIEST, CLEANEST = 0.0, 30.0
-"""Signal-to-noise ratios of the calibration, in dB; each tone has one of its own."""
+from studies.pretrained.crepe import crepe_full
 
 SNRS = (20.0, 5.0, 0.0)
-NEAR_CENTS = 50.0
-N_SPEECH, VOICED = 300, 0.5
-"""Frames of speech, and how likely a pitch must be for a frame to have one."""
+COLUMNS = ("network", "budget", *(f"{snr:g} dB" for snr in SNRS))
+N_SPEECH = 300
+"""Frames of speech."""
 
 FOLDER = Path(__file__).parent
 
 
 def main() -> None:
-    """Run the study and print its tables; what is in the files beside this one is not run again."""
+    """Run the study; what went wrong is told in one line."""
     options = _options()
     torch.set_num_threads(options.threads)
     try:
@@ -49,101 +42,49 @@ def main() -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
+    """Print all tables; what is in the files beside this one is not run again."""
+    speech = None if options.speech is None else speech_frames(options.speech, N_SPEECH)
     model = crepe_full()
-    result = _searched(model)
-    plan = result.plan(BUDGET)
-    layers = result.layers(plan)
-    print(layers[["layer", "weight_shape", "flops", "structure"]].to_string(index=False))
-    path = FOLDER / "tones.csv"
-    if not path.exists():
-        _accuracies(_networks(model, plan)).to_csv(path, index=False)
-    print(f"\nraw pitch accuracy in percent\n{pd.read_csv(path).to_string(index=False)}")
-    if options.speech is not None:
-        frames = speech_frames(options.speech, N_SPEECH)
-        agreed = _agreed(_networks(model, plan), frames)
-        print(f"\nvoiced frames of speech within {NEAR_CENTS:g} cents of the dense network's pitch")
-        print(agreed.to_string(index=False))
+    result = searched(model)
+    plans = {str(budget): result.plan(budget) for budget in BUDGETS}
+    for budget, plan in plans.items():
+        layers = result.layers(plan)[["layer", "weight_shape", "flops", "structure"]]
+        print(f"\n{budget}\n{layers.to_string(index=False)}")
+    accuracies = _accuracies(model, result, FOLDER / "tones.csv")
+    print(f"\nraw pitch accuracy in percent\n{accuracies.to_string(index=False)}")
+    if speech is not None:
+        print("\nagreement with the dense network on voiced frames of speech, in percent")
+        print(_agreements(model, result, speech).to_string(index=False))
     path = FOLDER / "divided.csv"
     if not path.exists():
-        beside_divided(model, result, plan).round(4).to_csv(path, index=False)
+        beside_divided(model, result, plans).round(4).to_csv(path, index=False)
     print(f"\nkernels that two factors divide\n{pd.read_csv(path).to_string(index=False)}")
 
 
-def _searched(model: nn.Module) -> SearchResult:
-    return search.run(
-        model,
-        torch.zeros(1, 1024),
-        budget=BUDGET,
-        run=RUNS / "pitch-crepe",
-        measure_seconds=0,
-        calibration=calibration(),
-    )
-
-
-def calibration() -> tuple[Tensor, ...]:
-    """Return batches of frames with as much noise as comes, without their pitches."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(N_CALIBRATION, 1, generator=generator)
-    samples, _ = tones(N_CALIBRATION, seed=0)
-    snr_db = NOISIEST + (CLEANEST - NOISIEST) * drawn
-    return noisy(samples, snr_db, seed=0).split(BATCH)
-
-
-def raw_pitch_accuracy(network: nn.Module, snr_db: float) -> float:
-    """Return the share in percent of test tones whose pitch is within `NEAR_CENTS`.
-
-    Args:
-        network: Puts out how likely each pitch is.
-        snr_db: Signal-to-noise ratio of the tones.
-    """
-    samples, hertz = tones(N_TEST, seed=1)
-    with torch.no_grad():
-        parts = [network(frames) for frames in noisy(samples, snr_db, seed=2).split(BATCH)]
-    return 100.0 * float(_is_near(cents_of(torch.cat(parts)), cents_of_hertz(hertz)))
-
-
-def _networks(model: nn.Module, plan: sekron.Plan) -> dict[str, nn.Module]:
-    """Return the networks by name; what is repaired once is kept under `.runs`."""
-    path = RUNS / "pitch-crepe-repaired" / f"{plan.digest[:16]}.safetensors"
-    if path.exists():
-        repaired = sekron.load(model, path)
-    else:
-        repaired, start = plan.apply(model), time.process_time()
-        print(sekron.repair(repaired, model, calibration(), output="values", progress=False))
-        print(f"repair: {time.process_time() - start:.0f} s of the processor", flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sekron.save(repaired, path)
-    return {"dense": model, "decomposed": plan.apply(model), "repaired": repaired.eval()}
-
-
-def _accuracies(networks: dict[str, nn.Module]) -> pd.DataFrame:
+def _accuracies(model: nn.Module, result: SearchResult, path: Path) -> pd.DataFrame:
     """Return a row for each network, with a column for each signal-to-noise ratio."""
+    frame = pd.read_csv(path, keep_default_na=False) if path.exists() else _empty()
+    known = set(zip(frame["network"], frame["budget"], strict=True))
+    for name, budget, network in networks(model, result):
+        if (name, budget) not in known:
+            scores = [round(raw_pitch_accuracy(network, snr), 1) for snr in SNRS]
+            frame.loc[len(frame)] = [name, budget, *scores]
+            frame.to_csv(path, index=False)
+    return frame
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame(columns=list(COLUMNS))
+
+
+def _agreements(model: nn.Module, result: SearchResult, frames: Tensor) -> pd.DataFrame:
+    """Return a row for each network: voiced frames, and on how many it hears the same pitch."""
+    dense = heard(model, frames)
     rows = [
-        (name, *(round(raw_pitch_accuracy(network, snr), 1) for snr in SNRS))
-        for name, network in networks.items()
+        (name, budget, int(voiced(dense).sum()), agreement(heard(network, frames), dense))
+        for name, budget, network in networks(model, result)
     ]
-    return pd.DataFrame(rows, columns=["network", *(f"{snr:g} dB" for snr in SNRS)])
-
-
-def _agreed(networks: dict[str, nn.Module], frames: Tensor) -> pd.DataFrame:
-    """Return the share in percent of voiced frames on which networks agree with the dense one."""
-    with torch.no_grad():
-        likely = {
-            name: torch.cat([network(part) for part in frames.split(BATCH)])
-            for name, network in networks.items()
-        }
-    is_voiced = likely["dense"].amax(dim=1) >= VOICED
-    truth = cents_of(likely["dense"])[is_voiced]
-    rows = [
-        (name, int(is_voiced.sum()), 100.0 * float(_is_near(cents_of(own)[is_voiced], truth)))
-        for name, own in likely.items()
-    ]
-    return pd.DataFrame(rows, columns=["network", "frames", "percent"]).round(1)
-
-
-def _is_near(cents: Tensor, truth: Tensor) -> Tensor:
-    """Return the share of pitches that are within `NEAR_CENTS`."""
-    return ((cents - truth).abs() < NEAR_CENTS).float().mean()
+    return pd.DataFrame(rows, columns=["network", "budget", "frames", "percent"]).round(1)
 
 
 def _options() -> argparse.Namespace:

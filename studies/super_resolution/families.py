@@ -1,6 +1,6 @@
-"""Why every plan is CP: the least error that each kind of structure has for the same costs.
+"""Why every plan is CP: what plans choose, and the least error of each kind for the same costs.
 
-Of a few layers of the network alone, in the plain norm, where all errors are exact.
+The errors are of a few layers alone, in the plain norm, where all are exact.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 import torch
+from torch import nn
 
+import search
 from search.per_layer.space import Space
 from sekron.network.surgery import weight_of
 from sekron.rank_curves.curves import Spectra
@@ -18,12 +20,16 @@ from sekron.structures.families import Point
 from sekron.structures.geometry import Geometry
 from sekron.structures.templates import channel_svd, spatial_svd, tucker2
 from studies.pretrained.srvggnet import realesr_animevideov3
+from studies.super_resolution.networks import NETWORKS
 
 LAYERS = ("body.4", "body.12", "body.20", "body.28")
 SIZE = 96
 """Side of the layers' output in pixels."""
 
+COSTS = ("flops", "params")
 SHARES = (0.6, 0.4, 0.25, 0.1, 0.05)
+PLANNED = (0.6, 0.4, 0.25, 0.15, 0.1, 0.05)
+"""Shares of one layer's costs, and of the whole network's."""
 
 
 def main() -> None:
@@ -31,10 +37,27 @@ def main() -> None:
     torch.set_num_threads(1)
     model = realesr_animevideov3()
     frames = [_errors(weight_of(model, name)) for name in LAYERS]
-    for cost in ("flops", "params"):
+    for cost in COSTS:
         mean = sum(frame.loc[cost] for frame in frames) / len(frames)
         print(f"\nleast relative error for a share of the layer's {cost}")
         print(mean.reindex(columns=SHARES).sort_values(SHARES[1]).round(3).to_string())
+    print("\nlayers of a plan by the kind of their structure")
+    print(_chosen(model).to_string(index=False))
+
+
+def _chosen(model: nn.Module) -> pd.DataFrame:
+    """Return for each search and budget how many layers became CP, and how many are divided."""
+    network, rows = NETWORKS["animevideov3"], []
+    for label in network.searches:
+        result, _ = network.search(model, label)
+        for budget in (search.Budget(**{cost: share}) for cost in COSTS for share in PLANNED):
+            plan = result.plan(budget)
+            points = [(structure.family, structure.shapes) for structure in plan.values()]
+            n_divided = sum(map(_divides_channels, points))
+            n_cp = sum(family == "cp" for family, _ in points)
+            rows.append((label, str(budget), len(result.tables), n_cp, n_divided))
+    columns = ["search", "budget", "layers", "CP", "channels divided"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _errors(weight: torch.Tensor) -> pd.DataFrame:
@@ -71,7 +94,7 @@ def _points(shape: tuple[int, ...]) -> Iterator[tuple[str, Point]]:
 
 
 def _divides_channels(point: Point) -> bool:
-    return any(min(shape[mode] for shape in point[1]) > 1 for mode in (0, 1))
+    return any(sum(shape[mode] > 1 for shape in point[1]) > 1 for mode in (0, 1))
 
 
 if __name__ == "__main__":
