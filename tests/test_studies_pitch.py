@@ -1,5 +1,6 @@
 """The study of pitch: its score, frames of speech, and kernels that two factors divide."""
 
+import math
 import wave
 
 import numpy as np
@@ -12,7 +13,7 @@ import sekron
 from sekron.network.surgery import weight_of
 from studies.pitch.accuracy import N_TEST, agreement, raw_pitch_accuracy
 from studies.pitch.speech import HOP, speech_frames
-from studies.pitch.splits import beside_divided
+from studies.pitch.splits import beside_divided, divides_kernel, pairs_along_time
 from studies.pitch.tones import tones
 from studies.pretrained.crepe import (
     CENTS_PER_PITCH,
@@ -74,28 +75,36 @@ def test_frames_of_speech_are_spread_and_what_cannot_be_read_is_named(tmp_path, 
         speech_frames(tmp_path, most=3)
 
 
-def test_the_best_divided_kernel_has_the_error_that_is_told_at_no_more_flops():
+def test_whole_and_divided_kernels_have_the_errors_that_are_told_at_no_more_flops():
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 6, (5, 1)),
-        nn.ReLU(),
-        nn.Conv2d(6, 5, (64, 1)),
-        nn.Flatten(),
-        nn.Linear(665, 2),
+        *(nn.Conv2d(1, 6, (5, 1)), nn.ReLU(), nn.Conv2d(6, 5, (64, 1))),
+        *(nn.Flatten(), nn.Linear(665, 2)),
     ).eval()
     budget = search.Budget(flops=0.7)
     image = torch.zeros(1, 1, 200, 1)
     result = search.run(model, image, budget=budget, n_trials=0, measure_seconds=0, progress=False)
     plan = result.plan(budget)
     (row,) = beside_divided(model, result, {"70%": plan}).itertuples()
-    assert (row.layer, row.budget) == ("2", "70%")
-    weight = weight_of(model, "2")
-    for structure, error in ((row.chosen, row.error), (row.divided, row.error_divided)):
-        assert sekron.relative_error(weight, sekron.Structure.parse(structure)) == pytest.approx(
-            error, abs=1e-6
-        )
-    divided = sekron.Plan({"2": sekron.Structure.parse(row.divided)})
-    alone, both = (search.profile(own.apply(model), image).flops for own in (divided, plan))
-    assert alone <= both
+    assert (row.layer, row.budget, row.chosen) == ("2", "70%", str(plan["2"]))
+    both = search.profile(plan.apply(model), image).flops
     (layer,) = (layer for layer in result.profile.layers if layer.name == "2")
     assert layer.flops - row.flops == result.profile.flops - both
+    assert row.whole == row.chosen  # the search enumerates no others
+    found = ((row.whole, row.error_whole, False), (row.divided, row.error_divided, True))
+    for text, error, is_divided in found:
+        structure = sekron.Structure.parse(text)
+        assert divides_kernel(structure) == is_divided
+        weight = weight_of(model, "2")
+        assert sekron.relative_error(weight, structure) == pytest.approx(error, abs=1e-6)
+        alone = sekron.Plan({"2": structure}).apply(model)
+        assert search.profile(alone, image).flops <= both
+
+
+def test_pairs_along_time_are_all_and_multiply_to_the_weight():
+    points = list(pairs_along_time((5, 3, 8, 1)))
+    for family, shapes in points:
+        assert family == "sekron"
+        assert tuple(map(math.prod, zip(*shapes, strict=True))) == (5, 3, 8, 1)
+    # Kernels of 2·4 and 4·2 with four homes of the channels; whole ones in both orders are one.
+    assert len(points) == len(set(points)) == 2 * 4 + 3

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from studies.pitch.splits import divided_points
 from studies.pitch.tones import noisy, tones
 from studies.pretrained.crepe import (
     CENTS_PER_PITCH,
@@ -134,11 +133,3 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path, n_bytes):
     path.write_bytes(path.read_bytes()[:n_bytes])
     with pytest.raises(ValueError, match=r"^short.pth must hold the weights of CREPE"):
         fill_crepe(CREPE(WIDTHS), path)
-
-
-def test_divided_points_multiply_to_the_weight():
-    points = list(divided_points((5, 3, 64, 1)))
-    assert len(points) == len(set(points))
-    for _, shapes in points:
-        assert tuple(map(math.prod, zip(*shapes, strict=True))) == (5, 3, 64, 1)
-        assert sorted(shape[2] for shape in shapes)[-2:] == [8, 8]

@@ -1,63 +1,55 @@
-"""Structures that divide a kernel between two factors, beside what the search has chosen."""
+"""Structures that divide a kernel between factors, beside those that keep it whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import permutations, product
+from collections.abc import Iterator, Mapping
+from itertools import product
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
 from search.front.result import SearchResult
-from search.per_layer.space import DEFAULT_FAMILIES, canonical
-from sekron.decomposition.decompose import EXACT
+from search.per_layer.space import canonical, factorizations
 from sekron.network.surgery import weight_of
-from sekron.rank_curves.curves import RankCurve, Spectra
+from sekron.rank_curves.curves import Spectra
 from sekron.structures.families import Point, Shape
 from sekron.structures.structure import Structure
 
-PARTS = (8, 8)
-"""Of a kernel of 64 taps: eight that are eight apart, and eight next to each other."""
+COLUMNS = (
+    *("layer", "budget", "flops", "chosen"),
+    *("whole", "error_whole", "divided", "error_divided"),
+)
 
-LENGTHS = (2, 3)
-"""Factors of a structure."""
-
-COLUMNS = ("layer", "budget", "flops", "chosen", "error", "divided", "error_divided")
+Found = tuple[int, float, Structure]
+"""FLOPs, error and structure of a candidate."""
 
 
-def divided_points(weight_shape: Shape, parts: tuple[int, int] = PARTS) -> Iterator[Point]:
-    """Yield the structures with whole channels whose kernel stands in two factors.
+def pairs_along_time(weight_shape: Shape) -> Iterator[Point]:
+    """Yield the structures of two factors with whole channels, the kernel whole or divided.
 
-    All have exact errors in a metric too; a CP, which is fitted rank by rank, is left out.
+    Their errors are exact in a metric too.
 
     Args:
         weight_shape: `(out, in, taps, 1)`.
-        parts: Taps of the one and of the other factor; their product is that of the kernel.
     """
-    n_outputs, n_inputs, *_ = weight_shape
+    n_outputs, n_inputs, n_taps, _ = weight_shape
     seen = set()
-    for length in LENGTHS:
-        homes = product(range(length), range(length), permutations(range(length), 2))
-        for home_out, home_in, (first, second) in homes:
-            taps = {first: parts[0], second: parts[1]}
-            shapes = tuple(
-                (
-                    n_outputs if k == home_out else 1,
-                    n_inputs if k == home_in else 1,
-                    taps.get(k, 1),
-                    1,
-                )
-                for k in range(length)
-            )
-            seen |= {canonical(family, shapes) for family in DEFAULT_FAMILIES if family in EXACT}
+    for taps, home_out, home_in in product(factorizations(n_taps, 2), (0, 1), (0, 1)):
+        shapes = tuple(
+            (n_outputs if k == home_out else 1, n_inputs if k == home_in else 1, taps[k], 1)
+            for k in (0, 1)
+        )
+        seen.add(canonical("sekron", shapes))
     yield from sorted(point for point in seen if point is not None)
 
 
 def beside_divided(
     model: nn.Module, result: SearchResult, plans: Mapping[str, Mapping[str, Structure]]
 ) -> pd.DataFrame:
-    """Return, per replaced convolution, the best structure with a divided kernel at its FLOPs.
+    """Return, per replaced convolution, the best that keeps its kernel whole, and that divides it.
+
+    Of the search's candidates and all of `pairs_along_time`, within the FLOPs of what was chosen.
 
     Args:
         model: The dense network.
@@ -65,36 +57,46 @@ def beside_divided(
         plans: Budget -> layer name -> structure: plans of that search.
 
     Returns:
-        `layer`, `budget`, the structure's `flops`, `chosen` and its `error`; `divided`, the
-        structure with the least error within those FLOPs, and that error, in the same metric.
+        `layer`, `budget`, the `flops` of the structure `chosen`; the structure with a `whole`
+        kernel that has the least error within those FLOPs, and that error, in the metric of the
+        search; likewise with a `divided` kernel.
     """
     rows = []
     for layer in result.profile.searched:
-        if len(layer.block_shape) != 4:
+        if len(layer.block_shape) != 4 or not any(layer.name in plan for plan in plans.values()):
             continue
+        table = result.tables[layer.name]
+        found: list[Found] = [
+            (int(table.flops[row]), float(table.errors[row]), table.structure(row))
+            for row in range(len(table))
+        ]
         spectra = Spectra(weight_of(model, layer.name), layer.calls, result.metrics.get(layer.name))
-        curves = [spectra.curve(*point) for point in divided_points(layer.block_shape)]
+        for point in pairs_along_time(layer.block_shape):
+            curve = spectra.curve(*point)
+            found += [
+                (int(curve.flops[row]), float(curve.errors[row]), curve.structure(row))
+                for row in range(len(curve.errors))
+            ]
         for budget, plan in plans.items():
             if layer.name in plan:
-                flops, error = _costs(result, layer.name, plan[layer.name])
-                best, least = _best_within(curves, flops)
-                rows.append((layer.name, budget, flops, str(plan[layer.name]), error, best, least))
+                chosen = plan[layer.name]
+                flops = next(own[0] for own in found if own[2] == chosen)
+                best = (_best(found, flops, divided=is_divided) for is_divided in (False, True))
+                rows.append((layer.name, budget, flops, str(chosen), *next(best), *next(best)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _costs(result: SearchResult, name: str, structure: Structure) -> tuple[int, float]:
-    """Return FLOPs and error of the candidate that a plan has chosen."""
-    table = result.tables[name]
-    (row,) = (row for row in range(len(table)) if table.structure(row) == structure)
-    return int(table.flops[row]), float(table.errors[row])
-
-
-def _best_within(curves: Sequence[RankCurve], flops: int) -> tuple[str, float]:
+def _best(found: list[Found], flops: int, *, divided: bool) -> tuple[str, float]:
     """Return the structure with the least error within FLOPs, and that error."""
-    best, least = "", 1.0  # nothing at all in the layer's place
-    for curve in curves:
-        within = np.flatnonzero(curve.flops <= flops)
-        if len(within) and curve.errors[within].min() < least:
-            row = int(within[curve.errors[within].argmin()])
-            best, least = str(curve.structure(row)), float(curve.errors[row])
-    return best, least
+    within = [
+        (error, str(structure))
+        for own, error, structure in found
+        if own <= flops and divides_kernel(structure) == divided
+    ]
+    error, structure = min(within, default=(np.nan, ""))
+    return structure, error
+
+
+def divides_kernel(structure: Structure) -> bool:
+    """Return whether more than one factor extends along time."""
+    return sum(shape[2] > 1 for shape in structure.shapes) > 1
