@@ -86,6 +86,32 @@ def test_templates_keep_every_mode_whole():
         )
 
 
+def test_a_long_kernel_is_divided_between_two_factors_with_whole_channels():
+    whole = set(Space((5, 3, 7, 1), 3).templates())
+    templates = Space((5, 3, 12, 1), 3).templates()
+    divided = [point for point in templates if sum(shape[2] > 1 for shape in point[1]) > 1]
+    assert len(templates) == len(set(templates)) == len(whole) + len(divided)
+    # 12 = 2·6 = 3·4 = 4·3 = 6·2, and each channel mode stands in the one factor or in the other
+    assert len(set(divided)) == 4 * 2 * 2
+    for family, (first, second) in divided:
+        assert family == "sekron"
+        assert tuple(a * b for a, b in zip(first, second, strict=True)) == (5, 3, 12, 1)
+        assert 1 in (first[0], second[0])
+        assert 1 in (first[1], second[1])
+
+
+def test_both_axes_of_a_kernel_are_divided_where_they_can_be():
+    shapes = [
+        (first[2:], second[2:])
+        for _, (first, second) in Space((5, 3, 4, 3), 2, ("chain",)).templates()
+        if min(first[2], second[2]) > 1
+    ]
+    assert sorted(set(shapes)) == [((2, 1), (2, 3)), ((2, 3), (2, 1))]
+    assert len(shapes) == 2 * 2 * 2
+    slow = Space((5, 3, 4, 3), 2, ("ring",)).templates()  # fitted rank by rank
+    assert all(min(first[2], second[2]) == 1 for _, (first, second) in slow)
+
+
 def test_exhaustive_count_of_a_common_convolution():
     space = Space((32, 32, 3, 3), 3, TREES)
     assert sum(1 for _ in raw_points(space)) == 7_222

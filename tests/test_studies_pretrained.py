@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from studies.pretrained.ncnn import FLOAT16, FLOAT32, MAGIC, read_ncnn
+from studies.pretrained.ncnn import FLOAT16, FLOAT32, MAGIC, fill, read_ncnn
 from studies.pretrained.photographs import CALIBRATION, TEST, crops, photograph
-from studies.pretrained.srvggnet import SRVGGNetCompact, fill, realesr_animevideov3
+from studies.pretrained.srvggnet import SRVGGNetCompact, realesr_animevideov3
 
 PARAM = """\
 7767517

@@ -104,6 +104,8 @@ class Space:
         """Return the structures in which every mode stands whole in one factor.
 
         Of a `cp` only those with both channel modes alone: others are larger at the same rank.
+        Kernels that are long enough to be divided are, between two factors with whole channels:
+        a few taps next to each other beside many that are apart.
         """
         modes = range(len(self.weight_shape))
         points: dict[Point, None] = {}
@@ -117,7 +119,18 @@ class Space:
                     point = canonical(family, shapes)
                     if point is not None and (point[0] != "cp" or _is_lean(point[1])):
                         points[point] = None
+        points |= dict.fromkeys(self._divided_kernels())
         return list(points)
+
+    def _divided_kernels(self) -> Iterator[Point]:
+        channels = [((size, 1), (1, size)) for size in self.weight_shape[:2]]
+        kernel = [factorizations(size, 2) for size in self.weight_shape[2:]]
+        for columns in product(*channels, *kernel):
+            if any(min(column) > 1 for column in columns):
+                for family in self.families:
+                    point = canonical(family, tuple(zip(*columns, strict=True)))
+                    if point is not None and point[0] == "sekron":  # exact at every rank
+                        yield point
 
     def pairs(self) -> list[Point]:
         """Return all structures of two factors."""

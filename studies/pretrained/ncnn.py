@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MAGIC = "7767517"
 """First line of a `.param` file."""
@@ -75,6 +75,28 @@ def read_ncnn(param: Path, binary: Path) -> dict[str, dict[str, Tensor]]:
         layers[entry.name] = READERS[entry.kind](entry, source)
     source.end()
     return layers
+
+
+def fill(row: Sequence[nn.Module] | nn.Sequential, layers: dict[str, dict[str, Tensor]]) -> None:
+    """Copy weights into modules, one layer after another.
+
+    Args:
+        row: A module for every layer, in the same order; each has those parameters alone.
+        layers: Layer name -> parameter name -> tensor.
+
+    Raises:
+        ValueError: If names or shapes do not fit.
+    """
+    if len(row) != len(layers):
+        raise ValueError(f"the network must have {len(row)} layers, got {len(layers)}.")
+    for module, (name, tensors) in zip(row, layers.items(), strict=True):
+        own = dict(module.named_parameters())
+        wanted, got = ({key: tuple(t.shape) for key, t in d.items()} for d in (own, tensors))
+        if wanted != got:
+            raise ValueError(f"layer {name!r} must have the shapes {wanted}, got {got}.")
+        with torch.no_grad():
+            for key, tensor in tensors.items():
+                own[key].copy_(tensor)
 
 
 class _Source:

