@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sekron.calibration.layer_inputs import layer_inputs
+from sekron.calibration.layer_inputs import InputsAhead, layer_inputs
 from sekron.decomposition.metric import Metric, whole_channels
 from sekron.forward.evaluation import evaluating
 from sekron.forward.inputs import Arguments
@@ -65,8 +65,9 @@ def rescale(
         batches: Unlabelled inputs.
     """
     with evaluating(model), evaluating(dense):
+        inputs = InputsAhead(dense, list(layers), batches)
         for name, layer in layers.items():
-            found = _channels(name, dense, model, batches)
+            found = _channels(name, inputs, model)
             gain = torch.ones_like(found.mean)
             if layer.structure.groups == 1 and whole_channels(layer.structure)[layer.output_mode]:
                 gain = found.gain(layer.bias is not None)
@@ -78,16 +79,16 @@ def rescale(
                 layer.bias.data.copy_((gain * layer.bias + offset).to(layer.bias))
 
 
-def _channels(
-    name: str, dense: nn.Module, model: nn.Module, batches: Sequence[Arguments]
-) -> Channels:
+def _channels(name: str, dense: InputsAhead, model: nn.Module) -> Channels:
     """Collect the moments of what a layer puts out in both networks."""
-    sides = dense.get_submodule(name), model.get_submodule(name)
+    sides = dense.network.get_submodule(name), model.get_submodule(name)
     sums: list[Tensor] = []
-    n_rows = 0
-    for batch in batches:
-        calls = (layer_inputs(network, [name], batch, {})[name] for network in (dense, model))
-        for inputs in zip(*calls, strict=True):
+    n_rows, n_calls = 0, dict[str, int]()
+    for place, batch in enumerate(dense.batches):
+        own = dense.of(name, place)
+        others = layer_inputs(model, [name], batch, n_calls)[name]
+        n_calls[name] = len(own)
+        for inputs in zip(own, others, strict=True):
             y, other = (_rows(sides[0], side(x)) for side, x in zip(sides, inputs, strict=True))
             terms = y, other, y * other, other.square()
             totals = [term.sum(dim=0) for term in terms]
