@@ -114,6 +114,8 @@ def test_folders_are_a_training_set_and_sets_to_test_on(tmp_path):
     write(tmp_path / "Set5" / "a.png", pixels(16, 17))
     write(tmp_path / "Set5" / "too_small.png", pixels(15, 17))
     write(tmp_path / "B100" / "HR" / "a.png", pixels(30, 30))
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "README.txt").write_text("where they are from")
     found = from_folders(tmp_path, 2, 12)
     assert len(found.train) == 1
     assert {name: len(pairs) for name, pairs in found.tests.items()} == {"B100": 1, "Set5": 1}

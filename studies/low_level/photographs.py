@@ -20,6 +20,9 @@ GREY = ("brick", "camera", "grass", "gravel")
 TEST_SIZE = 240
 """Pixels of a side: the middles of the photographs to test on."""
 
+LEAST_TESTED = 8
+"""Pixels of a small image's side: SSIM looks at 11 at once, once the border is shaved."""
+
 SAMPLES = "photographs"
 """Name of those."""
 
@@ -63,7 +66,7 @@ def from_folders(folder: Path, scale: int, size: int) -> Photographs:
     Raises:
         FileNotFoundError: If `train` is missing, or one of them holds no image that can be used.
     """
-    names = sorted(path.name for path in folder.glob("*/"))
+    names = sorted(path.name for path in folder.glob("[!.]*/"))
     if "train" not in names or len(names) < 2:
         raise FileNotFoundError(
             f"{folder} must hold the folder `train` and one to test on at least, got "
@@ -72,10 +75,6 @@ def from_folders(folder: Path, scale: int, size: int) -> Photographs:
     names.remove("train")
     tests = {name: pairs_in(folder / name, scale, least=LEAST_TESTED) for name in names}
     return Photographs(pairs_in(folder / "train", scale, least=size), tests)
-
-
-LEAST_TESTED = 8
-"""Pixels of a small image's side: SSIM looks at 11 at once, once the border is shaved."""
 
 
 def _eight_bits(image: Tensor) -> Tensor:
