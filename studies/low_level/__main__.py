@@ -157,10 +157,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=0, help="of the search, per layer")
     parser.add_argument("--max-length", type=int, default=3, help="of a sequence, in the search")
     parser.add_argument("--max-seconds", type=float, default=180, help="for a rival's candidates")
-    parser.add_argument("--calibration", type=int, default=8, help="batches, unlabelled")
-    parser.add_argument("--tune-steps", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=200, help="of fine-tuning")
-    parser.add_argument("--learning-rate", type=float, default=0.01, help="of fine-tuning")
+    parser.add_argument("--calibration", type=int, default=6, help="batches, unlabelled")
+    parser.add_argument("--tune-steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=100, help="of fine-tuning")
+    parser.add_argument("--learning-rate", type=float, default=0.001, help="of fine-tuning")
     parser.add_argument(
         "--measure-seconds", type=float, default=5, help="for a latency; the machine must be quiet"
     )
