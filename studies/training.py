@@ -1,7 +1,6 @@
 """Train a classifier on tensors, score it, and keep its weights so that no study trains twice."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +8,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sekron.forward.evaluation import one_line
+from studies.kept import kept
 
 RUNS = Path(__file__).resolve().parents[1] / ".runs"
 MOMENTUM = 0.9
@@ -145,22 +142,19 @@ def trained(
     settings = (epochs, batch_size, learning_rate, seed, MOMENTUM, WEIGHT_DECAY, MAX_SHIFT)
     key = f"{name}-epochs{epochs}-seed{seed}-{_digest(images, labels, settings)}"
     path = folder / f"{key}.safetensors"
-    model = _seeded(build, seed).to(images.device)
-    if _loaded(model, path):
-        return model.eval()
-    # A file that fits in part has already overwritten some of the fresh weights.
-    model = _seeded(build, seed).to(images.device)
-    train(
-        model,
-        images,
-        labels,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
-    _save(model, path)
-    return model.eval()
+
+    def fit(model: nn.Module) -> None:
+        train(
+            model,
+            images,
+            labels,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+        )
+
+    return kept(path, lambda: build().to(images.device), fit, seed=seed)
 
 
 @contextmanager
@@ -212,38 +206,8 @@ def _n_right(logits: Tensor, labels: Tensor) -> int:
     return int((logits.argmax(dim=1) == labels).sum())
 
 
-def _seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return build()
-
-
 def _digest(images: Tensor, labels: Tensor, settings: tuple[float, ...]) -> str:
     digest = hashlib.sha256(repr(settings).encode())
     for tensor in (images, labels):
         digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-def _loaded(model: nn.Module, path: Path) -> bool:
-    """Fill the model from the file; False where there is no file, or none of use."""
-    if not path.exists():
-        return False
-    try:
-        load_model(model, path)
-    except (SafetensorError, RuntimeError) as error:
-        Console(stderr=True).print(
-            f"{path} cannot be used ({one_line(error)}); training again.",
-            markup=False,
-            soft_wrap=True,
-        )
-        return False
-    return True
-
-
-def _save(model: nn.Module, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A file appears whole or not at all, also when two studies train the same network at once.
-    partial = path.with_suffix(f".{os.getpid()}")
-    save_model(model, str(partial))
-    partial.replace(path)

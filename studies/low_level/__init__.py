@@ -1,0 +1,1 @@
+"""Super-resolution networks trained here: ours and rivals compressed, repaired, fine-tuned."""
