@@ -64,6 +64,7 @@ def moments(
     *,
     seed: int = 0,
     largest_patch: int = 0,
+    rows_per_number: int | None = None,
     output: Output | None = None,
     centred: bool = True,
 ) -> dict[str, Moments]:
@@ -78,7 +79,9 @@ def moments(
         batches: Inputs of the network, as `recalibrate` takes them.
         seed: Seed of the draws.
         largest_patch: Whole patches are collected instead of channels where a kernel takes in at
-            most that many numbers; then some rows, drawn at random, suffice.
+            most that many numbers.
+        rows_per_number: As many positions, drawn at random, suffice for every number of an input;
+            None takes all.
         output: What the network puts out; None to guess.
         centred: Whether moments of inputs are about the mean where batch norm follows.
 
@@ -92,9 +95,9 @@ def moments(
     must_allow_gradients(model)
     network = copy_of(model).eval().requires_grad_(False)
     inputs: Iterable[Arguments] = inputs_of(batches, network, "`calibration`")
-    if largest_patch:
+    if rows_per_number is not None:
         inputs = list(inputs)
-    drawn = Drawn(largest_patch, inputs, seed)
+    drawn = Drawn(largest_patch, rows_per_number, inputs, seed)
     sums = {
         name: _Sums(drawn, isinstance(network.get_submodule(name), TRANSPOSED)) for name in names
     }

@@ -60,22 +60,27 @@ class Drawn:
     """Rows of all images, of which as many are drawn at random as are enough.
 
     Args:
-        largest: As for `rows_of_images`; with 0 all rows are taken, which are cheap then.
-        batches: All that will come, if that is not 0.
+        largest: As for `rows_of_images`.
+        per_number: Rows that are enough for every number of one; None takes all.
+        batches: All that will come, where rows are drawn.
         seed: Of what is drawn.
     """
 
-    def __init__(self, largest: int, batches: Iterable[Sized], seed: int) -> None:
-        self._largest = largest
-        self._n_images = sum(map(len, batches)) if largest else 0
+    def __init__(
+        self, largest: int, per_number: int | None, batches: Iterable[Sized], seed: int
+    ) -> None:
+        self._largest, self._per_number = largest, per_number
+        self._n_images = 0 if per_number is None else sum(map(len, batches))
         self._generator = torch.Generator().manual_seed(seed)
 
     def rows(self, module: nn.Module, x: Tensor) -> Iterator[Tensor]:
         """Yield rows of what a layer takes in."""
         for rows, n_images in rows_of_images(module, x, self._largest):
-            wanted = math.ceil(ROWS * rows.shape[-1] * n_images / max(self._n_images, 1))
-            if not self._largest or wanted >= rows.shape[-2]:
-                yield rows
-                continue
-            chosen = torch.randint(rows.shape[-2], (wanted,), generator=self._generator)
-            yield rows.index_select(-2, chosen.to(rows.device))
+            yield rows if self._per_number is None else self._some(rows, self._per_number, n_images)
+
+    def _some(self, rows: Tensor, per_number: int, n_images: int) -> Tensor:
+        wanted = math.ceil(per_number * rows.shape[-1] * n_images / self._n_images)
+        if wanted >= rows.shape[-2]:
+            return rows
+        chosen = torch.randint(rows.shape[-2], (wanted,), generator=self._generator)
+        return rows.index_select(-2, chosen.to(rows.device))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sekron.calibration.divergence import Reference, reference_of
 from sekron.calibration.moments import Moments, moments
 from sekron.calibration.output_kind import Output
+from sekron.calibration.patches import ROWS
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import evaluating, inputs_of, must_allow_gradients, without_singles
 from sekron.layers.factorized import Factorized
@@ -124,7 +125,14 @@ def fit_layers(
     """
     inputs, kind = reference.batches, reference.kind
     layers = in_running_order(layers, dense, inputs[0])
-    collected = moments(dense, list(layers), inputs, largest_patch=LARGEST_PATCH, output=kind)
+    collected = moments(
+        dense,
+        list(layers),
+        inputs,
+        largest_patch=LARGEST_PATCH,
+        rows_per_number=ROWS,
+        output=kind,
+    )
     with bar(progress) as shown:
         task = shown.add_task(f"refit, outputs as {kind.name}", total=2 * len(layers))
 
