@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from search.clock.race import EAGER
 from search.folder.input_spec import InputSpec
 from search.per_layer.samplers import SAMPLERS
 from sekron.budget import Budget
@@ -62,7 +63,7 @@ class Settings:
     is_timed: bool = False
     is_scored: bool = False
     n_network_trials: int = 30
-    runtime: str = "torch"
+    runtime: str = EAGER
 
     def __post_init__(self) -> None:
         ranges = {

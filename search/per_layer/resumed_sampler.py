@@ -16,8 +16,8 @@ class ResumedSampler(BaseSampler):
     """Makes the same proposals in a study that was stopped and gone on with as in one that was not.
 
     Optuna's samplers keep a stream of random numbers that begins anew in every process, and so
-    would their proposals. Here each trial has a stream of its own, from the seed and the trials
-    finished before it; all else that they know is in the study.
+    would their proposals. Here each trial has a stream of its own, from the seed and its number,
+    which is that of the trials finished before it (`in_memory`); all else is in the study.
 
     Args:
         make: Returns a sampler with a seed from 0 to 2³² - 1.
@@ -32,13 +32,13 @@ class ResumedSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Return what its sampler does."""
-        return self._sampler(study, trial).infer_relative_search_space(study, trial)
+        return self._sampler(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return what its sampler does."""
-        return self._sampler(study, trial).sample_relative(study, trial, search_space)
+        return self._sampler(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self,
@@ -48,12 +48,12 @@ class ResumedSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """Return what its sampler does."""
-        sampler = self._sampler(study, trial)
+        sampler = self._sampler(trial)
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Let its sampler prepare."""
-        self._sampler(study, trial).before_trial(study, trial)
+        self._sampler(trial).before_trial(study, trial)
 
     def after_trial(
         self,
@@ -63,12 +63,10 @@ class ResumedSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """Let its sampler note what came of a trial."""
-        self._sampler(study, trial).after_trial(study, trial, state, values)
+        self._sampler(trial).after_trial(study, trial, state, values)
 
-    def _sampler(self, study: Study, trial: FrozenTrial) -> BaseSampler:
+    def _sampler(self, trial: FrozenTrial) -> BaseSampler:
         if self._of_trial is None or self._of_trial[0] != trial.number:
-            # A trial that was killed keeps its number, so finished ones are counted.
-            finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            drawn = random.Random(f"{self._seed}/{len(finished)}").getrandbits(32)
+            drawn = random.Random(f"{self._seed}/{trial.number}").getrandbits(32)
             self._of_trial = (trial.number, self._make(drawn))
         return self._of_trial[1]

@@ -10,7 +10,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from search.per_layer.neighbourhoods import Neighbourhoods
 from search.per_layer.resumed_sampler import ResumedSampler
@@ -38,7 +38,7 @@ class NeighbourSampler(BaseSampler):
     Every structure on the front votes for its neighbours that were not scored yet, with a weight
     that grows with the area which only this structure dominates. The root of the votes times the
     share of successes among the neighbours that were scored decides. Which front votes is drawn
-    for each trial, from the seed and the trials finished, so that a search that was interrupted
+    for each trial, from the seed and its number, so that a search that was interrupted
     goes on as if it had not been.
 
     Args:
@@ -64,7 +64,7 @@ class NeighbourSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the parameters of the proposal; nothing when all that is near was scored."""
-        draw = self._draw(study)
+        draw = self._draw(trial)
         points = self._table.points
         areas = {mix: self._table.exclusive_areas(mix) for mix in MIXES}
         on_front = [points[index] for shares in areas.values() for index in shares]
@@ -86,12 +86,10 @@ class NeighbourSampler(BaseSampler):
     ) -> Any:
         """Draw one parameter at random; used only when there was no proposal."""
         low, high = param_distribution.low, param_distribution.high  # type: ignore[attr-defined]
-        return self._draw(study, param_name).randint(low, high)
+        return self._draw(trial, param_name).randint(low, high)
 
-    def _draw(self, study: Study, purpose: str = "") -> random.Random:
-        # A trial that was killed keeps its number, so finished ones are counted.
-        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return random.Random(f"{self._seed}/{len(finished)}/{purpose}")
+    def _draw(self, trial: FrozenTrial, purpose: str = "") -> random.Random:
+        return random.Random(f"{self._seed}/{trial.number}/{purpose}")
 
     def _elected(self, votes: dict[Point, float], on_front: list[Point]) -> Point | None:
         """Return the point to be scored next, None if all neighbours of the voters were scored.

@@ -61,8 +61,9 @@ class NetworkStudy:
             load_if_exists=True,
         )
         name_objectives(self._study, ["error"])
-        finished = self._study.get_trials(deepcopy=False, states=FINISHED)
-        self._asked = in_memory(self._study, ResumedSampler(_sampler, trials.seed), finished)
+        self._finished = self._study.get_trials(deepcopy=False, states=FINISHED)
+        sampler = ResumedSampler(_sampler, trials.seed)
+        self._asked = in_memory(self._study, sampler, self._finished)
         near = sorted(rows, key=lambda choice: abs(choices.member(choice).error - winner.error))
         for choice in dict.fromkeys(near[:N_SEEDS]):
             steps = list(zip(self._ladders, choice, strict=True))
@@ -76,10 +77,9 @@ class NetworkStudy:
         Args:
             left: Returns the seconds that are left.
         """
-        finished = self._study.get_trials(deepcopy=False, states=FINISHED)
-        for trial in finished:
+        for trial in self._finished:
             self._tried(trial.params)
-        for _ in range(self._n_trials - len(finished)):
+        for _ in range(self._n_trials - len(self._finished)):
             if left() == 0.0:
                 break
             asked = self._asked.ask()
