@@ -53,6 +53,8 @@ def test_a_piece_of_work_is_one_workers(reopened):
         assert other.take("another") is not None
         assert other.finished("layer") is None
         held.done(3.0)
+        assert other.finished("layer") is None  # as far as it has looked
+        other.look()
         assert other.finished("layer") == 3.0
         assert other.finished("layer", after=other.number) == 3.0
         assert other.take("layer") is not None  # done once more, by whoever wants it
@@ -168,6 +170,7 @@ def test_of_another_machine_the_signs_of_life_count(reopened, monkeypatch):
     with joined(reopened(), "search", False) as other:
         for _ in range(20):  # longer than the grace period
             first.worker.beat()
+            other.look()
             assert other.take("layer") is None
             time.sleep(0.02)
         other.wait("")

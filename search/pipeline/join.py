@@ -142,6 +142,7 @@ def _check_score(claims: Claims, judge: Judge | None) -> None:
     Raises:
         ValueError: If the dense network has another one.
     """
+    claims.look()
     noted = None if judge is None else claims.finished(DENSE_SCORE)
     if judge is not None and noted is not None and noted != judge.scores.dense:
         raise ValueError(

@@ -21,7 +21,7 @@ from search.per_layer.study import METRIC_NAMES, TEMPLATE
 from search.per_layer.trial_record import curve_of, point_of
 from search.pipeline.search import quiet_optuna
 from search.pipeline.stages import spaces_of, study_name
-from search.whole_network.by_score import PLAN
+from search.whole_network.shared_trials import PLAN
 from sekron.forward.evaluation import one_line
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile

@@ -156,11 +156,11 @@ def search_candidates(
         def searched(name: str, go_on: Callable[[], None]) -> CandidateTable | None:
             """Return the candidates of a layer, None while another worker searches it."""
             n_trials = work[name].n_trials
-            done = claims.finished(_piece(name), claims.number)
+            done = claims.finished(_piece(name), claims.session)
             if done is not None and done >= n_trials:
                 course.skip(per_second * work[name].seconds)
                 return recorded_table(settings, owners[name], spaces[name], metrics, storage)[0]
-            claim = None if _piece(name) in claims.held() else claims.take(_piece(name))
+            claim = claims.take(_piece(name))
             if claim is None:
                 return None
             study = LayerStudy(
@@ -188,6 +188,7 @@ def search_candidates(
 
         found: dict[str, CandidateTable] = {}
         while left := [name for name in order if name not in found]:
+            claims.look()
             tables = side_by_side(searched, left, request.n_threads)
             pairs = zip(left, tables, strict=True)
             found |= {name: table for name, table in pairs if table is not None}

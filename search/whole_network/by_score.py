@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from optuna.samplers import TPESampler
@@ -17,13 +18,7 @@ from search.front.choices import Choices, Member
 from search.per_layer.in_memory import in_memory
 from search.whole_network.judge import Judge
 from search.whole_network.shared_judge import SharedJudge
-from search.whole_network.shared_trials import (
-    NUMBER,
-    open_trials,
-    piece,
-    study_of,
-    told_in,
-)
+from search.whole_network.shared_trials import PLAN, SharedTrials, study_of
 from search.whole_network.trials import Trials
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.calibration.sensitivity import LEAST
@@ -40,9 +35,6 @@ REACH = 1.0
 
 N_STARTUP = 8
 """Trials drawn at random before TPE has something to go by."""
-
-PLAN = "plan"
-"""User attribute of a trial: the plan that was scored, as JSON."""
 
 FIRST = -1
 """Number of the plans that compete before any trial."""
@@ -142,7 +134,7 @@ class _Contest:
 
         Of equals the one with the lowest number wins, in whatever order they come.
         """
-        score, least = self.judge(plan), self.budget.min_score
+        score, least = self.judge(plan, is_in_hand=number != FIRST), self.budget.min_score
         member = self.choices.member(self.choices.choice(plan))
         if self.best is None:
             is_better = least is None or score >= least
@@ -171,25 +163,24 @@ def _run_trials(
 ) -> None:
     """Enter the plans of all trials, those that others run too, until none is left."""
     known: set[int] = set()
-    _enter_told(contest, told_in(study), known)
-    for number, claim, told in open_trials(study, trials, known):
-        _enter_told(contest, told, known)
+    shared = SharedTrials(study, trials)
+
+    def score(plan: Plan, number: int) -> float:
+        _enter_told(contest, shared.told, known)  # another worker may have scored the same plan
+        known.add(number)
+        return contest.enter(plan, number)
+
+    while (number := shared.next()) is not None:
+        _enter_told(contest, shared.told, known)
         on_progress(f"trial {number + 1} of {trials.number}")
-        trial = _asked(study, told, number, trials.seed, reasons)
+        trial = _asked(study, shared.told, number, trials.seed, reasons)
         try:
             plan = _weighted(contest.choices, trial, reasons).best(contest.room)
         except InfeasibleBudget:
-            claim.give_back()
             break  # nothing is cheaper than the best plan
-        trial.set_user_attr(PLAN, plan.to_json())
-        trial.set_user_attr(NUMBER, number)
-        finished = trial.study.tell(trial, contest.enter(plan, number))
-        trials.claims.hold()
-        study.add_trial(finished)
-        known.add(number)
-        claim.done()
-    trials.claims.wait_for_all(piece(study))
-    _enter_told(contest, told_in(study), known)
+        shared.run(number, trial, plan.to_json(), partial(score, plan, number))
+    shared.wait_for_all()
+    _enter_told(contest, shared.told, known)
 
 
 def _asked(

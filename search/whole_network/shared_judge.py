@@ -20,8 +20,15 @@ class SharedJudge:
     def __init__(self, judge: Judge, claims: Claims) -> None:
         self._judge, self._claims = judge, claims
 
-    def __call__(self, plan: Plan) -> float:
-        """Return the score of a plan's network; wait for it where another worker is at it."""
+    def __call__(self, plan: Plan, is_in_hand: bool = False) -> float:
+        """Return the score of a plan's network; wait for it where another worker is at it.
+
+        Args:
+            plan: To score.
+            is_in_hand: Whether this worker has claimed it, by a trial.
+        """
+        if is_in_hand:
+            return self._judge(plan)
         if math.isnan(self._judge.scores.of(plan)):
             # The score of the dense network stands for the function and its data.
             what = f"score {self._judge.scores.dense!r} of {plan.digest}"

@@ -8,7 +8,7 @@ holds. The claims of a worker that is not alive any more are failed by whoever n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -48,6 +48,23 @@ class Claim:
         fail(self.storage, self.trial_id)
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was seen in one query, so that a claim that is there comes with its worker.
+
+    Attributes:
+        seen: All workers and claims.
+        workers: Number -> worker, of the others that are alive.
+        held: Piece of work -> number of the claim, of those.
+        done: Piece of work -> the last claim that is done, of all.
+    """
+
+    seen: list[FrozenTrial]
+    workers: dict[int, FrozenTrial]
+    held: dict[str, int]
+    done: dict[str, FrozenTrial]
+
+
 class Claims:
     """What a worker has in hand, and what others have; see `joined`.
 
@@ -62,6 +79,7 @@ class Claims:
         self._watch = Watch()
         self.worker = Worker(storage, self._study)
         self.number = self.worker.number
+        self.look()
 
     def refuse_others(self) -> None:
         """Refuse to be one of several workers.
@@ -76,26 +94,62 @@ class Claims:
                     f"{other.user_attrs.get(PID)} on {other.user_attrs.get(HOST)} is at it; "
                     "`sekron worker` helps there, or wait until it ends."
                 )
-            time.sleep(POLL)
+            self.pause()
+            self.look()
+
+    def look(self) -> None:
+        """See what all workers have done by now, and fail what the dead had in hand.
+
+        Every look is a query to a database, so one is made where something depends on it, and
+        what is asked besides is answered from the last one.
+        """
+        seen = self._storage.get_all_trials(self._study, deepcopy=False)
+        workers = self._living(seen)
+        complete = (trial for trial in seen if trial.state == TrialState.COMPLETE)
+        done = {str(trial.user_attrs.get(WHAT)): trial for trial in complete}
+        self._last = _Look(seen, workers, self._held_by(workers, seen), done)
+
+    @property
+    def place(self) -> int:
+        """How many of the workers that were alive at the last look came before this one."""
+        return len(self._earlier())
+
+    def is_alive(self, number: int | None) -> bool:
+        """Whether a worker was alive at the last look; this one is."""
+        return number == self.number or number in self._last.workers
+
+    @property
+    def session(self) -> int:
+        """Number of the first worker that was alive at the last look, maybe this one."""
+        return min([self.number, *self._last.workers])
 
     def held(self, begin: str = "") -> frozenset[str]:
-        """Return the pieces of work that other workers have in hand, whose names begin so."""
-        pieces = [str(trial.user_attrs[WHAT]) for trial in self._others_claims(self._look())]
-        return frozenset(piece for piece in pieces if piece.startswith(begin))
+        """Return what other workers had in hand at the last look, if its name begins so."""
+        return frozenset(piece for piece in self._last.held if piece.startswith(begin))
 
     def take(self, what: str) -> Claim | None:
         """Claim a piece of work; None where another worker has it."""
-        return self._take(what)[0]
+        if what in self._last.held:
+            return None
+        claim = Claim(self._storage, self._note(what))
+        self.look()
+        seen = self._last.seen
+        number = next(trial.number for trial in seen if trial._trial_id == claim.trial_id)
+        if self._last.held.get(what, number) < number:
+            claim.give_back()
+            return None
+        return claim
 
     def finished(self, what: str, after: int = -1) -> float | None:
-        """Return what came of a piece of work last, None where nobody has done it.
+        """Return what had come of a piece of work by the last look, None where nobody had done it.
 
         Args:
             what: The piece of work.
-            after: Number of the trial after which it must have been claimed: that of this worker,
+            after: Number of the trial after which it must have been claimed: that of a worker,
                 for what every session does anew.
         """
-        return _finished(self._look(), what, after)
+        done = self._last.done.get(what)
+        return done.value if done is not None and done.number > after else None
 
     def once(self, what: str, work: Callable[[], float], after: int = -1) -> float:
         """Do a piece of work, or wait until another worker has; return what came of it.
@@ -106,8 +160,8 @@ class Claims:
             after: As for `finished`.
         """
         while True:
-            claim, seen = self._take(what)
-            value = _finished(seen, what, after)
+            claim = self.take(what)
+            value = self.finished(what, after)
             if claim is not None and value is None:
                 value = work()
                 claim.done(value)
@@ -122,18 +176,26 @@ class Claims:
         Claim(self._storage, self._note(what)).done(value)
 
     def wait(self, begin: str) -> None:
-        """Wait until another worker has done something, or is dead.
+        """Wait until another worker has done something since the last look, or is dead.
 
         Args:
             begin: Of the names of the pieces of work to wait for.
         """
         held = self.held(begin)
-        while held and self.held(begin) == held:
+        while held:
             self.hold()
-            time.sleep(POLL)
+            self.look()
+            if self.held(begin) != held:
+                break
+            self.pause()
+
+    def pause(self) -> None:
+        """Let some time pass before the next look."""
+        time.sleep(POLL)
 
     def wait_for_all(self, begin: str) -> None:
         """Wait until no other worker has a piece of work whose name begins so."""
+        self.look()
         while self.held(begin):
             self.wait(begin)
 
@@ -149,41 +211,18 @@ class Claims:
         """Give back what this worker still has in hand, and be gone."""
         self.worker.stop()
         with suppress(Exception):  # as after a kill, others notice
-            for trial in self._look():
+            self.look()
+            for trial in self._last.seen:
                 if trial.user_attrs.get(WORKER) == self.number and not trial.state.is_finished():
                     fail(self._storage, trial._trial_id)
             self.worker.leave(state)
 
     def _earlier(self) -> list[FrozenTrial]:
         """Return the other workers that were there before."""
-        workers = self._workers(self._look())
+        workers = self._last.workers
         return [trial for number, trial in workers.items() if number < self.number]
 
-    def _take(self, what: str) -> tuple[Claim | None, list[FrozenTrial]]:
-        """Claim a piece of work; return what was seen after that, too."""
-        claim = Claim(self._storage, self._note(what))
-        seen = self._look()
-        number = next(trial.number for trial in seen if trial._trial_id == claim.trial_id)
-        for other in self._others_claims(seen):
-            if other.user_attrs[WHAT] == what and other.number < number:
-                claim.give_back()
-                return None, seen
-        return claim, seen
-
-    def _others_claims(self, seen: list[FrozenTrial]) -> list[FrozenTrial]:
-        """Return the claims of other workers that are alive; fail those of the dead."""
-        workers, held = self._workers(seen), []
-        for trial in seen:
-            owner = trial.user_attrs.get(WORKER, self.number)
-            if trial.state.is_finished() or owner == self.number:
-                continue
-            if owner in workers:
-                held.append(trial)
-            else:
-                fail(self._storage, trial._trial_id)
-        return held
-
-    def _workers(self, seen: list[FrozenTrial]) -> dict[int, FrozenTrial]:
+    def _living(self, seen: list[FrozenTrial]) -> dict[int, FrozenTrial]:
         """Return number -> trial of the other workers that are alive; fail those of the dead."""
         workers = {}
         for trial in seen:
@@ -195,12 +234,18 @@ class Claims:
                 fail(self._storage, trial._trial_id)
         return workers
 
-    def _look(self) -> list[FrozenTrial]:
-        """Return all workers and claims, in one look: a claim that is there comes with its worker.
-
-        Every look is a query to a database, so as much as possible is made of it.
-        """
-        return self._storage.get_all_trials(self._study, deepcopy=False)
+    def _held_by(self, workers: Container[int], seen: list[FrozenTrial]) -> dict[str, int]:
+        """Return what other workers have in hand -> number of the claim; fail those of the dead."""
+        held: dict[str, int] = {}
+        for trial in seen:
+            owner = trial.user_attrs.get(WORKER, self.number)
+            if trial.state.is_finished() or owner == self.number:
+                continue
+            if owner in workers:
+                held.setdefault(str(trial.user_attrs[WHAT]), trial.number)
+            else:
+                fail(self._storage, trial._trial_id)
+        return held
 
     def _note(self, what: str) -> int:
         return create_running(self._storage, self._study, {WHAT: what, WORKER: self.number})
@@ -227,17 +272,6 @@ def joined(storage: BaseStorage, name: str, is_alone: bool) -> Iterator[Claims]:
         state = TrialState.COMPLETE
     finally:
         claims.leave(state)
-
-
-def _finished(seen: list[FrozenTrial], what: str, after: int) -> float | None:
-    done = [
-        trial
-        for trial in seen
-        if trial.state == TrialState.COMPLETE
-        and trial.user_attrs.get(WHAT) == what
-        and trial.number > after
-    ]
-    return done[-1].value if done else None
 
 
 def _study_id(storage: BaseStorage, name: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState, create_trial
+from optuna.trial import Trial, TrialState, create_trial
 
 from search.workers.alive import BEAT, BEATS, GRACE, whereabouts
 
@@ -79,9 +79,23 @@ class Worker:
         self._storage.set_trial_state_values(self._trial, state, values)
 
 
-def create_running(storage: BaseStorage, study: int, attributes: dict[str, Any]) -> int:
-    """Return the id of a new trial that runs, with user attributes."""
-    trial = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
+def create_running(
+    storage: BaseStorage, study: int, attributes: dict[str, Any], proposed: Trial | None = None
+) -> int:
+    """Return the id of a new trial that runs, with user attributes.
+
+    Args:
+        storage: Of the study.
+        study: Of the trial.
+        attributes: Of the trial.
+        proposed: Has its parameters.
+    """
+    trial = create_trial(
+        state=TrialState.RUNNING,
+        params=proposed.params if proposed else None,
+        distributions=proposed.distributions if proposed else None,
+        user_attrs=attributes,
+    )
     return storage.create_new_trial(study, template_trial=trial)
 
 
