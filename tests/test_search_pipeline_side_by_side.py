@@ -31,6 +31,7 @@ def test_each_runs_on_one_thread(n_threads):
     try:
         found = side_by_side(lambda _, __: torch.get_num_threads(), range(5), n_threads)
         assert found == [1] * 5
+        assert side_by_side(lambda _, __: torch.get_num_threads(), range(1), n_threads, 3) == [3]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -15,7 +15,7 @@ from search.per_layer.depth import n_trials_of
 from search.per_layer.space import Space
 from search.pipeline.calibrate import calibration_seconds
 from search.pipeline.request import Request
-from search.pipeline.side_by_side import one_thread
+from search.pipeline.side_by_side import threads
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 
 LONG = 60.0
@@ -99,7 +99,7 @@ def slowness() -> float:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(PROBE_SIZE, PROBE_SIZE, generator=generator, dtype=torch.float64)
     seconds = []
-    with one_thread():  # as the layers are searched
+    with threads(1):  # as the layers are searched
         for _ in range(3):
             start = time.perf_counter()
             torch.linalg.eigh(matrix @ matrix.mT)

@@ -15,11 +15,15 @@ Result = TypeVar("Result")
 
 
 def side_by_side(
-    function: Callable[[Item, Callable[[], None]], Result], items: Sequence[Item], n_threads: int
+    function: Callable[[Item, Callable[[], None]], Result],
+    items: Sequence[Item],
+    n_threads: int,
+    n_each: int = 1,
 ) -> list[Result]:
     """Return the function of every item, of as many at the same time as there are threads.
 
-    Each runs on one thread whatever their number, so that what it returns does not depend on it.
+    Each runs on one thread whatever their number, so that what it returns does not depend on it,
+    unless it is given more.
     Python's lock is free while matrices are decomposed, which is where the time goes.
 
     Args:
@@ -27,6 +31,7 @@ def side_by_side(
             another one has failed or the user wants no more.
         items: Begun in this order.
         n_threads: At least 1.
+        n_each: Threads that torch's operations take in each.
 
     Returns:
         In the order of the items.
@@ -47,8 +52,8 @@ def side_by_side(
             is_over.set()
             raise
 
-    with one_thread():
-        if n_threads == 1:
+    with threads(n_each):
+        if n_threads == 1 or len(items) == 1:
             return [run(item) for item in items]
         pool = ThreadPoolExecutor(n_threads)
         try:
@@ -63,10 +68,10 @@ def side_by_side(
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let every operation of torch take one thread."""
+def threads(number: int) -> Iterator[None]:
+    """Let every operation of torch take a number of threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from search.pipeline.request import Request
 from search.pipeline.side_by_side import side_by_side
 from search.workers.claims import Claims
 from sekron.decomposition.decompose import EXACT
+from sekron.decomposition.gram import WIDE
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened
 from sekron.network.surgery import check_finite, weight_of
@@ -150,6 +151,9 @@ def search_candidates(
         new = [work[name] for name in order if study_name(settings, owners[name]) not in begun]
         if foretold := announcement(new, request.n_threads):
             course.say(foretold)
+    # Errors of wide layers are known to fp32's digits anyway, whose last a thread more may change.
+    are_wide = all(owner.params >= WIDE for owner in owners.values())
+    n_each = max(request.n_threads // max(len(owners), 1), 1) if are_wide else 1
     with course.stage(LAYERS) as foreseen:
         per_second = foreseen / max(sum(own.seconds for own in work.values()), 1e-9)
 
@@ -189,7 +193,7 @@ def search_candidates(
         found: dict[str, CandidateTable] = {}
         while left := [name for name in order if name not in found]:
             claims.look()
-            tables = side_by_side(searched, left, request.n_threads)
+            tables = side_by_side(searched, left, request.n_threads, n_each)
             pairs = zip(left, tables, strict=True)
             found |= {name: table for name, table in pairs if table is not None}
             if len(found) < len(order):

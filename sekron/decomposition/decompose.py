@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sekron.decomposition.cp import fit_cp
 from sekron.decomposition.digits import from_digits, to_digits
-from sekron.decomposition.gram import eigh_of_gram
+from sekron.decomposition.gram import eigh_of_gram, working
 from sekron.decomposition.least_squares import contract, refine_digits
 from sekron.decomposition.metric import Metric, whole_channels
 from sekron.decomposition.narrow import narrowed
@@ -32,7 +32,8 @@ def decompose(
     `sekron` and `chain` are truncated one factor at a time by SVD, which is optimal for two
     factors. `ring` and `tucker` start from leading singular vectors and are fitted by block least
     squares. `cp` is fitted by alternating least squares of its own, in fp32. All other arithmetic
-    is fp64; the factors have the weight's dtype.
+    is fp64, but of `sekron` and `chain` of a weight of fp32 that is very large; the factors have
+    the weight's dtype.
 
     Args:
         weight: Shape `structure.weight_shape`, any floating dtype.
@@ -63,7 +64,7 @@ def decompose(
         parts = zip(weight.chunk(structure.groups), metrics, strict=True)
         by_group = [decompose(w, structure.one_group, metric=m, seed=seed) for w, m in parts]
         return tuple(torch.stack(factors) for factors in zip(*by_group, strict=True))
-    exact = weight.detach().double()
+    exact = working(weight) if structure.family in EXACT else weight.detach().double()
     whitened = exact if metric is None else metric.whiten(exact, whole_channels(structure))
     digits = to_digits(whitened, structure.shapes)
     generator = torch.Generator().manual_seed(whole("seed", seed))
@@ -142,7 +143,7 @@ def leading(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     squared condition number costs nothing that a rank truncation could notice.
 
     Args:
-        matrices: Shape `(batch, m, n)`, fp64.
+        matrices: Shape `(batch, m, n)`.
         rank: At most `min(m, n)`.
 
     Returns:
@@ -151,10 +152,10 @@ def leading(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """
     rows, columns = matrices.shape[-2:]
     if rows <= columns:
-        vectors = eigh_of_gram(matrices)[1]
+        vectors = eigh_of_gram(matrices)[1].to(matrices)
         left = vectors.flip(-1)[..., :rank]  # (batch, m, rank)
         return left, left.mT @ matrices
-    vectors = eigh_of_gram(matrices.mT)[1]
+    vectors = eigh_of_gram(matrices.mT)[1].to(matrices)
     right = vectors.flip(-1)[..., :rank]  # (batch, n, rank)
     scaled = matrices @ right
     norms = scaled.norm(dim=-2, keepdim=True)

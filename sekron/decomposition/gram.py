@@ -8,11 +8,19 @@ from torch import Tensor
 BLOCK = 256
 """Rows that are computed at a time."""
 
+COLUMNS = 2**20
+"""Of a wide matrix that are in fp64 at a time."""
+
 LARGEST_DOUBLE, MOST_DOUBLE = 2048, 2**35
 """Size of an eigenvalue problem, and multiply-adds of its matrix, up to which both are in fp64.
 
 A larger one is solved in fp32, in half of the time. What its first values sum up to is then off by
 about 1e-6 of all of them, which a relative error of an approximation above 0.01 does not show."""
+
+WIDE = 2**24
+"""Numbers of a weight from which on it is decomposed in fp32, if that is what it is stored in.
+
+Most of its eigenvalue problems are solved in fp32 anyway, and twice the memory would be moved."""
 
 SAFE = 1e12
 """Largest number, or inverse of it, whose square fp32 holds with room for sums."""
@@ -43,7 +51,7 @@ def eigh_of_gram(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues, ascending, and eigenvectors of `matrices @ matrices.mT`, in fp64.
 
     Args:
-        matrices: Shape `(batch…, m, n)`, fp64.
+        matrices: Shape `(batch…, m, n)`.
 
     Returns:
         Values `(batch…, m)`, at least 0, and vectors in columns `(batch…, m, m)`.
@@ -60,11 +68,19 @@ def eigvalsh_of_gram(matrices: Tensor) -> Tensor:
     return values.double().clamp_min(0.0) * scale
 
 
+def working(weight: Tensor) -> Tensor:
+    """Return a weight in the dtype that it is decomposed in: fp64, or fp32 where it is `WIDE`."""
+    is_wide = weight.numel() >= WIDE and weight.dtype != torch.float64
+    return weight.detach().to(torch.float32 if is_wide else torch.float64)
+
+
 def _scaled(matrices: Tensor) -> tuple[Tensor, float]:
     """Return the Gram matrix in the dtype that it is solved in, and the factor that it lacks."""
     rows = matrices.shape[-2]
     if rows <= LARGEST_DOUBLE and rows * matrices[..., 0, :].numel() * rows <= MOST_DOUBLE:
-        return gram(matrices), 1.0
+        if matrices.dtype == torch.float64:
+            return gram(matrices), 1.0
+        return torch.stack([gram(m.double()) for m in torch.split(matrices, COLUMNS, -1)]).sum(0), 1.0
     largest = float(torch.linalg.vector_norm(matrices, torch.inf)) or 1.0
     if 1 / SAFE < largest < SAFE:
         return gram(matrices.float()), 1.0

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sekron.decomposition.decompose import leading
 from sekron.decomposition.errors import relative_errors
-from sekron.decomposition.gram import gram
+from sekron.decomposition.gram import gram, working
 from sekron.decomposition.metric import Metric, whole_channels
 from sekron.rank_curves.pareto import mixed_front
 from sekron.rank_curves.rank_grid import cp_ranks, earlier_ranks, fitted_ranks
@@ -73,12 +73,12 @@ class Spectra:
         rank_multiple: int = 1,
     ) -> None:
         self.rank_multiple = rank_multiple
-        self.plain, self.metric = weight.detach().double(), metric
+        self.plain, self.metric = working(weight), metric
         self.weight = self.plain if metric is None else metric.whiten(self.plain)
         self.geometries = geometries
         self.groups = geometries[0].groups
         self.shape = block_shape(tuple(weight.shape), self.groups)
-        self.energy = float(self.weight.square().sum())
+        self.energy = float(self.weight.square().sum(dtype=torch.float64))
         self.dense_params = weight.numel()
         dense = Structure.dense(self.shape)  # of one group: the geometries know of all
         self.dense_flops = int(self.flops(dense.shapes, dense.bonds, np.zeros((1, 0), int))[0])

@@ -29,7 +29,7 @@ class Unfoldings:
     factor changes no singular value.
 
     Args:
-        blocks: The weight by groups, shape `(groups, out, in, kernel…)`, fp64.
+        blocks: The weight by groups, shape `(groups, out, in, kernel…)`.
     """
 
     def __init__(self, blocks: Tensor) -> None:
@@ -86,7 +86,8 @@ class Unfoldings:
         others = self._blocks.movedim(mode, -1)  # (groups, other modes…, largest)
         squares, vectors = eigh_of_gram(others.flatten(1, -2))
         small = vectors * squares.sqrt()[:, None, :]
-        return squares.flip(-1), small.reshape(*others.shape[:-1], -1).movedim(-1, mode)
+        small = small.to(others.dtype).reshape(*others.shape[:-1], -1)
+        return squares.flip(-1), small.movedim(-1, mode)
 
 
 def vectors_too(shapes: tuple[Shape, ...]) -> bool:
