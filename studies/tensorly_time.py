@@ -6,6 +6,7 @@ import time
 from torch import nn
 
 import baselines
+from sekron.network.opening import opened
 from sekron.network.surgery import weight_of
 from sekron.profiling.network_profile import NetworkProfile
 
@@ -26,6 +27,7 @@ def tensorly_seconds(
     Returns:
         Name of the decomposition -> seconds, and for how many layers.
     """
+    model = opened(model, [layer.name for layer in profile.searched])
     seconds, done = {"tucker": 0.0, "cp": 0.0}, 0
     for layer in profile.searched:
         if sum(seconds.values()) > max_seconds:

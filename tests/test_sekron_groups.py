@@ -153,7 +153,7 @@ def test_a_metric_is_one_of_every_group():
     for own, block, part in zip(metric.by_group(), weight.chunk(3), whitened.chunk(3), strict=True):
         assert (own.output.shape, own.input.shape) == ((8, 8), (4, 4))
         torch.testing.assert_close(own.whiten(block), part)
-    torch.testing.assert_close(metric.unwhiten(whitened), weight)
+    torch.testing.assert_close(metric.inverse().whiten(whitened), weight)
 
 
 @pytest.mark.parametrize("largest_patch", [0, 1000], ids=["channels", "patches"])

@@ -37,7 +37,7 @@ The matrix of the 25,088 channels of a VGG's classifier would take 5 GB, and its
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Moments:
-    """Second moments of one layer, over all images and positions.
+    """Second moments of one layer, over all images and positions, on the network's device.
 
     A grouped convolution has one matrix per group, along a leading axis. For more than `WIDEST`
     channels there is only the diagonal, `(out,)` or `(in,)`.
@@ -178,11 +178,11 @@ class _Sums:
             )
         if not (torch.isfinite(self._inputs).all() and torch.isfinite(self._gradients).all()):
             raise ValueError(f"the moments must be finite, got NaN or Inf at layer {name!r}.")
-        gradients = (self._gradients / self._n_outputs).cpu()
-        inputs = (self._inputs / self._n_inputs).cpu()
+        gradients = self._gradients / self._n_outputs
+        inputs = self._inputs / self._n_inputs
         if self.is_centred:
             assert isinstance(self._input_sum, Tensor)
-            mean = (self._input_sum / self._n_inputs).cpu()
+            mean = self._input_sum / self._n_inputs
             inputs = inputs - (
                 mean.square() if inputs.dim() == 1 else mean.unsqueeze(-1) * mean.unsqueeze(-2)
             )

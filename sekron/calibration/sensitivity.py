@@ -111,10 +111,11 @@ def _approximations(weight: Tensor, metric: Metric) -> Iterator[tuple[float, Ten
     errors = lost.sqrt()[:-1]  # without the last, which is zero
     if len(errors) == 0 or not energy.any():
         return
+    back = metric.inverse()
     for rank in sorted({1 + int((errors - level).abs().argmin()) for level in LEVELS}):
         if errors[rank - 1] > LEAST:
             low = (u[:, :rank] * s[:rank]) @ vh[:rank]
-            approximation = metric.unwhiten(low.reshape(weight.shape))
+            approximation = back.whiten(low.reshape(weight.shape))
             yield float(errors[rank - 1]), approximation.to(weight.dtype)
 
 

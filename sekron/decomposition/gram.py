@@ -80,7 +80,8 @@ def _scaled(matrices: Tensor) -> tuple[Tensor, float]:
     if rows <= LARGEST_DOUBLE and rows * matrices[..., 0, :].numel() * rows <= MOST_DOUBLE:
         if matrices.dtype == torch.float64:
             return gram(matrices), 1.0
-        return torch.stack([gram(m.double()) for m in torch.split(matrices, COLUMNS, -1)]).sum(0), 1.0
+        parts = torch.split(matrices, COLUMNS, -1)
+        return torch.stack([gram(part.double()) for part in parts]).sum(0), 1.0
     largest = float(torch.linalg.vector_norm(matrices, torch.inf)) or 1.0
     if 1 / SAFE < largest < SAFE:
         return gram(matrices.float()), 1.0

@@ -52,13 +52,13 @@ class Metric:
             result = _along(self.output, result, 0)
         return _along(self.input, result, 1) if modes[1] else result
 
-    def unwhiten(self, weight: Tensor) -> Tensor:
-        """Undo `whiten` of both modes."""
-        return self.inverse().whiten(weight)
-
     def inverse(self) -> Metric:
         """Return the metric that takes back what this one magnifies."""
         return replace(self, output=_inverse(self.output), input=_inverse(self.input))
+
+    def to(self, device: torch.device | str) -> Metric:
+        """Return the metric on a device."""
+        return replace(self, output=self.output.to(device), input=self.input.to(device))
 
     def by_group(self) -> list[Metric]:
         """Return the metric of the weight of each group."""
@@ -72,7 +72,8 @@ class Metric:
             factors: Factors of the whitened weight, as `decompose` returns them.
             structure: The factorization, of one group.
         """
-        return self.inverse().magnify([factor.double() for factor in factors], structure)
+        here = self.to(factors[0].device)
+        return here.inverse().magnify([factor.double() for factor in factors], structure)
 
     def magnify(self, factors: Sequence[Tensor], structure: Structure) -> tuple[Tensor, ...]:
         """Return factors of the whitened weight, in their dtype, from those of the weight.

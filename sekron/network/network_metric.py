@@ -20,12 +20,14 @@ PARTS = ("output", "input", "sensitivity")
 class NetworkMetric(Mapping[str, Metric]):
     """Layer name -> metric; without layers it is the plain norm.
 
+    All of it is in the memory of the CPU, whatever device it was made on.
+
     Args:
         layers: The metric of every layer that has one.
     """
 
     def __init__(self, layers: Mapping[str, Metric] | None = None) -> None:
-        self._layers = dict(layers or {})
+        self._layers = {name: metric.to("cpu") for name, metric in (layers or {}).items()}
         self._digest = _digest(_tensors(self._layers)) if self._layers else ""
 
     def __getitem__(self, name: str) -> Metric:

@@ -73,8 +73,9 @@ class Spectra:
         rank_multiple: int = 1,
     ) -> None:
         self.rank_multiple = rank_multiple
-        self.plain, self.metric = working(weight), metric
-        self.weight = self.plain if metric is None else metric.whiten(self.plain)
+        self.plain = working(weight)
+        self.metric = None if metric is None else metric.to(weight.device)
+        self.weight = self.plain if self.metric is None else self.metric.whiten(self.plain)
         self.geometries = geometries
         self.groups = geometries[0].groups
         self.shape = block_shape(tuple(weight.shape), self.groups)
@@ -124,14 +125,14 @@ class Spectra:
             return self._worthwhile(family, shapes, ranks, self._errors(energies.reshape(-1)))
         if family == "chain":
             rest = self._unfoldings.right(shapes, caps[0]).contiguous()
-            rows = [
-                np.column_stack(
-                    (np.tile(prefix, (len(energies), 1)), np.arange(1, len(energies) + 1), energies)
-                )
-                for prefix, energies in _chain(rest, caps, self.rank_multiple)
-            ]
-            table = np.concatenate(rows)
-            ranks, energies = table[:, :-1].astype(np.int64), table[:, -1]
+            parts = list(_chain(rest, caps, self.rank_multiple))
+            ranks = np.concatenate(
+                [
+                    np.column_stack((np.tile(prefix, (len(part), 1)), 1 + np.arange(len(part))))
+                    for prefix, part in parts
+                ]
+            )
+            energies = torch.cat([part for _, part in parts]).cpu().numpy()
             return self._worthwhile(family, shapes, ranks, self._errors(energies))
         if family == "cp":
             ranks = cp_ranks(caps[0], self.dense_params, self.rank_multiple)
@@ -221,7 +222,7 @@ class Spectra:
 
 def _chain(
     rest: Tensor, caps: tuple[int, ...], multiple: int, prefix: tuple[int, ...] = ()
-) -> Iterator[tuple[tuple[int, ...], NDArray[np.float64]]]:
+) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """Yield earlier ranks and, for them, the energies that all last ranks keep.
 
     Args:
@@ -238,8 +239,7 @@ def _chain(
     grid = earlier_ranks(min(caps[0], max_rank), size, len(caps) - 1, multiple)
     if len(caps) == 2:
         for rank, squares in zip(grid, _last_squares(rest, grid), strict=True):
-            energies = squares[:, : caps[1]].sum(dim=0).cumsum(dim=0)
-            yield (*prefix, rank), energies.cpu().numpy()
+            yield (*prefix, rank), squares[:, : caps[1]].sum(dim=0).cumsum(dim=0)
         return
     for rank in grid:
         matrix = rest[:, :rank].reshape(groups, rank * rows, -1)

@@ -71,7 +71,7 @@ def rescale(
             gain = torch.ones_like(found.mean)
             if layer.structure.groups == 1 and whole_channels(layer.structure)[layer.output_mode]:
                 gain = found.gain(layer.bias is not None)
-                ones = torch.ones(layer.structure.weight_shape[1 - layer.output_mode]).to(gain)
+                ones = gain.new_ones(layer.structure.weight_shape[1 - layer.output_mode])
                 channels = Metric(ones, gain) if layer.output_mode else Metric(gain, ones)
                 layer.set_factors(channels.magnify(layer.factors(), layer.structure))
             if layer.bias is not None:

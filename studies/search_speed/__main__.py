@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
 
@@ -11,12 +10,12 @@ import numpy as np
 import torch
 
 import search
-from search.cli.sources import load_model
 from search.folder.input_spec import InputSpec
 from search.front.sweep import STEPS
 from sekron.allocation.allocate import allocate
 from sekron.allocation.relaxation import Options
-from sekron.profiling.profile import profile
+from studies.search_speed.networks import NETWORKS, network_and_input
+from studies.search_speed.stages import peak_gib, watching
 from studies.tensorly_time import tensorly_seconds
 
 SYNTHETIC = ((53, 500), (50, 10_000))
@@ -27,32 +26,27 @@ def main() -> None:
     """Search a network in a fresh run folder, and print seconds and peak memory."""
     options = _options()
     torch.manual_seed(0)
-    model = load_model(options.model)
-    example = torch.zeros(InputSpec.parse(options.input).shape)
-    print(f"{options.model} {options.input}, {torch.get_num_threads()} threads, S <= 3")
+    model, shape = network_and_input(options.model, options.input)
+    spec = InputSpec.parse(shape)
+    example = torch.zeros(spec.shape)
+    images = [torch.randn(options.images, *spec.shape[1:])] if options.images else None
+    print(f"{options.model} {shape}, {torch.get_num_threads()} threads, S <= 3", flush=True)
     start = time.perf_counter()
-    profile(model, example)
-    print(f"profile: {time.perf_counter() - start:.1f} s")
-    with tempfile.TemporaryDirectory() as folder:
-        whole = 0.0
-        for n_trials in (0, options.trials):  # the second goes on where the first ended
-            start = time.perf_counter()
-            result = search.run(
-                model,
-                example,
-                budget=search.Budget(flops=0.5),
-                n_trials=n_trials,
-                run=folder,
-                measure_seconds=0,
-            )
-            taken = time.perf_counter() - start
-            whole += taken
-            rows = sum(len(table) for table in result.tables.values())
-            print(f"{n_trials} trials a layer: {taken:.1f} s more, {rows} candidates")
-    start = time.perf_counter()
-    result.pareto_front()
-    print(f"front: {time.perf_counter() - start:.1f} s of each")
-    print(f"candidates and front: {whole:.1f} s, {len(result.tables)} layers")
+    with tempfile.TemporaryDirectory() as folder, watching() as spent:
+        result = search.run(
+            model,
+            example,
+            budget=search.Budget(flops=0.5),
+            n_trials=options.trials,
+            include=options.include,
+            run=folder,
+            calibration=images,
+            measure_seconds=options.measure,
+        )
+    whole = time.perf_counter() - start
+    rows = sum(len(table) for table in result.tables.values())
+    print(spent)
+    print(f"search: {whole:.1f} s, {len(result.tables)} layers, {rows} candidates", flush=True)
     alone = {"flops": 0.3}, {"params": 0.3}
     for limits in (*alone, {"flops": 0.4, "params": 0.3}):  # the last two both bind
         budget = search.Budget(**limits)
@@ -66,8 +60,7 @@ def main() -> None:
         rivals, done = tensorly_seconds(model, result.profile, options.tensorly)
         spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in rivals.items())
         print(f"TensorLy, {done} of {len(result.tables)} layers at one set of ranks: {spent}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"peak memory of the process: {peak:.2f} GiB")
+    print(f"peak memory of the process: {peak_gib():.2f} GiB")
 
 
 def _time_synthetic(n_layers: int, n_candidates: int) -> None:
@@ -95,9 +88,14 @@ def _time_synthetic(n_layers: int, n_candidates: int) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m studies.search_speed", description=__doc__)
-    parser.add_argument("model", nargs="?", default="torchvision.models:resnet18")
-    parser.add_argument("--input", default="1x3x224x224")
+    parser.add_argument(
+        "model", nargs="?", default="resnet18", help=f"{', '.join(NETWORKS)} or module:attribute"
+    )
+    parser.add_argument("--input", default="", help="its shape, where the network is none of these")
     parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--include", nargs="+", help="patterns of the layers that are searched")
+    parser.add_argument("--images", type=int, default=0, help="random ones, to calibrate with")
+    parser.add_argument("--measure", type=float, default=0.0, help="seconds for the clock")
     parser.add_argument(
         "--tensorly", type=float, default=0.0, help="seconds for its decompositions, timed too"
     )
