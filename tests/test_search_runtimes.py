@@ -71,7 +71,7 @@ def fake_race(monkeypatch):
     return fake
 
 
-def timed_in(runtime, worlds, network, example, folder):
+def timed_in(runtime, worlds, network, example, folder, **others):
     return run(
         worlds,
         network,
@@ -80,6 +80,7 @@ def timed_in(runtime, worlds, network, example, folder):
         runtime=runtime,
         include=["3", "6"],
         n_network_trials=4,
+        **others,
     )
 
 
