@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict
 from typing import Annotated
@@ -51,6 +52,7 @@ from search.per_layer.identity import weight_digests
 from search.pipeline.load import load, load_so_far
 from search.report.rivals import comparison_of
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.export.refusal import CannotRun
 from sekron.network.checkpoint import check_folder, save
 from sekron.spreadsheet import as_csv
 
@@ -159,8 +161,14 @@ def compare(
         budget = Budget(flops=result.profile.totals(result.best)["flops"])
     example = example_of(record.source)
 
+    refused: list[str] = []
+
     def clock(dense: nn.Module, small: nn.Module) -> tuple[float, float]:
-        timed = race_networks(dense, small, example, runtime=runtime)
+        try:
+            timed = race_networks(dense, small, example, runtime=runtime)
+        except CannotRun as error:
+            refused.append(str(error))
+            return math.nan, math.nan
         return timed.second.median_ms, timed.ratio
 
     frame = baselines.compare(
@@ -176,6 +184,8 @@ def compare(
         max_seconds=max_seconds,
         output=comparison_of(run, runtime),
     )
+    if refused:
+        note(f"{len(refused)} networks have no time; the first: {refused[0]}")
     frame = frame[frame["budget"] == str(budget)]
     frame = frame.sort_values("error_in_metric" if result.metrics else "error")
     if frame["flops"].isna().all():

@@ -54,6 +54,8 @@ class Wanted:
     ) -> Timetable:
         """Time the structure at these ranks; at the middle ones first, to choose its form.
 
+        One that runs in no form there is not tried at others.
+
         Args:
             stopwatch: Of the network.
             timetable: Which of its ranks are known is not measured again.
@@ -69,7 +71,7 @@ class Wanted:
             fastest = int(np.argmin(ratios))
             times = TimedPoint(tried[fastest], {middle.ranks: ratios[fastest]})
         others = [s for s in self.structures if s.ranks not in times.ratios]
-        if others:
+        if others and times.runs:
             sides = [(other, times.form) for other in others]
             ratios = stopwatch.candidate_ratios(layer, sides, left())
             more = {other.ranks: ratio for other, ratio in zip(others, ratios, strict=True)}

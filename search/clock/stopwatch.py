@@ -17,6 +17,7 @@ from search.clock.race import EAGER, MAX_SECONDS, interval, processor_name, race
 from search.clock.run_queue import RunQueue
 from search.clock.sides import Sides
 from search.clock.timetable import LayerTime, Setting, Timetable
+from sekron.export.refusal import CannotRun
 from sekron.export.runtimes import version_of
 from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Inputs, example_of
@@ -52,6 +53,7 @@ class Stopwatch:
         layers: That are searched.
         run_queue: What its races waited for.
         sides: What makes networks and layers ready.
+        refused: What of the candidates the runtime does not take -> why.
 
     Args:
         model: The dense network.
@@ -73,6 +75,7 @@ class Stopwatch:
         self.sides = Sides(runtime, self._arguments)
         self.layers = profile.searched
         self.run_queue = RunQueue()
+        self.refused: dict[str, str] = {}
         self._calls = record(self._network, self._names(), self._runner(self._network))
 
     def setting(self) -> Setting:
@@ -116,7 +119,7 @@ class Stopwatch:
             seconds: After which to stop, but not before the fewest rounds.
 
         Raises:
-            CannotRun: If the runtime does not take the network.
+            CannotRun: If the runtime does not take the network, or one of the layers alone.
         """
         if not self.sides.is_eager:
             return self._start_alone(seconds)
@@ -162,24 +165,40 @@ class Stopwatch:
             seconds: After which to stop, but not before the fewest rounds.
 
         Returns:
-            The time of each over that of the dense layer.
+            The time of each over that of the dense layer; infinite where the runtime does not take
+            it.
         """
-        dense = self._network.get_submodule(layer.name)
-        candidates = [blank_layer(dense, structure, form) for structure, form in sides]
-        times = self._raced_alone(layer, candidates, seconds)
+        times = self._raced_alone(layer, sides, seconds)
         return [float(ratio) for ratio in np.median(times[1:] / times[0], axis=1)]
 
     def _raced_alone(
-        self, layer: LayerProfile, candidates: Sequence[nn.Module], seconds: float
+        self, layer: LayerProfile, sides: Sequence[tuple[Structure, Form]], seconds: float
     ) -> NDArray[np.float64]:
-        """Return the seconds of a dense layer and of its candidates, shape `(sides, rounds)`."""
+        """Return the seconds of a dense layer and of its candidates, shape `(1 + sides, rounds)`.
+
+        They are infinite where the runtime does not take a candidate.
+        """
         dense = self._network.get_submodule(layer.name)
+        candidates = [blank_layer(dense, structure, form) for structure, form in sides]
         inputs = [call.make() for call in self._calls[layer.name]]
-        sides = self.sides.layers(self.key(layer), dense, candidates, inputs)
+        try:
+            made = self.sides.layers(self.key(layer), dense, candidates, inputs)
+        except CannotRun as error:
+            raise CannotRun(
+                f"{error} That is the dense layer {layer.name!r} alone; name it in `exclude`."
+            ) from error
         displace = displacing(inputs, self._touched, self.sides.has_own_threads)
         with self.run_queue.attended(), torch.no_grad():
+            runs = [side for side in made if not isinstance(side, CannotRun)]
             limit = _limited(seconds, CANDIDATE_SECONDS)
-            return self.sides.own(race(sides, RATIO_PRECISION, limit, displace))
+            raced = self.sides.own(race(runs, RATIO_PRECISION, limit, displace))
+        times, left = np.full((1 + len(sides), raced.shape[1]), np.inf), iter(raced)
+        for place, side in enumerate(made[: len(times)]):
+            if isinstance(side, CannotRun):
+                self.refused[f"{sides[place - 1][0]} in layer {layer.name!r}"] = str(side)
+            else:
+                times[place] = next(left)
+        return times
 
     def compressed(self, plan: Plan) -> nn.Module:
         """Return the network under a plan; what its factors are does not matter to the clock."""

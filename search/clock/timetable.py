@@ -80,11 +80,17 @@ class TimedPoint:
 
     Attributes:
         form: How it ran: the fastest of its forms.
-        ratios: Ranks -> its time over the dense layer's, timed in turn.
+        ratios: Ranks -> its time over the dense layer's, timed in turn; infinite where the runtime
+            does not take it.
     """
 
     form: Form
     ratios: Mapping[tuple[int, ...], float] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> bool:
+        """Whether the runtime takes it at any of the ranks."""
+        return any(map(math.isfinite, self.ratios.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ class NetworkTime:
     """One compressed network on the clock, in turn with the dense one.
 
     Attributes:
-        ratio: Its time over the dense network's.
+        ratio: Its time over the dense network's; infinite where the runtime does not take it.
         saved: Share of the dense network's time that its layers, timed alone, save; NaN where
             some were not timed.
         activations: Its peak activation memory over the dense network's.
@@ -107,6 +113,11 @@ class NetworkTime:
     n_layers: int
     low: float = math.nan
     high: float = math.nan
+
+    @property
+    def runs(self) -> bool:
+        """Whether the runtime takes it."""
+        return math.isfinite(self.ratio)
 
     @property
     def is_sure(self) -> bool:
@@ -136,7 +147,8 @@ class Estimate:
     """The candidates of a layer as the clock sees them, one row per row of its table.
 
     Attributes:
-        ratios: Time over the dense layer's, NaN where nothing like it was timed.
+        ratios: Time over the dense layer's, NaN where nothing like it was timed, infinite where the
+            runtime does not take it.
         flops: Multiply-adds in the form that it runs in.
         forms: That form.
     """
@@ -184,7 +196,7 @@ class Timetable:
 
     def effect(self) -> Effect:
         """Return what the networks measured so far say, by bounded least squares."""
-        informative = [t for t in self.networks.values() if t.saved > 0 and t.is_sure]
+        informative = [t for t in self.networks.values() if t.saved > 0 and t.runs and t.is_sure]
         if not informative:
             return Effect(1.0, 0.0)
         saved = np.array([time.saved for time in informative])
@@ -245,7 +257,9 @@ class Timetable:
                 )
                 for r in (timed, ranks)
             )
-            ratios[rows] = _between(at, np.array(list(times.ratios.values())), flops[rows])
+            known = np.array(list(times.ratios.values()))
+            runs = np.isfinite(known)
+            ratios[rows] = _between(at[runs], known[runs], flops[rows]) if times.runs else np.inf
             for row in rows:
                 forms[row] = times.form
                 ratios[row] = times.ratios.get(table.ranks[row], ratios[row])

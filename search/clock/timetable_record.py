@@ -16,7 +16,7 @@ from sekron.records import QUOTED, Count, NotNegative, Positive, Size, decode, e
 from sekron.structures.families import Point
 from sekron.structures.structure import Structure
 
-FORMAT, VERSION = "sekron.latency", 4
+FORMAT, VERSION = "sekron.latency", 5
 
 
 class _Setting(msgspec.Struct, omit_defaults=True):
@@ -41,11 +41,11 @@ class _Timed(msgspec.Struct):
     order: tuple[int, ...] | None
     matmul: bool
     ranks: Annotated[list[tuple[Size, ...]], Meta(min_length=1)]
-    ratios: list[Positive]
+    ratios: list[Positive | None]  # nothing where the runtime does not take it
 
 
 class _NetworkTime(msgspec.Struct):
-    ratio: Positive
+    ratio: Positive | None
     saved: float | None
     activations: Positive
     n_layers: Count
@@ -72,14 +72,14 @@ def to_json(timetable: Timetable) -> str:
             times.form.order,
             times.form.matmul,
             list(times.ratios),
-            list(times.ratios.values()),
+            [_known(ratio) for ratio in times.ratios.values()],
         )
         for key, points in timetable.timed.items()
         for (family, shapes), times in points.items()
     ]
     networks = {
         digest: _NetworkTime(
-            time.ratio,
+            _known(time.ratio),
             _known(time.saved),
             time.activations,
             time.n_layers,
@@ -106,7 +106,7 @@ def from_json(text: str | bytes, source: str) -> Timetable:
     Raises:
         ValueError: If it is damaged; the message names `source`.
     """
-    record = decode(text, _Timetable, FORMAT, (3, VERSION), source)
+    record = decode(text, _Timetable, FORMAT, (3, 4, VERSION), source)
     winners = {
         question: Plan.from_record(plan, f"{source}, a winner")
         for question, plan in record.winners.items()
@@ -117,7 +117,7 @@ def from_json(text: str | bytes, source: str) -> Timetable:
         {name: LayerTime(time.key, time.dense_ms) for name, time in record.layers.items()},
         networks={
             digest: NetworkTime(
-                time.ratio,
+                math.inf if time.ratio is None else time.ratio,
                 _number(time.saved),
                 time.activations,
                 time.n_layers,
@@ -142,8 +142,8 @@ def from_json(text: str | bytes, source: str) -> Timetable:
 
 
 def _known(value: float) -> float | None:
-    """Return a number for JSON, which has no NaN."""
-    return None if math.isnan(value) else value
+    """Return a number for JSON, which has finite ones alone."""
+    return value if math.isfinite(value) else None
 
 
 def _number(value: float | None) -> float:
@@ -158,5 +158,8 @@ def _timed(entry: _Timed) -> tuple[Point, TimedPoint]:
     if len(entry.ranks) != len(entry.ratios):
         raise ValueError(f"{structure} has {len(entry.ranks)} ranks, {len(entry.ratios)} ratios")
     pairs = zip(entry.ranks, entry.ratios, strict=True)
-    ratios = {Structure(family, shapes, ranks).ranks: ratio for ranks, ratio in pairs}
+    ratios = {
+        Structure(family, shapes, ranks).ranks: math.inf if ratio is None else ratio
+        for ranks, ratio in pairs
+    }
     return (family, shapes), TimedPoint(Form(entry.order, entry.matmul), ratios)

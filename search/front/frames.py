@@ -183,7 +183,7 @@ def _times(member: Member, timetable: Timetable) -> dict[str, float]:
     """Return the predicted and, where it was measured, the measured time of a plan."""
     measured, dense_ms = timetable.of(member.plan), timetable.network_ms
     ratio, low, high = np.nan, np.nan, np.nan
-    if measured is not None:
+    if measured is not None and measured.runs:
         ratio, low, high = measured.ratio, measured.low, measured.high
     return {
         "predicted_ms": dense_ms * timetable.effect().ratio(member.saved, len(member.plan)),

@@ -23,9 +23,10 @@ class LayerOptions:
         losses: What each adds to the error of a plan.
         flops: Multiply-adds in the form that runs.
         params: Numbers stored.
-        ms: Milliseconds in the network, NaN where unknown.
+        ms: Milliseconds in the network, NaN where unknown or where it does not run.
         network_ms: The same with what a replaced layer costs its network besides.
         forms: How each one runs.
+        runs: Whether the runtime takes it, as far as is known.
     """
 
     losses: Floats
@@ -34,6 +35,7 @@ class LayerOptions:
     ms: Floats
     network_ms: Floats
     forms: tuple[Form, ...]
+    runs: NDArray[np.bool_]
 
     @classmethod
     def of(
@@ -57,7 +59,8 @@ class LayerOptions:
             estimate = timetable.estimate(layer, table)
             ratios, flops, forms = estimate.ratios, estimate.flops, estimate.forms
             dense_ms = timetable.layers[layer.name].dense_ms
-        ms = dense_ms * np.append(ratios, 1.0)
+        runs = np.append(~np.isinf(ratios), True)
+        ms = dense_ms * np.where(runs, np.append(ratios, 1.0), np.nan)
         return cls(
             table.losses(),
             np.append(flops, table.dense_flops),
@@ -65,15 +68,17 @@ class LayerOptions:
             ms,
             np.append(ms[:-1] + overhead_ms, ms[-1]),
             (*forms, DEFAULT_FORM),
+            runs,
         )
 
     def allowed(self, budget: Budget, slower: bool = False) -> NDArray[np.intp]:
         """Return what a budget admits.
 
-        Where latency is limited, only what was timed. What is slower than the dense layer saves
-        nothing but parameters, and is admitted where these are limited, or on demand.
+        Only what runs, and where latency is limited, only what was timed. What is slower than the
+        dense layer saves nothing but parameters, and is admitted where these are limited, or on
+        demand.
         """
-        allowed = np.ones(len(self.losses), dtype=bool)
+        allowed = self.runs.copy()
         if budget.is_clocked:
             allowed &= ~np.isnan(self.ms)
         if budget.params is None and not slower:

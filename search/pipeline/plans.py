@@ -189,7 +189,9 @@ def _admission(budget: Budget, start: Plan, clock: PlanClock | None) -> Admissio
     if clock is None:
         return lambda _: True
     first = clock.timetable.of(start) if budget.min_score is None else None
-    slowest = max(1.0, 1.0 if first is None else first.ratio)
+    slowest = 1.0
+    if first is not None and first.runs and first.is_sure:
+        slowest = max(1.0, first.ratio)
 
     def admits(member: Member) -> bool:
         if not member.plan and not budget.is_clocked:

@@ -208,6 +208,7 @@ def _settled(
                 BEFORE_SCORES,
                 recorder.keep_timetable,
                 measuring,
+                warn,
             )
             front_on_clock(request, choices, best, clock)
         choices = choices.retimed(clock.timetable)
@@ -240,6 +241,12 @@ def _tell(
             "the machine was too busy for the clock: threads waited "
             f"{clock.timetable.waited:.0%} of the time for a processor, so that the latencies may "
             "be wrong; run the same search again when it is quiet, and they are measured anew."
+        )
+    if clock.refused:
+        what, why = next(iter(clock.refused.items()))
+        warn(
+            f"{clock.timetable.setting.runtime} does not take {len(clock.refused)} of what was to "
+            f"be timed, which it has no time of; the first is {what}: {why}"
         )
     if clock.left_out:
         say(

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 import search
+import sekron
 from sekron.export.runtimes import RUNTIMES
 from studies.runtimes.networks import NETWORKS, measured, network_and_images
 from studies.training import RUNS
@@ -84,7 +85,7 @@ def _searched(
                 runtime=runtime,
                 run=folder,
             )
-    except (search.InfeasibleBudget, ImportError) as error:
+    except (search.InfeasibleBudget, sekron.CannotRun, ImportError) as error:
         return {"note": str(error)}, None
     choices = result.choices
     member = choices.member(choices.choice(result.best))
