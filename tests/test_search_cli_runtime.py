@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import warnings
 from types import ModuleType
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 import search
 from search import Budget
 from search.report.rivals import comparison_of, read_rivals
+from sekron import CannotRun
 from tests.test_search_runtimes import both, folder, made, timed_in, worlds
 from tests.test_search_whole_network_within_latency import rewrite
 
@@ -105,13 +107,19 @@ def test_rivals_of_two_clocks_do_not_mix(on, folder, monkeypatch, small_network)
 
     def race(dense, small, example, runtime):
         asked.append(runtime)
-        raise KeyboardInterrupt
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        raise CannotRun("it is odd.")
 
     monkeypatch.setattr("search.cli.results.race_networks", race)
     for named, runtime in (((), "onnxruntime"), (("--runtime", "torch"), "torch")):
-        on("compare", "--model", "deployed:network", "--flops", "80%", *named)
-        assert asked.pop() == runtime
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")  # of the interruption
+            _, _, err = on("compare", "--model", "deployed:network", "--flops", "80%", *named)
+        assert asked == 2 * [runtime]
+        assert "networks have no time: 1, the first since it is odd." in err
+        asked.clear()
     comparison_of(folder, "torch").write_text("not a comparison")
-    assert read_rivals(folder, "onnxruntime") is None
+    assert read_rivals(folder, "onnxruntime")["latency_ms"].isna().tolist() == [True]
     with pytest.raises(ValueError, match=r"comparison\.csv must be a comparison"):
         read_rivals(folder, "torch")

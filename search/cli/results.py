@@ -185,7 +185,7 @@ def compare(
         output=comparison_of(run, runtime),
     )
     if refused:
-        note(f"{len(refused)} networks have no time; the first: {refused[0]}")
+        note(f"networks have no time: {len(refused)}, the first since {refused[0]}")
     frame = frame[frame["budget"] == str(budget)]
     frame = frame.sort_values("error_in_metric" if result.metrics else "error")
     if frame["flops"].isna().all():
