@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from search.clock.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
+from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
+from search.clock.timetable import Timetable
 from search.clock.timetable_record import from_json, to_json
 from sekron.layers.operations import Form
 from sekron.network.plan import Plan

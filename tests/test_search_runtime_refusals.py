@@ -11,7 +11,8 @@ import search
 from search import Budget
 from search.clock.candidate_times import Wanted, forms, untimed
 from search.clock.stopwatch import Stopwatch
-from search.clock.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
+from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
+from search.clock.timetable import Timetable
 from search.clock.timetable_record import from_json, to_json
 from search.front.layer_options import LayerOptions
 from search.whole_network.blame import blamed
@@ -42,7 +43,7 @@ class Picky(World):
             for place, side in enumerate(sides):
                 if self.in_layer(layer, *side):
                     found.refused[f"{side[0]} in layer {layer.name!r}"] = "it is odd."
-                    times[place] = math.inf
+                    times[place] = 3 * (math.inf,)
             return times
 
         def network(small):
@@ -91,7 +92,7 @@ def test_one_form_that_is_refused_leaves_the_others(picky, fake_race):
     stopwatch = picky(has_matmul)
     layer = stopwatch.layers[0]
     sides = [(SPLIT, Form()), (SPLIT, Form(None, True)), (SPLIT, Form((1, 0)))]
-    ratios = stopwatch.candidate_ratios(layer, sides, 1.0)
+    ratios = [ratio for _, ratio, _ in stopwatch.candidate_ratios(layer, sides, 1.0)]
     # Four sides run: the dense layer 4, these 3 and 2, and the call of nothing 1.
     assert ratios == pytest.approx([2 / 3, math.inf, 1 / 3])
     assert list(stopwatch.refused) == [f"{SPLIT} in layer '3'"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -16,7 +17,9 @@ from search.clock.peak_memory import peak_activation_bytes
 from search.clock.race import EAGER, MAX_SECONDS, interval, processor_name, race, synchronized
 from search.clock.run_queue import RunQueue
 from search.clock.sides import Sides
-from search.clock.timetable import LayerTime, Setting, Timetable
+from search.clock.steadiness import Steadiness
+from search.clock.times import Interval, LayerTime, Setting
+from search.clock.timetable import Timetable
 from sekron.export.refusal import CannotRun
 from sekron.export.runtimes import version_of
 from sekron.forward.evaluation import untouched
@@ -42,16 +45,13 @@ MOMENT = 1e-3
 """For a race that is run although the time is up: it ends after the fewest rounds."""
 
 
-Interval = tuple[float, float, float]
-"""A median between the ends of its 95 % confidence interval."""
-
-
 class Stopwatch:
     """Measures one network; everything runs on a copy.
 
     Attributes:
         layers: That are searched.
         run_queue: What its races waited for.
+        steadiness: Of the dense network's times in them.
         sides: What makes networks and layers ready.
         refused: What of the candidates the runtime does not take -> why.
 
@@ -74,7 +74,7 @@ class Stopwatch:
         self._arguments = example_of(example_input, model)
         self.sides = Sides(runtime, self._arguments)
         self.layers = profile.searched
-        self.run_queue = RunQueue()
+        self.run_queue, self.steadiness = RunQueue(), Steadiness()
         self.refused: dict[str, str] = {}
         self._calls = record(self._network, self._names(), self._runner(self._network))
 
@@ -133,9 +133,15 @@ class Stopwatch:
         layers = {}
         for layer in self.layers:
             of_calls = np.array(of_layer[layer.name]).reshape(-1, len(self._calls[layer.name]))
-            ms = 1e3 * float(np.median(of_calls[-n_runs:].sum(axis=1)))
-            layers[layer.name] = LayerTime(self.key(layer), ms)
-        return Timetable(self.setting(), 1e3 * float(np.median(times[0])), layers)
+            low, ms, high = interval(1e3 * of_calls[-n_runs:].sum(axis=1))
+            layers[layer.name] = LayerTime(self.key(layer), ms, low, high)
+        return self._timetable(times[0], layers)
+
+    def _timetable(self, dense: NDArray[np.float64], layers: dict[str, LayerTime]) -> Timetable:
+        """Return a timetable of the dense network, whose rounds these seconds are."""
+        self.steadiness.add(dense)
+        low, ms, high = interval(1e3 * dense)
+        return Timetable(self.setting(), ms, layers, network_low_ms=low, network_high_ms=high)
 
     def _start_alone(self, seconds: float) -> Timetable:
         network = self.sides.network(self._dense)
@@ -146,17 +152,20 @@ class Stopwatch:
         first = {keys[layer.name]: layer for layer in reversed(self.layers)}
         each = seconds / 2 / len(first)
         ms = {
-            key: 1e3 * float(np.median(self._raced_alone(layer, [], each)))
+            key: interval(1e3 * self._raced_alone(layer, [], each)[0])
             for key, layer in first.items()
         }
         # Alone they may take longer than all of the network, in which much is fused.
-        shrunk = min(network_ms / sum(ms[key] for key in keys.values()), 1.0)
-        layers = {name: LayerTime(key, shrunk * ms[key]) for name, key in keys.items()}
-        return Timetable(self.setting(), network_ms, layers)
+        shrunk = min(network_ms / sum(ms[key][1] for key in keys.values()), 1.0)
+        layers = {}
+        for name, key in keys.items():
+            low, middle, high = (shrunk * end for end in ms[key])
+            layers[name] = LayerTime(key, middle, low, high)
+        return self._timetable(times[0], layers)
 
     def candidate_ratios(
         self, layer: LayerProfile, sides: Sequence[tuple[Structure, Form]], seconds: float
-    ) -> list[float]:
+    ) -> list[Interval]:
         """Time candidates of a layer in turn with the dense one.
 
         Args:
@@ -165,11 +174,15 @@ class Stopwatch:
             seconds: After which to stop, but not before the fewest rounds.
 
         Returns:
-            The time of each over that of the dense layer; infinite where the runtime does not take
-            it.
+            The time of each over that of the dense layer, between the ends of the 95 % confidence
+            interval; all are infinite where the runtime does not take it.
         """
         times = self._raced_alone(layer, sides, seconds)
-        return [float(ratio) for ratio in np.median(times[1:] / times[0], axis=1)]
+        ratios = []
+        for ratio in times[1:] / times[0]:
+            low, middle, high = interval(ratio) if np.isfinite(ratio).all() else 3 * (math.inf,)
+            ratios.append((low, middle, high))
+        return ratios
 
     def _raced_alone(
         self, layer: LayerProfile, sides: Sequence[tuple[Structure, Form]], seconds: float
@@ -219,6 +232,7 @@ class Stopwatch:
         limit = _limited(seconds, NETWORK_SECONDS)
         with self.run_queue.attended(), untouched(small, self._dense):
             times = race(runs, RATIO_PRECISION / 2, limit)
+        self.steadiness.add(times[1])
         low, ratio, high = interval(times[0] / times[1])
         return low, ratio, high
 

@@ -109,9 +109,9 @@ class SearchResult:
         """Return every candidate of every searched layer, the dense layer first.
 
         Returns:
-            The columns below: latency_ms and speedup, of the layer in its network, with a
-            timetable, NaN where nothing like it was timed; a speedup up to 1 is refused unless
-            the budget limits parameters.
+            The columns below: latency_ms and what follows, of the layer in its network, with a
+            timetable, NaN where nothing like it was timed, the interval where it was not itself;
+            what is surely slower than dense is refused unless the budget limits parameters.
         """
         frames = [
             candidates_frame(layer, self.tables[layer.name], self.choices.layers[layer.name])

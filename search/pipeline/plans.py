@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from search.clock.run_queue import BUSY
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import BEFORE_SCORES, DENSE, NETWORKS, TimeLimit
 from search.clock.timetable import Timetable
@@ -54,7 +53,7 @@ def begin_clock(
                 f"({difference}); they are measured anew."
             )
             timetable = None
-        elif recorded.waited > BUSY and not request.keep_latency:
+        elif recorded.doubt and not request.keep_latency:
             warn(
                 "the latencies in the run folder were measured on a busy machine; they are "
                 "measured anew."

@@ -11,9 +11,10 @@ from torch import nn
 
 from search.clock.candidate_times import promising, untimed
 from search.clock.race import FEWEST, WARM_UP
-from search.clock.stopwatch import Interval, Stopwatch
+from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import LAYERS, NETWORKS, TimeLimit
-from search.clock.timetable import NetworkTime, TimedPoint, Timetable
+from search.clock.times import Interval, NetworkTime, TimedPoint
+from search.clock.timetable import Timetable
 from search.front.choices import Choices, Member
 from search.whole_network.blame import blamed
 from sekron.budget import Budget
@@ -53,7 +54,7 @@ class PlanClock:
         on_progress: Callable[[str], None],
     ) -> None:
         self._stopwatch, self._timetable, self._keep = stopwatch, timetable, keep
-        self._waited_before = timetable.waited  # by an earlier search
+        self._before = timetable  # of an earlier search
         self.limit, self._on_progress = limit, on_progress
         self._left_out: dict[str, str] = {}  # what -> how many of how many
         self._last = "", nn.Module()  # digest of the plan that was raced last, and its network
@@ -143,13 +144,14 @@ class PlanClock:
         that is not sure holds a limit only with the slow end of its interval. What the runtime does
         not take exceeds every budget.
         """
-        is_new = self._timetable.of(member.plan) is None
         measured = self.time(member)
-        if is_new and budget.is_clocked and member.plan and self._excess(measured, budget) <= 0.0:
+        is_told = measured.is_confirmed or not member.plan or not budget.is_clocked
+        if not is_told and self._excess(measured, budget) <= 0.0:
             again = self._race(self._compressed(member.plan), PART * self.limit.left())
             low, ratio, high = agreed((measured.low, measured.ratio, measured.high), again)
             ratio = max(measured.ratio, again[1])
-            measured = replace(measured, ratio=ratio, low=min(low, ratio), high=max(high, ratio))
+            low, high = min(low, ratio), max(high, ratio)
+            measured = replace(measured, ratio=ratio, low=low, high=high, is_confirmed=True)
             self._set(self._timetable.with_network(member.plan, measured))
         return self._excess(measured, budget)
 
@@ -220,8 +222,9 @@ class PlanClock:
 
     def _set(self, timetable: Timetable) -> None:
         if timetable is not self._timetable:
-            waited = max(self._waited_before, self._stopwatch.run_queue.share)
-            self._timetable = replace(timetable, waited=waited)
+            waited = max(self._before.waited, self._stopwatch.run_queue.share)
+            spread = max(self._before.spread, self._stopwatch.steadiness.spread)
+            self._timetable = replace(timetable, waited=waited, spread=spread)
             self._keep(self._timetable)
 
 
