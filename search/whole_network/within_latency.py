@@ -64,7 +64,7 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
         return fastest
     best = min((t.ratio for t in clock.timetable.networks.values() if t.is_sure), default=1.0)
     raise InfeasibleBudget(
-        f"no plan held the budget on the clock, got {budget}; the fastest that was measured took "
+        f"no plan held the budget on the clock, got {budget}; the fastest of which it is sure took "
         f"{best:.4f} of the dense network. Raise the budget, or `measure_seconds`, so that more "
         "structures are timed."
     )
