@@ -13,7 +13,7 @@ from torch import nn
 import search
 import sekron
 from search import Budget
-from search.clock.race import EAGER
+from search.clock.race import EAGER, processor_name
 from search.clock.sides import LEAST
 from search.clock.stopwatch import Stopwatch
 from search.clock.timetable_record import to_json
@@ -406,6 +406,15 @@ def test_a_runtime_that_is_not_there(monkeypatch, small_input, runtime, error, m
     for ask in asks:
         with pytest.raises(error, match=message):
             ask()
+
+
+def test_the_setting_of_a_runtime_on_a_gpu_names_the_gpu(small_network, small_input, monkeypatch):
+    monkeypatch.setattr("search.clock.stopwatch.version_of", lambda _: "1.0")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU, {device}")
+    measured = search.profile(small_network, small_input)
+    for runtime, device in (("onnxruntime-cuda", "a GPU, None"), ("onnxruntime", processor_name())):
+        setting = Stopwatch(small_network, small_input, measured, runtime).setting()
+        assert (setting.device, setting.runtime_version) == (device, "1.0")
 
 
 def test_a_runtime_is_named_for_the_clock(small_network, small_input):

@@ -12,8 +12,10 @@ from torch import nn
 import sekron
 from sekron import Plan, Structure
 from sekron.export.difference import largest_difference
-from sekron.export.one_layer import Calls
-from sekron.export.runtimes import RUNTIMES, make_ready
+from sekron.export.one_layer import Calls, write_layer
+from sekron.export.packages import quiet
+from sekron.export.readers import open_onnx
+from sekron.export.runtimes import PROVIDERS, RUNTIMES, make_ready, version_of
 from sekron.forward.inputs import as_arguments
 from sekron.layers.operations import Form
 from sekron.network.surgery import blank_layer
@@ -23,9 +25,11 @@ ROOT = Path(__file__).parents[1]
 TOLERANCES = {"onnxruntime-int8": 0.1}
 """Of outputs that are of the size of one; 1e-4 elsewhere."""
 
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+MARKS = {"torch.compile": [pytest.mark.slow], **dict.fromkeys(PROVIDERS, GPU)}
+
 names = pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.slow] if n == "torch.compile" else []) for n in RUNTIMES],
+    "name", [pytest.param(name, marks=MARKS.get(name, [])) for name in RUNTIMES]
 )
 
 
@@ -124,7 +128,7 @@ def test_each_of_many_layers_is_compiled():
             make_ready("torch.compile", Calls(nn.Linear(width, 3)), x)
 
 
-@pytest.mark.parametrize("name", [name for name in RUNTIMES if name != "torch.compile"])
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if name not in MARKS])
 def test_signals_are_still_handled_once_networks_are_gone(name):
     text = (
         "import gc, signal, torch\n"
@@ -156,9 +160,30 @@ def test_a_runtime_that_is_not_installed(monkeypatch, name):
         make_ready(name, nn.Linear(3, 3), as_arguments(torch.randn(1, 3)))
 
 
+@pytest.mark.parametrize(("name", "provider"), [(n, p[0]) for n, p in PROVIDERS.items()])
+def test_a_runtime_without_its_provider_or_its_device(monkeypatch, tmp_path, name, provider):
+    import onnxruntime  # noqa: PLC0415  slow
+
+    def has(*providers):
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(providers))
+
+    has("CPUExecutionProvider")
+    with pytest.raises(ImportError, match=rf"^{name} must have ONNX Runtime's {provider}, which "):
+        version_of(name)
+    has(*PROVIDERS[name])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ImportError, match=rf"^{name} must have a CUDA device, but torch sees none"):
+        version_of(name)
+    with quiet():
+        names = write_layer(Calls(nn.Linear(3, 3)).eval(), [torch.ones(1, 3)], tmp_path / "a.onnx")
+        fallen_back = "CPUExecutionProvider"  # as ONNX Runtime does without an error
+        with pytest.raises(sekron.CannotRun, match=rf"^{provider} must start, but {fallen_back} "):
+            open_onnx(tmp_path / "a.onnx", names, PROVIDERS[name])
+
+
 def test_an_unknown_runtime():
     with pytest.raises(
         ValueError,
-        match=r"one of torch, torch\.compile, onnxruntime, onnxruntime-int8, openvino, got",
+        match=r"one of torch, torch\.compile, onnxruntime, onnxruntime-int8, onnx.* openvino.*, got",
     ):
         make_ready("tensorrt", nn.Linear(3, 3), as_arguments(torch.randn(1, 3)))

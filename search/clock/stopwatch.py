@@ -21,7 +21,7 @@ from search.clock.steadiness import Steadiness
 from search.clock.times import Interval, LayerTime, Setting
 from search.clock.timetable import Timetable
 from sekron.export.refusal import CannotRun
-from sekron.export.runtimes import version_of
+from sekron.export.runtimes import PROVIDERS, version_of
 from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Inputs, example_of
 from sekron.layers.operations import Form
@@ -92,9 +92,11 @@ class Stopwatch:
             )
         first = tensors[0]
         channels_last = first.dim() == 4 and not first.is_contiguous()
-        runtime = self.sides.runtime
+        runtime, device = self.sides.runtime, processor_name()
+        if first.is_cuda or runtime in PROVIDERS:
+            device = torch.cuda.get_device_name(first.device if first.is_cuda else None)
         return Setting(
-            device=torch.cuda.get_device_name(first.device) if first.is_cuda else processor_name(),
+            device=device,
             threads=torch.get_num_threads(),
             torch=str(torch.__version__),
             dtype=str(next(self._network.parameters()).dtype),

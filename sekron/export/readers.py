@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -13,15 +13,30 @@ from torch import Tensor
 
 from sekron.export.int8 import quantize
 from sekron.export.packages import needed
+from sekron.export.refusal import CannotRun
 from sekron.forward.inputs import Arguments
 from sekron.forward.tensors import tensors_in
+
+CPU = ("CPUExecutionProvider",)
+"""Of ONNX Runtime."""
 
 Reader = Callable[[Path, Iterable[str]], Callable[[Arguments], list[Tensor]]]
 """Opens a file, given the names of its inputs; returns what runs the network."""
 
 
-def open_onnx(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
-    """Open an ONNX file in ONNX Runtime, on the CPU, with as many threads as torch has."""
+def open_onnx(
+    path: Path, names: Iterable[str], providers: Sequence[str] = CPU
+) -> Callable[[Arguments], list[Tensor]]:
+    """Open an ONNX file in ONNX Runtime, with as many threads as torch has.
+
+    Args:
+        path: Of the file.
+        names: Of its inputs, which are on the CPU.
+        providers: What of ONNX Runtime executes it: the first what it can, the next the rest.
+
+    Raises:
+        CannotRun: If the first is not to be had, for which ONNX Runtime would take another.
+    """
     runtime = needed("onnxruntime", "onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -29,7 +44,9 @@ def open_onnx(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Te
     # Else the threads of a session go on spinning after a run, for longer than most networks run,
     # and take the processors from whatever runs next: four sessions in turn took twice as long.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(str(path), options, providers=list(providers))
+    if session.get_providers()[0] != providers[0]:
+        raise CannotRun(f"{providers[0]} must start, but {session.get_providers()[0]} does instead")
     taken = {value.name for value in session.get_inputs()}
     names = list(names)
 
