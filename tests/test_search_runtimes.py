@@ -392,6 +392,8 @@ class Untouchable(nn.Module):
         ("onnxruntime", ImportError, r"onnxruntime must be .* 'sekron\[onnxruntime\]'\.$"),
         ("onnxruntime-int8", ImportError, r"onnxruntime must be .* 'sekron\[onnxruntime\]'\.$"),
         ("openvino", ImportError, r"openvino must be .* 'sekron\[openvino\]'\.$"),
+        ("openvino-int8", ImportError, r"openvino must be .* 'sekron\[openvino\]'\.$"),
+        ("onnxruntime-cuda", ImportError, r"onnxruntime must be .* 'sekron\[onnxruntime\]'\.$"),
     ],
 )
 def test_a_runtime_that_is_not_there(monkeypatch, small_input, runtime, error, message):

@@ -105,7 +105,8 @@ def latency(
         precision: Half width of the median's 95 % confidence interval, relative to the median.
         max_seconds: Limit of the measuring, at least 7 runs apart.
         runtime: That runs it, one of `sekron.export.runtimes.RUNTIMES`: torch, torch.compile,
-            onnxruntime, onnxruntime-int8, onnxruntime-cuda, onnxruntime-tensorrt or openvino.
+            onnxruntime, onnxruntime-int8, onnxruntime-cuda, onnxruntime-tensorrt, openvino or
+            openvino-int8.
 
     Raises:
         ValueError: If `precision` or `max_seconds` is not positive, there is no such runtime, or it

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sekron.export.int8 import quantize
+from sekron.export.int8 import quantize, quantize_openvino
 from sekron.export.packages import needed
 from sekron.export.refusal import CannotRun
 from sekron.forward.inputs import Arguments
@@ -60,17 +60,13 @@ def open_onnx(
 def open_int8(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
     """Open an ONNX file in ONNX Runtime in int8, quantized on what it is run on first."""
     needed("onnxruntime", "onnxruntime")
-    names = list(names)
-    opened: list[Callable[[Arguments], list[Tensor]]] = []
+    names, file = list(names), path.with_name("int8.onnx")
 
-    def run(arguments: Arguments) -> list[Tensor]:
-        if not opened:
-            file = path.with_name("int8.onnx")
-            quantize(path, file, [_arrays(_named(names, arguments))])
-            opened.append(open_onnx(file, names))
-        return opened[0](arguments)
+    def quantized(inputs: Mapping[str, object]) -> Callable[[Arguments], list[Tensor]]:
+        quantize(path, file, [inputs])
+        return open_onnx(file, names)
 
-    return run
+    return _made_for_the_first(names, quantized)
 
 
 def open_openvino(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
@@ -78,14 +74,33 @@ def open_openvino(path: Path, names: Iterable[str]) -> Callable[[Arguments], lis
 
     It computes in float32, also where the processor has faster ways that are less exact.
     """
-    openvino = needed("openvino", "openvino")
+    return run_openvino(read_openvino(path), names)
+
+
+def open_openvino_int8(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
+    """Open a file in OpenVINO in int8, quantized on what it is run on first."""
+    names = list(names)
+
+    def quantized(inputs: Mapping[str, object]) -> Callable[[Arguments], list[Tensor]]:
+        return run_openvino(quantize_openvino(read_openvino(path), [inputs]), names)
+
+    return _made_for_the_first(names, quantized)
+
+
+def read_openvino(path: Path) -> Any:
+    """Return an IR or an ONNX file as OpenVINO's own network."""
+    return _core(needed("openvino", "openvino")).read_model(path)
+
+
+def run_openvino(network: Any, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
+    """Return what runs OpenVINO's own network, as `open_openvino` does."""
+    core = _core(needed("openvino", "openvino"))
     options = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
-    core = _core(openvino)
-    request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+    request = core.compile_model(network, "CPU", options).create_infer_request()
     taken = {name for value in request.model_inputs for name in value.names}
     names = list(names)
 
@@ -113,6 +128,20 @@ def open_program(path: Path, names: Iterable[str]) -> Callable[[Arguments], list
     del names  # forward knows its own
     network = torch.export.load(path).module()
     return lambda arguments: tensors_in(arguments.run(network))
+
+
+def _made_for_the_first(
+    names: list[str], make: Callable[[Mapping[str, object]], Callable[[Arguments], list[Tensor]]]
+) -> Callable[[Arguments], list[Tensor]]:
+    """Return what is made of the first arguments that it gets, by name, and runs on all."""
+    made: list[Callable[[Arguments], list[Tensor]]] = []
+
+    def run(arguments: Arguments) -> list[Tensor]:
+        if not made:
+            made.append(make(_arrays(_named(names, arguments))))
+        return made[0](arguments)
+
+    return run
 
 
 def _named(names: list[str], arguments: Arguments) -> dict[str, Tensor]:

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sekron.export.int8 import nncf
 from sekron.export.one_layer import Calls, NoCall, write_layer
 from sekron.export.onnx_graph import check_packages, write_onnx
 from sekron.export.packages import needed, quiet
 from sekron.export.program import trace
-from sekron.export.readers import Reader, open_int8, open_onnx, open_openvino
+from sekron.export.readers import Reader, open_int8, open_onnx, open_openvino, open_openvino_int8
 from sekron.export.refusal import CannotRun, reason_of
 from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Arguments
@@ -107,6 +108,14 @@ def openvino(model: nn.Module, arguments: Arguments) -> Ready:
     return _exported("openvino", open_openvino, model, arguments)
 
 
+def openvino_int8(model: nn.Module, arguments: Arguments) -> Ready:
+    """Make a network ready in OpenVINO in int8, quantized on these inputs by nncf.
+
+    That is for the clock, as `onnxruntime_int8` is.
+    """
+    return _exported("openvino-int8", open_openvino_int8, model, arguments)
+
+
 RUNTIMES: dict[str, Runtime] = {
     "torch": torch_eager,
     "torch.compile": torch_compile,
@@ -115,6 +124,7 @@ RUNTIMES: dict[str, Runtime] = {
     "onnxruntime-cuda": onnxruntime_cuda,
     "onnxruntime-tensorrt": onnxruntime_tensorrt,
     "openvino": openvino,
+    "openvino-int8": openvino_int8,
 }
 
 
@@ -139,6 +149,8 @@ def version_of(name: str) -> str:
                 f"{name} must have ONNX Runtime's {provider}, which has {', '.join(available)}; "
                 "pip install onnxruntime-gpu in the place of onnxruntime."
             )
+    if name == "openvino-int8":
+        nncf()
     if name in PROVIDERS and not torch.cuda.is_available():
         raise ImportError(f"{name} must have a CUDA device, but torch sees none.")
     return str(module.__version__)
