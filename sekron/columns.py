@@ -70,11 +70,20 @@ COLUMNS = {
         "ms to", "number", "Milliseconds: the upper end of its 95 % confidence interval."
     ),
     "speedup": Column(
-        "speed-up", "number", "Time of the dense network, or layer, over this one's; NaN likewise."
+        "speed-up",
+        "number",
+        "Time of the dense network, or layer, over this one's; NaN likewise, and where the "
+        "interval is wider than 10 % of the time.",
     ),
     "runtime": Column("runtime", "text", "That runs the network."),
     "runtime_version": Column("version", "text", "Of the runtime."),
     "dense_ms": Column("dense ms", "number", "Measured milliseconds of the dense network."),
+    "dense_low_ms": Column(
+        "dense from", "number", "Milliseconds: the lower end of its 95 % confidence interval."
+    ),
+    "dense_high_ms": Column(
+        "dense to", "number", "Milliseconds: the upper end of its 95 % confidence interval."
+    ),
     "activations": Column("activations", "number", "Peak memory of activations, over dense."),
     "score": Column("score", "number", "What the user's function said; more is better."),
     "layer": Column("layer", "text", "Name of the module."),

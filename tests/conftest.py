@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from search.clock import run_queue
+from search.clock.steadiness import Steadiness
 from tests.with_torchvision import define_missing_schemas
 
 # One thread per worker: pytest-xdist runs as many workers as there are cores, and threads that
@@ -88,6 +89,7 @@ def decayed(network, power=1.0):
 def quiet_machine(monkeypatch):
     """Let no search see that tests run side by side."""
     monkeypatch.setattr(run_queue, "TASKS", Path("/nowhere"))
+    monkeypatch.setattr(Steadiness, "add", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

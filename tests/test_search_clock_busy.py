@@ -15,7 +15,8 @@ from search import Budget
 from search.clock import run_queue
 from search.clock.run_queue import BUSY, RunQueue
 from search.clock.time_limit import TimeLimit
-from search.clock.timetable import NetworkTime, Setting, Timetable
+from search.clock.times import NetworkTime, Setting
+from search.clock.timetable import Timetable
 from search.whole_network.plan_clock import PlanClock, agreed
 from sekron import Plan
 from tests.test_search_whole_network_within_latency import World, run, world
@@ -137,10 +138,10 @@ def test_a_busy_machine_is_told_and_measured_anew(world, small_network, small_in
 @pytest.mark.parametrize("before", [0.0, 0.3])
 def test_a_moment_of_waiting_is_not_all_of_it(before):
     """What counts is the share of all that was measured, here and by an earlier search."""
-    queue, kept = SimpleNamespace(share=0.4), []
+    queue, steadiness, kept = SimpleNamespace(share=0.4), SimpleNamespace(spread=0.0), []
     setting = Setting("cpu", 1, "2", "float32", "contiguous", ((1, 3),))
     timetable = Timetable(setting, 10.0, {}, waited=before)
-    stopwatch = SimpleNamespace(run_queue=queue)
+    stopwatch = SimpleNamespace(run_queue=queue, steadiness=steadiness)
     clock = PlanClock(stopwatch, timetable, TimeLimit(1.0), kept.append, lambda _: None)
     for share in (0.4, 0.02):
         queue.share = share

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from search import Budget
-from search.clock.timetable import Effect, LayerTime, NetworkTime, Setting, TimedPoint, Timetable
+from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
+from search.clock.timetable import Effect, Timetable
 from search.front.layer_options import LayerOptions
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from search.clock.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
+from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
+from search.clock.timetable import Timetable
 from search.clock.timetable_record import from_json, to_json
 from sekron.layers.operations import Form
 from sekron.network.plan import Plan
@@ -110,7 +111,7 @@ def test_half_a_file_is_refused(full):
     ("field", "value", "message"),
     [
         ("format", "sekron.run", "must be 'sekron.latency', but is 'sekron.run'"),
-        ("version", 2, "must have version 3 or 4, got 2; use the release that wrote it"),
+        ("version", 2, "must have version 3 or 4 or 5, got 2; use the release that wrote it"),
     ],
 )
 def test_another_format_or_version_is_named(full, field, value, message):

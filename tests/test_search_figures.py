@@ -70,12 +70,23 @@ def test_what_is_not_known_is_no_axis(result):
 def test_plans_that_were_not_measured_are_hollow_where_they_are_predicted(result):
     front = result.pareto_front()
     times = np.where(np.arange(len(front)) % 2, np.nan, 3.0)
-    front = front.assign(predicted_ms=5.0, latency_ms=times)
+    ends = {"latency_low_ms": 0.99 * times, "latency_high_ms": 1.02 * times}
+    front = front.assign(predicted_ms=5.0, latency_ms=times, **ends)
     figure = front_figure(front, None, {"latency_ms": 4.0}, "latency_ms")
     assert set(trace(figure, "plans").x) == {3.0}
     assert set(trace(figure, "predicted").x) == {5.0}
     rows = [*trace(figure, "plans").customdata, *trace(figure, "predicted").customdata]
     assert sorted(rows) == list(range(len(front)))
+
+
+def test_a_time_that_is_not_sure_is_a_point_that_the_line_passes_over(result):
+    front = result.pareto_front().assign(predicted_ms=5.0, latency_ms=3.0, latency_low_ms=2.95)
+    front["latency_high_ms"] = np.where(np.arange(len(front)) == 1, 4.0, 3.05)
+    front.loc[1, ["latency_ms", "error"]] = 2.96, 0.0  # it would be the best of all
+    figure = front_figure(front, None, {}, "latency_ms")
+    assert list(trace(figure, "not sure").customdata) == [1]
+    assert 1 not in trace(figure, "plans").customdata
+    assert set(trace(figure, "reached").x) == {3.0}
 
 
 def test_rivals_lie_over_the_front(result):

@@ -7,7 +7,8 @@ import pytest
 
 import search
 from search import Budget
-from search.clock.timetable import LayerTime, NetworkTime, Setting, TimedPoint, Timetable
+from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
+from search.clock.timetable import Timetable
 from sekron.layers.operations import DEFAULT_FORM
 
 

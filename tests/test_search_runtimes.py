@@ -13,7 +13,7 @@ from torch import nn
 import search
 import sekron
 from search import Budget
-from search.clock.race import EAGER
+from search.clock.race import EAGER, processor_name
 from search.clock.sides import LEAST
 from search.clock.stopwatch import Stopwatch
 from search.clock.timetable_record import to_json
@@ -71,7 +71,7 @@ def fake_race(monkeypatch):
     return fake
 
 
-def timed_in(runtime, worlds, network, example, folder):
+def timed_in(runtime, worlds, network, example, folder, **others):
     return run(
         worlds,
         network,
@@ -80,6 +80,7 @@ def timed_in(runtime, worlds, network, example, folder):
         runtime=runtime,
         include=["3", "6"],
         n_network_trials=4,
+        **others,
     )
 
 
@@ -145,7 +146,7 @@ def test_a_layer_takes_what_its_call_takes_beyond_the_way_into_the_runtime(
     stopwatch = Stopwatch(small_network, small_input, measured, "onnxruntime")
     fake_race([0.5, 0.3, 0.105, 0.1])
     ratios = stopwatch.candidate_ratios(stopwatch.layers[0], [(SPLIT, Form())] * 2, 1.0)
-    assert ratios == pytest.approx([0.2 / 0.4, LEAST * 0.105 / 0.4])
+    assert [ratio for _, ratio, _ in ratios] == pytest.approx([0.2 / 0.4, LEAST * 0.105 / 0.4])
     fake_race(lambda n: [[8.0], [0.5, 0.1]][n - 1])
     times = stopwatch.start(1.0)
     assert times.network_ms == 8000.0
@@ -161,7 +162,9 @@ def test_in_torch_itself_a_layer_is_timed_as_before(small_network, small_input, 
     races = fake_race([0.4, 0.1])
     measured = search.profile(small_network, small_input)
     stopwatch = Stopwatch(small_network, small_input, measured)
-    assert stopwatch.candidate_ratios(stopwatch.layers[0], [(SPLIT, Form())], 1.0) == [0.25]
+    assert stopwatch.candidate_ratios(stopwatch.layers[0], [(SPLIT, Form())], 1.0) == [
+        (0.25, 0.25, 0.25)
+    ]
     assert len(races[-1]) == 2
     assert stopwatch.sides.layer_seconds == stopwatch.sides.network_seconds == 0.0
 
@@ -389,6 +392,8 @@ class Untouchable(nn.Module):
         ("onnxruntime", ImportError, r"onnxruntime must be .* 'sekron\[onnxruntime\]'\.$"),
         ("onnxruntime-int8", ImportError, r"onnxruntime must be .* 'sekron\[onnxruntime\]'\.$"),
         ("openvino", ImportError, r"openvino must be .* 'sekron\[openvino\]'\.$"),
+        ("openvino-int8", ImportError, r"openvino must be .* 'sekron\[openvino\]'\.$"),
+        ("onnxruntime-cuda", ImportError, r"onnxruntime must be .* 'sekron\[onnxruntime\]'\.$"),
     ],
 )
 def test_a_runtime_that_is_not_there(monkeypatch, small_input, runtime, error, message):
@@ -403,6 +408,15 @@ def test_a_runtime_that_is_not_there(monkeypatch, small_input, runtime, error, m
     for ask in asks:
         with pytest.raises(error, match=message):
             ask()
+
+
+def test_the_setting_of_a_runtime_on_a_gpu_names_the_gpu(small_network, small_input, monkeypatch):
+    monkeypatch.setattr("search.clock.stopwatch.version_of", lambda _: "1.0")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU, {device}")
+    measured = search.profile(small_network, small_input)
+    for runtime, device in (("onnxruntime-cuda", "a GPU, None"), ("onnxruntime", processor_name())):
+        setting = Stopwatch(small_network, small_input, measured, runtime).setting()
+        assert (setting.device, setting.runtime_version) == (device, "1.0")
 
 
 def test_a_runtime_is_named_for_the_clock(small_network, small_input):

@@ -15,7 +15,8 @@ import search
 from search import Budget, InfeasibleBudget
 from search.clock.candidate_times import forms as forms_of_structure
 from search.clock.stopwatch import Stopwatch
-from search.clock.timetable import LayerTime, Timetable
+from search.clock.times import LayerTime
+from search.clock.timetable import Timetable
 from search.clock.timetable_record import to_json
 from search.folder.recorder import Nobody
 from search.folder.run_folder import RunFolder
@@ -112,7 +113,8 @@ class WorldsStopwatch(Stopwatch):
 
     def candidate_ratios(self, layer, sides, _):
         self.world.races += 1
-        return [self.world.ratio(layer, structure, form) for structure, form in sides]
+        ratios = [self.world.ratio(layer, structure, form) for structure, form in sides]
+        return [(ratio, ratio, ratio) for ratio in ratios]
 
     def network_ratio(self, small, _):
         """Look into the network that was built, and at nothing else."""

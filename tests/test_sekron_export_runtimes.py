@@ -12,20 +12,25 @@ from torch import nn
 import sekron
 from sekron import Plan, Structure
 from sekron.export.difference import largest_difference
-from sekron.export.one_layer import Calls
-from sekron.export.runtimes import RUNTIMES, make_ready
+from sekron.export.int8 import REPEATING, quantize_openvino
+from sekron.export.one_layer import Calls, write_layer
+from sekron.export.packages import quiet
+from sekron.export.readers import open_onnx, read_openvino
+from sekron.export.runtimes import PROVIDERS, RUNTIMES, make_ready, version_of
 from sekron.forward.inputs import as_arguments
 from sekron.layers.operations import Form
 from sekron.network.surgery import blank_layer
 
 ROOT = Path(__file__).parents[1]
 
-TOLERANCES = {"onnxruntime-int8": 0.1}
+TOLERANCES = {"onnxruntime-int8": 0.1, "openvino-int8": 0.1}
 """Of outputs that are of the size of one; 1e-4 elsewhere."""
 
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+MARKS = {"torch.compile": [pytest.mark.slow], **dict.fromkeys(PROVIDERS, GPU)}
+
 names = pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.slow] if n == "torch.compile" else []) for n in RUNTIMES],
+    "name", [pytest.param(name, marks=MARKS.get(name, [])) for name in RUNTIMES]
 )
 
 
@@ -124,7 +129,7 @@ def test_each_of_many_layers_is_compiled():
             make_ready("torch.compile", Calls(nn.Linear(width, 3)), x)
 
 
-@pytest.mark.parametrize("name", [name for name in RUNTIMES if name != "torch.compile"])
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if name not in MARKS])
 def test_signals_are_still_handled_once_networks_are_gone(name):
     text = (
         "import gc, signal, torch\n"
@@ -143,7 +148,7 @@ def test_signals_are_still_handled_once_networks_are_gone(name):
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-int8", "openvino"])
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8"])
 def test_a_runtime_says_what_it_does_not_take(name):
     with pytest.raises(sekron.CannotRun, match=rf"^{name} must take the network, .* in forward, `"):
         make_ready(name, Branching(), as_arguments(torch.randn(1, 3)))
@@ -156,9 +161,79 @@ def test_a_runtime_that_is_not_installed(monkeypatch, name):
         make_ready(name, nn.Linear(3, 3), as_arguments(torch.randn(1, 3)))
 
 
+@pytest.mark.parametrize(("name", "provider"), [(n, p[0]) for n, p in PROVIDERS.items()])
+def test_a_runtime_without_its_provider_or_its_device(monkeypatch, tmp_path, name, provider):
+    import onnxruntime  # noqa: PLC0415  slow
+
+    def has(*providers):
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(providers))
+
+    has("CPUExecutionProvider")
+    with pytest.raises(ImportError, match=rf"^{name} must have ONNX Runtime's {provider}, which "):
+        version_of(name)
+    has(*PROVIDERS[name])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ImportError, match=rf"^{name} must have a CUDA device, but torch sees none"):
+        version_of(name)
+    with quiet():
+        names = write_layer(Calls(nn.Linear(3, 3)).eval(), [torch.ones(1, 3)], tmp_path / "a.onnx")
+        fallen_back = "CPUExecutionProvider"  # as ONNX Runtime does without an error
+        with pytest.raises(sekron.CannotRun, match=rf"^{provider} must start, but {fallen_back} "):
+            open_onnx(tmp_path / "a.onnx", names, PROVIDERS[name])
+
+
+def test_repeated_matrices_stay_exact_in_openvino(tmp_path):
+    """For nncf they are activations, with one scale for all of a matrix; a linear layer is int8."""
+    structure = Structure.parse("cp:12x1x1x1,1x8x1x1,1x1x3x1,1x1x1x3@4")
+    network = nn.Sequential(
+        blank_layer(nn.Conv2d(8, 12, 3), structure, Form(None, True)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 5),
+    ).eval()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.normal_()
+    images = torch.randn(4, 8, 9, 9)
+    sekron.export_onnx(network, images, tmp_path / "a.onnx")
+    with quiet():
+        exact = read_openvino(tmp_path / "a.onnx")
+        int8 = quantize_openvino(exact, [{"input": images.numpy()}])
+
+    def is_int8(output):
+        node = output.get_node()
+        while node.get_type_name() in REPEATING:
+            node = node.input_value(0).get_node()
+        return node.get_type_name() == "FakeQuantize"
+
+    products = [op for op in int8.get_ops() if op.get_type_name() == "MatMul"]
+    sides = [tuple(is_int8(op.input_value(side)) for side in (0, 1)) for op in products]
+    # Of the linear layer the input is told; its weight is stored as integers.
+    assert sorted(sides) == [(False, False), (False, False), (True, False)]
+
+
+def test_int8_in_openvino_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(ImportError, match=r"package nncf must be .* 'sekron\[nncf\]'\.$"):
+        make_ready("openvino-int8", nn.Linear(3, 3), as_arguments(torch.randn(1, 3)))
+
+
+def test_a_quantizer_tells_nobody_that_it_is_used():
+    text = (
+        "import os\n"
+        "from sekron.export.int8 import nncf\n"
+        "nncf()\n"
+        "from nncf.telemetry.wrapper import telemetry\n"
+        "print(type(telemetry).__name__, 'NNCF_CI' in os.environ)\n"
+    )
+    command = [sys.executable, "-c", text]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "MagicMock False\n"  # what stands in for it
+
+
 def test_an_unknown_runtime():
     with pytest.raises(
         ValueError,
-        match=r"one of torch, torch\.compile, onnxruntime, onnxruntime-int8, openvino, got",
+        match=r"one of torch, torch\.compile, onnxruntime, onnxruntime-int8, .*openvino.*, got",
     ):
         make_ready("tensorrt", nn.Linear(3, 3), as_arguments(torch.randn(1, 3)))

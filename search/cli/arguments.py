@@ -66,6 +66,10 @@ Milliseconds = Annotated[float | None, typer.Option(help="Time of a forward pass
 Speedup = Annotated[float | None, typer.Option(help="Dense time over that of the plan.")]
 MinScore = Annotated[float | None, typer.Option(help="Least score; the fewest FLOPs with it.")]
 Patterns = Annotated[list[str] | None, typer.Option(help="Pattern of layer names; repeatable.")]
+Timed = Annotated[
+    str,
+    typer.Option("--runtime", help="Whose times count, of those timed in RUN; default the last."),
+]
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

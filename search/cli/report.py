@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli.arguments import Json, NamedModel, Run, Storage, Weights
+from search.cli.arguments import Json, NamedModel, Run, Storage, Timed, Weights
 from search.cli.output import note, print_json, say
 from search.cli.results import compare as compare_with_rivals
 from search.folder.run_folder import RunFolder
@@ -25,15 +25,18 @@ def report(
     model: NamedModel = "",
     weights: Weights = "",
     storage: Storage = None,
+    runtime: Timed = "",
     as_json: Json = False,
 ) -> None:
     """Write one HTML page that shows a run, finished or not; it opens without a network."""
     if compare:
-        compare_with_rivals(run, model, weights, storage=storage)
+        compare_with_rivals(run, model, weights, storage=storage, runtime=runtime)
     record = RunFolder(run).read()
     result, lacks = load_so_far(run, storage)
+    result = result.in_runtime(runtime) if runtime else result
     path = Path(output or Path(run) / "report.html")
-    Report(run, record, result, lacks, read_rivals(run)).write(path)
+    rivals = read_rivals(run, runtime or record.settings.runtime)
+    Report(run, record, result, lacks, rivals).write(path)
     if lacks:
         note(f"the search in {run} is not finished ({lacks[0]}), and the page says so.")
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict
 from typing import Annotated
@@ -23,6 +24,7 @@ from search.cli.arguments import (
     Run,
     Speedup,
     Storage,
+    Timed,
     Weights,
     budget_of,
     check_form,
@@ -43,11 +45,14 @@ from search.cli.trust import model_of
 from search.clock.race import compare as race_networks
 from search.folder.run_folder import RunFolder
 from search.folder.run_record import RunRecord
+from search.front.beside import winner
 from search.front.outcome import Outcome
 from search.front.result import SearchResult
 from search.per_layer.identity import weight_digests
 from search.pipeline.load import load, load_so_far
+from search.report.rivals import comparison_of
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.export.refusal import CannotRun
 from sekron.network.checkpoint import check_folder, save
 from sekron.spreadsheet import as_csv
 
@@ -57,17 +62,20 @@ def front(
     csv: Csv = False,
     as_json: Json = False,
     storage: Storage = None,
+    runtime: Timed = "",
 ) -> None:
     """Print the Pareto front of a search, finished or not."""
     check_form(csv, as_json)
     result, lacks = load_so_far(run, storage)
+    result = result.in_runtime(runtime) if runtime else result
     if lacks:
         note(f"the search in {run} is not finished ({lacks[0]}); this is what is there.")
     if csv:
         sys.stdout.write(as_csv(result.pareto_front().drop(columns="plan")))
     elif as_json:
         asked, rows = str(result.budget), rows_of(result.pareto_front())
-        print_json({"budget": asked, "rows": rows, "lacks": lacks})
+        clock = None if result.timetable is None else result.timetable.setting.runtime
+        print_json({"budget": asked, "runtime": clock, "rows": rows, "lacks": lacks})
     else:
         print_front(result)
 
@@ -86,19 +94,24 @@ def apply(
     digest: Annotated[
         str, typer.Option("--plan", help="Digest of a plan of the front, as a report tells it.")
     ] = "",
+    runtime: Timed = "",
     as_json: Json = False,
 ) -> None:
     """Write the compressed network for the budget of the search, or for another one."""
     check_folder(output)  # before minutes of decomposition
     _, result, network = _opened(run, model, weights, storage)
+    result = result.in_runtime(runtime) if runtime else result
     other = budget_of(flops, params, latency, latency_ms, speedup)
     if digest and other != Budget():
         raise ValueError("a plan must be named by --plan or by a budget, got both; give one.")
-    wanted = f"plan {digest}" if digest else str(result.budget if other == Budget() else other)
+    budget = result.budget if other == Budget() else other
+    wanted = f"plan {digest}" if digest else str(budget)
     if digest:
         plan = result.by_digest(digest)
+    elif budget is other or (runtime and winner(result.choices, budget, result.scores) is None):
+        plan = result.plan(budget)
     else:
-        plan = result.best if other == Budget() else result.plan(other)
+        plan = result.best
     small = plan.apply(network)
     save(small, output)
     outcome = Outcome.of(result, plan)
@@ -124,6 +137,7 @@ def compare(
     csv: Csv = False,
     as_json: Json = False,
     storage: Storage = None,
+    runtime: Timed = "",
 ) -> None:
     """Compare with TT, TR, CP, Tucker and others at the budget of the search, or at another one.
 
@@ -133,6 +147,8 @@ def compare(
     """
     check_form(csv, as_json)
     record, result, network = _opened(run, model, weights, storage)
+    result = result.in_runtime(runtime) if runtime else result
+    runtime = runtime or record.settings.runtime
     if not record.source.inputs:
         raise ValueError(
             f"{run} must say what its network takes, but does not: give the same `sekron search` "
@@ -145,8 +161,14 @@ def compare(
         budget = Budget(flops=result.profile.totals(result.best)["flops"])
     example = example_of(record.source)
 
+    refused: list[str] = []
+
     def clock(dense: nn.Module, small: nn.Module) -> tuple[float, float]:
-        timed = race_networks(dense, small, example, runtime=record.settings.runtime)
+        try:
+            timed = race_networks(dense, small, example, runtime=runtime)
+        except CannotRun as error:
+            refused.append(str(error))
+            return math.nan, math.nan
         return timed.second.median_ms, timed.ratio
 
     frame = baselines.compare(
@@ -160,8 +182,10 @@ def compare(
         include=record.settings.include,
         exclude=record.settings.exclude,
         max_seconds=max_seconds,
-        output=f"{run}/comparison.csv",
+        output=comparison_of(run, runtime),
     )
+    if refused:
+        note(f"networks have no time: {len(refused)}, the first since {refused[0]}")
     frame = frame[frame["budget"] == str(budget)]
     frame = frame.sort_values("error_in_metric" if result.metrics else "error")
     if frame["flops"].isna().all():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from search.clock.race import FEWEST, WARM_UP
 from search.clock.stopwatch import Stopwatch
-from search.clock.timetable import TimedPoint, Timetable
+from search.clock.times import TimedPoint
+from search.clock.timetable import Timetable
 from sekron.layers.operations import Form
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
@@ -54,6 +55,8 @@ class Wanted:
     ) -> Timetable:
         """Time the structure at these ranks; at the middle ones first, to choose its form.
 
+        One that runs in no form there is not tried at others.
+
         Args:
             stopwatch: Of the network.
             timetable: Which of its ranks are known is not measured again.
@@ -66,14 +69,15 @@ class Wanted:
             tried = forms(layer, middle)
             sides = [(middle, form) for form in tried]
             ratios = stopwatch.candidate_ratios(layer, sides, left())
-            fastest = int(np.argmin(ratios))
-            times = TimedPoint(tried[fastest], {middle.ranks: ratios[fastest]})
+            # By the slow ends: of many forms, one that is not sure seems fast by luck.
+            fastest = min(range(len(tried)), key=lambda form: ratios[form][2])
+            times = TimedPoint(tried[fastest]).with_time(middle.ranks, ratios[fastest])
         others = [s for s in self.structures if s.ranks not in times.ratios]
-        if others:
+        if others and times.runs:
             sides = [(other, times.form) for other in others]
             ratios = stopwatch.candidate_ratios(layer, sides, left())
-            more = {other.ranks: ratio for other, ratio in zip(others, ratios, strict=True)}
-            times = replace(times, ratios={**times.ratios, **more})
+            for other, ratio in zip(others, ratios, strict=True):
+                times = times.with_time(other.ranks, ratio)
         return timetable.with_point(timetable.layers[layer.name].key, point, times)
 
     @property

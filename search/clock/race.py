@@ -104,7 +104,9 @@ def latency(
         example_input: Where and as it shall run; the whole batch counts.
         precision: Half width of the median's 95 % confidence interval, relative to the median.
         max_seconds: Limit of the measuring, at least 7 runs apart.
-        runtime: That runs it: torch, torch.compile, onnxruntime, onnxruntime-int8 or openvino.
+        runtime: That runs it, one of `sekron.export.runtimes.RUNTIMES`: torch, torch.compile,
+            onnxruntime, onnxruntime-int8, onnxruntime-cuda, onnxruntime-tensorrt, openvino or
+            openvino-int8.
 
     Raises:
         ValueError: If `precision` or `max_seconds` is not positive, there is no such runtime, or it

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from search.clock.race import EAGER, forward, synchronized
 from sekron.export.one_layer import Calls, NoCall
+from sekron.export.refusal import CannotRun
 from sekron.export.runtimes import Ready, make_ready
 from sekron.forward.inputs import Arguments
 
@@ -66,7 +67,7 @@ class Sides:
 
     def layers(
         self, key: str, dense: nn.Module, candidates: Sequence[nn.Module], inputs: Sequence[Tensor]
-    ) -> list[Run]:
+    ) -> list[Run | CannotRun]:
         """Return the calls of a layer and of its candidates, alone.
 
         Args:
@@ -77,7 +78,10 @@ class Sides:
 
         Returns:
             The dense layer, the candidates and, but in torch itself, what it takes to call the
-            runtime for nothing.
+            runtime for nothing. In the place of a candidate that the runtime does not take: why.
+
+        Raises:
+            CannotRun: If the runtime does not take the dense layer.
         """
         if self.is_eager:
             return [_eager(module, inputs) for module in (dense, *candidates)]
@@ -87,9 +91,8 @@ class Sides:
                 self._ready(Calls(dense), arguments),
                 self._ready(NoCall(), arguments),
             )
-        first, last = self._dense[key]
-        made = (self._ready(Calls(candidate), arguments) for candidate in candidates)
-        return [partial(side.run, arguments) for side in (first, *made, last)]
+        first, last = (partial(side.run, arguments) for side in self._dense[key])
+        return [first, *(self._tried(Calls(c), arguments) for c in candidates), last]
 
     def own(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the layers' own part of the times of `layers`: a network is called only once.
@@ -101,6 +104,12 @@ class Sides:
             return times
         layers, call = times[:-1], float(np.median(times[-1]))
         return np.maximum(layers - call, LEAST * layers)
+
+    def _tried(self, candidate: nn.Module, arguments: Arguments) -> Run | CannotRun:
+        try:
+            return partial(self._ready(candidate, arguments).run, arguments)
+        except CannotRun as error:
+            return error
 
     def _ready(self, layer: nn.Module, arguments: Arguments) -> Ready:
         start = time.perf_counter()

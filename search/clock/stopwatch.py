@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -16,8 +17,11 @@ from search.clock.peak_memory import peak_activation_bytes
 from search.clock.race import EAGER, MAX_SECONDS, interval, processor_name, race, synchronized
 from search.clock.run_queue import RunQueue
 from search.clock.sides import Sides
-from search.clock.timetable import LayerTime, Setting, Timetable
-from sekron.export.runtimes import version_of
+from search.clock.steadiness import Steadiness
+from search.clock.times import Interval, LayerTime, Setting
+from search.clock.timetable import Timetable
+from sekron.export.refusal import CannotRun
+from sekron.export.runtimes import PROVIDERS, version_of
 from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Inputs, example_of
 from sekron.layers.operations import Form
@@ -41,17 +45,15 @@ MOMENT = 1e-3
 """For a race that is run although the time is up: it ends after the fewest rounds."""
 
 
-Interval = tuple[float, float, float]
-"""A median between the ends of its 95 % confidence interval."""
-
-
 class Stopwatch:
     """Measures one network; everything runs on a copy.
 
     Attributes:
         layers: That are searched.
         run_queue: What its races waited for.
+        steadiness: Of the dense network's times in them.
         sides: What makes networks and layers ready.
+        refused: What of the candidates the runtime does not take -> why.
 
     Args:
         model: The dense network.
@@ -72,7 +74,8 @@ class Stopwatch:
         self._arguments = example_of(example_input, model)
         self.sides = Sides(runtime, self._arguments)
         self.layers = profile.searched
-        self.run_queue = RunQueue()
+        self.run_queue, self.steadiness = RunQueue(), Steadiness()
+        self.refused: dict[str, str] = {}
         self._calls = record(self._network, self._names(), self._runner(self._network))
 
     def setting(self) -> Setting:
@@ -89,9 +92,11 @@ class Stopwatch:
             )
         first = tensors[0]
         channels_last = first.dim() == 4 and not first.is_contiguous()
-        runtime = self.sides.runtime
+        runtime, device = self.sides.runtime, processor_name()
+        if first.is_cuda or runtime in PROVIDERS:
+            device = torch.cuda.get_device_name(first.device if first.is_cuda else None)
         return Setting(
-            device=torch.cuda.get_device_name(first.device) if first.is_cuda else processor_name(),
+            device=device,
             threads=torch.get_num_threads(),
             torch=str(torch.__version__),
             dtype=str(next(self._network.parameters()).dtype),
@@ -116,7 +121,7 @@ class Stopwatch:
             seconds: After which to stop, but not before the fewest rounds.
 
         Raises:
-            CannotRun: If the runtime does not take the network.
+            CannotRun: If the runtime does not take the network, or one of the layers alone.
         """
         if not self.sides.is_eager:
             return self._start_alone(seconds)
@@ -130,9 +135,15 @@ class Stopwatch:
         layers = {}
         for layer in self.layers:
             of_calls = np.array(of_layer[layer.name]).reshape(-1, len(self._calls[layer.name]))
-            ms = 1e3 * float(np.median(of_calls[-n_runs:].sum(axis=1)))
-            layers[layer.name] = LayerTime(self.key(layer), ms)
-        return Timetable(self.setting(), 1e3 * float(np.median(times[0])), layers)
+            low, ms, high = interval(1e3 * of_calls[-n_runs:].sum(axis=1))
+            layers[layer.name] = LayerTime(self.key(layer), ms, low, high)
+        return self._timetable(times[0], layers)
+
+    def _timetable(self, dense: NDArray[np.float64], layers: dict[str, LayerTime]) -> Timetable:
+        """Return a timetable of the dense network, whose rounds these seconds are."""
+        self.steadiness.add(dense)
+        low, ms, high = interval(1e3 * dense)
+        return Timetable(self.setting(), ms, layers, network_low_ms=low, network_high_ms=high)
 
     def _start_alone(self, seconds: float) -> Timetable:
         network = self.sides.network(self._dense)
@@ -143,17 +154,20 @@ class Stopwatch:
         first = {keys[layer.name]: layer for layer in reversed(self.layers)}
         each = seconds / 2 / len(first)
         ms = {
-            key: 1e3 * float(np.median(self._raced_alone(layer, [], each)))
+            key: interval(1e3 * self._raced_alone(layer, [], each)[0])
             for key, layer in first.items()
         }
         # Alone they may take longer than all of the network, in which much is fused.
-        shrunk = min(network_ms / sum(ms[key] for key in keys.values()), 1.0)
-        layers = {name: LayerTime(key, shrunk * ms[key]) for name, key in keys.items()}
-        return Timetable(self.setting(), network_ms, layers)
+        shrunk = min(network_ms / sum(ms[key][1] for key in keys.values()), 1.0)
+        layers = {}
+        for name, key in keys.items():
+            low, middle, high = (shrunk * end for end in ms[key])
+            layers[name] = LayerTime(key, middle, low, high)
+        return self._timetable(times[0], layers)
 
     def candidate_ratios(
         self, layer: LayerProfile, sides: Sequence[tuple[Structure, Form]], seconds: float
-    ) -> list[float]:
+    ) -> list[Interval]:
         """Time candidates of a layer in turn with the dense one.
 
         Args:
@@ -162,24 +176,44 @@ class Stopwatch:
             seconds: After which to stop, but not before the fewest rounds.
 
         Returns:
-            The time of each over that of the dense layer.
+            The time of each over that of the dense layer, between the ends of the 95 % confidence
+            interval; all are infinite where the runtime does not take it.
+        """
+        times = self._raced_alone(layer, sides, seconds)
+        ratios = []
+        for ratio in times[1:] / times[0]:
+            low, middle, high = interval(ratio) if np.isfinite(ratio).all() else 3 * (math.inf,)
+            ratios.append((low, middle, high))
+        return ratios
+
+    def _raced_alone(
+        self, layer: LayerProfile, sides: Sequence[tuple[Structure, Form]], seconds: float
+    ) -> NDArray[np.float64]:
+        """Return the seconds of a dense layer and of its candidates, shape `(1 + sides, rounds)`.
+
+        They are infinite where the runtime does not take a candidate.
         """
         dense = self._network.get_submodule(layer.name)
         candidates = [blank_layer(dense, structure, form) for structure, form in sides]
-        times = self._raced_alone(layer, candidates, seconds)
-        return [float(ratio) for ratio in np.median(times[1:] / times[0], axis=1)]
-
-    def _raced_alone(
-        self, layer: LayerProfile, candidates: Sequence[nn.Module], seconds: float
-    ) -> NDArray[np.float64]:
-        """Return the seconds of a dense layer and of its candidates, shape `(sides, rounds)`."""
-        dense = self._network.get_submodule(layer.name)
         inputs = [call.make() for call in self._calls[layer.name]]
-        sides = self.sides.layers(self.key(layer), dense, candidates, inputs)
+        try:
+            made = self.sides.layers(self.key(layer), dense, candidates, inputs)
+        except CannotRun as error:
+            raise CannotRun(
+                f"{error} That is the dense layer {layer.name!r} alone; name it in `exclude`."
+            ) from error
         displace = displacing(inputs, self._touched, self.sides.has_own_threads)
         with self.run_queue.attended(), torch.no_grad():
+            runs = [side for side in made if not isinstance(side, CannotRun)]
             limit = _limited(seconds, CANDIDATE_SECONDS)
-            return self.sides.own(race(sides, RATIO_PRECISION, limit, displace))
+            raced = self.sides.own(race(runs, RATIO_PRECISION, limit, displace))
+        times, left = np.full((1 + len(sides), raced.shape[1]), np.inf), iter(raced)
+        for place, side in enumerate(made[: len(times)]):
+            if isinstance(side, CannotRun):
+                self.refused[f"{sides[place - 1][0]} in layer {layer.name!r}"] = str(side)
+            else:
+                times[place] = next(left)
+        return times
 
     def compressed(self, plan: Plan) -> nn.Module:
         """Return the network under a plan; what its factors are does not matter to the clock."""
@@ -200,6 +234,7 @@ class Stopwatch:
         limit = _limited(seconds, NETWORK_SECONDS)
         with self.run_queue.attended(), untouched(small, self._dense):
             times = race(runs, RATIO_PRECISION / 2, limit)
+        self.steadiness.add(times[1])
         low, ratio, high = interval(times[0] / times[1])
         return low, ratio, high
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
 from search.clock.race import EAGER
+from search.clock.run_queue import BUSY
+from search.clock.steadiness import UNSTEADY
+from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
@@ -19,99 +22,11 @@ from sekron.rank_curves.table import CandidateTable
 from sekron.structures.families import FAMILIES, Point
 from sekron.structures.flops import flops_of_calls
 
-WIDE = 0.1
-"""Width of a 95 % interval, relative to the median, from which a time decides nothing."""
-
 LEAST_REALIZED, MOST_REALIZED, UNLIKELY = 0.5, 2.0, 0.01
 """Networks that save a smaller share have an overhead, none saves a larger one; the weight of the
 belief in no overhead."""
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What a latency depends on besides the network; latencies of two settings never mix.
-
-    Attributes:
-        device: Name of the processor.
-        threads: Of torch.
-        torch: Version.
-        dtype: Of the weights.
-        layout: `contiguous` or `channels_last`, of the example input.
-        input_shapes: Of the example input, the batch included.
-        runtime: That ran everything.
-        runtime_version: Of the runtime; nothing where that is torch's.
-    """
-
-    device: str
-    threads: int
-    torch: str
-    dtype: str
-    layout: str
-    input_shapes: tuple[tuple[int, ...], ...]
-    runtime: str = EAGER
-    runtime_version: str = ""
-
-    def difference(self, here: Setting) -> str:
-        """Return the first field that differs, with both values; nothing if none does."""
-        for name, value in asdict(self).items():
-            if value != getattr(here, name):
-                return f"{name} {value} there, {getattr(here, name)} here"
-        return ""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerTime:
-    """The dense layer inside its network.
-
-    Attributes:
-        key: The module and its inputs; layers of equal key take equally long.
-        dense_ms: Milliseconds of all its calls.
-    """
-
-    key: str
-    dense_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class TimedPoint:
-    """One structure at some ranks on the clock.
-
-    Attributes:
-        form: How it ran: the fastest of its forms.
-        ratios: Ranks -> its time over the dense layer's, timed in turn.
-    """
-
-    form: Form
-    ratios: Mapping[tuple[int, ...], float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkTime:
-    """One compressed network on the clock, in turn with the dense one.
-
-    Attributes:
-        ratio: Its time over the dense network's.
-        saved: Share of the dense network's time that its layers, timed alone, save; NaN where
-            some were not timed.
-        activations: Its peak activation memory over the dense network's.
-        n_layers: Layers that are replaced in it.
-        low: Lower end of the ratio's 95 % confidence interval, NaN where it is not known.
-        high: Upper end.
-    """
-
-    ratio: float
-    saved: float
-    activations: float
-    n_layers: int
-    low: float = math.nan
-    high: float = math.nan
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether the interval is tight enough for the time to decide anything."""
-        return not self.high - self.low > WIDE * self.ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +51,19 @@ class Estimate:
     """The candidates of a layer as the clock sees them, one row per row of its table.
 
     Attributes:
-        ratios: Time over the dense layer's, NaN where nothing like it was timed.
+        ratios: Time over the dense layer's, NaN where nothing like it was timed, infinite where the
+            runtime does not take it.
+        lows: Lower ends of their 95 % confidence intervals, NaN for what was not timed itself.
+        highs: Upper ends.
+        decided: Ratios, in which one that is not sure has the fast end of its interval.
         flops: Multiply-adds in the form that it runs in.
         forms: That form.
     """
 
     ratios: Floats
+    lows: Floats
+    highs: Floats
+    decided: Floats
     flops: NDArray[np.int64]
     forms: list[Form]
 
@@ -158,6 +80,10 @@ class Timetable:
         networks: Digest of a plan -> time of its network.
         winners: Digest of a question -> the plan that was measured to hold its budget.
         waited: Share of the measured time for which threads waited for a processor.
+        spread: Of the dense network's times, over their median.
+        network_low_ms: Lower end of the dense network's 95 % confidence interval, NaN where it is
+            not known.
+        network_high_ms: Upper end.
     """
 
     setting: Setting
@@ -167,6 +93,18 @@ class Timetable:
     networks: Mapping[str, NetworkTime] = field(default_factory=dict)
     winners: Mapping[str, Plan] = field(default_factory=dict)
     waited: float = 0.0
+    spread: float = 0.0
+    network_low_ms: float = math.nan
+    network_high_ms: float = math.nan
+
+    @property
+    def doubt(self) -> str:
+        """Why the machine was too busy for these times, nothing where it was not."""
+        if self.waited > BUSY:
+            return f"threads waited {self.waited:.0%} of the time for a processor"
+        if self.spread > UNSTEADY:
+            return f"the times of the dense network are spread over {self.spread:.0%} of it"
+        return ""
 
     @property
     def searched_ms(self) -> float:
@@ -184,7 +122,7 @@ class Timetable:
 
     def effect(self) -> Effect:
         """Return what the networks measured so far say, by bounded least squares."""
-        informative = [t for t in self.networks.values() if t.saved > 0 and t.is_sure]
+        informative = [t for t in self.networks.values() if t.saved > 0 and t.runs and t.is_sure]
         if not informative:
             return Effect(1.0, 0.0)
         saved = np.array([time.saved for time in informative])
@@ -230,7 +168,8 @@ class Timetable:
         One that was not timed itself lies, in FLOPs and so in time, between others of the same
         structure with other ranks.
         """
-        ratios, flops = np.full(len(table), np.nan), table.flops.copy()
+        ratios, lows, highs, decided = np.full((4, len(table)), np.nan)
+        flops = table.flops.copy()
         forms = [DEFAULT_FORM] * len(table)
         for index, (family, shapes) in enumerate(table.points):
             times = self.point(layer.name, (family, shapes))
@@ -245,11 +184,18 @@ class Timetable:
                 )
                 for r in (timed, ranks)
             )
-            ratios[rows] = _between(at, np.array(list(times.ratios.values())), flops[rows])
+            known = np.array([(times.ratios[r], times.decided(r)) for r in times.ratios]).T
+            runs = np.isfinite(known[0])
+            for values, of_timed in zip((ratios, decided), known, strict=True):
+                values[rows] = np.inf
+                if times.runs:
+                    values[rows] = _between(at[runs], of_timed[runs], flops[rows])
             for row in rows:
-                forms[row] = times.form
-                ratios[row] = times.ratios.get(table.ranks[row], ratios[row])
-        return Estimate(ratios, flops, forms)
+                forms[row], own = times.form, table.ranks[row]
+                if own in times.ratios:
+                    ratios[row], decided[row] = times.ratios[own], times.decided(own)
+                    lows[row], highs[row] = times.ends.get(own, (np.nan, np.nan))
+        return Estimate(ratios, lows, highs, decided, flops, forms)
 
 
 def _between(flops: Any, ratios: Floats, wanted: NDArray[np.int64]) -> Floats:

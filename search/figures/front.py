@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from search.clock.times import is_wide
 from search.figures.style import (
     AXES,
     BLUE,
@@ -67,11 +68,15 @@ def front_figure(
     if x == "latency_ms":
         shown["place"] = front["latency_ms"].fillna(front["predicted_ms"])
     shown = shown[np.isfinite(shown["place"]) & np.isfinite(shown[y])]
-    measured = shown[x].notna()
+    measured, wide = shown[x].notna(), pd.Series(False, shown.index)
+    if x == "latency_ms":
+        wide = is_wide(shown["latency_low_ms"], shown["latency_ms"], shown["latency_high_ms"])
     traces = [
-        _steps(shown, y),
-        _points(shown[measured], y, "plans", {"color": BLUE, "size": 8}),
+        _steps(shown[~wide], y),
+        _points(shown[measured & ~wide], y, "plans", {"color": BLUE, "size": 8}),
     ]
+    if wide.any():
+        traces.append(_points(shown[wide], y, "not sure", {"color": GREY, "size": 8}))
     if not measured.all():
         predicted = {"color": BLUE, "size": 8, "symbol": "circle-open"}
         traces.append(_points(shown[~measured], y, "predicted", predicted))

@@ -34,15 +34,17 @@ def choices_in(runtime: str, choices: Choices, beside: Mapping[str, Timetable]) 
     return choices.retimed(beside[runtime])
 
 
-def winner(choices: Choices, budget: Budget, scores: Scores | None, otherwise: Plan) -> Plan:
+def winner(choices: Choices, budget: Budget, scores: Scores | None) -> Plan | None:
     """Return the plan that a search for a budget has chosen on the clock of these choices.
 
     Args:
         choices: With a timetable.
         budget: Of the search.
         scores: Where networks were scored.
-        otherwise: What to return where there was no such search.
+
+    Returns:
+        None where there was no such search.
     """
     winners = {} if choices.timetable is None else choices.timetable.winners
-    best = winners.get(choices.question(budget.limits), otherwise)
+    best = winners.get(choices.question(budget.limits))
     return best if scores is None else scores.winners.get(choices.question(budget), best)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from search.clock.times import is_wide
 from search.clock.timetable import Timetable
 from search.folder.scores import Scores
 from search.front.choices import Choices, Member
@@ -29,7 +30,7 @@ OF_A_PLAN = (
 )
 CANDIDATES = (
     *("layer", "structure", "family", "sequence_length", "error", "flops", "params"),
-    *("latency_ms", "speedup"),
+    *("latency_ms", "latency_low_ms", "latency_high_ms", "speedup"),
 )
 FRONT = (
     *("error", "flops", "flops_ratio", "params", "params_ratio", "predicted_ms", "latency_ms"),
@@ -37,7 +38,8 @@ FRONT = (
     *("speedup", "activations", "score"),
 )
 RUNTIMES = (
-    *("runtime", "runtime_version", "dense_ms", "predicted_ms", "latency_ms"),
+    *("runtime", "runtime_version", "dense_ms", "dense_low_ms", "dense_high_ms"),
+    *("predicted_ms", "latency_ms"),
     *("latency_low_ms", "latency_high_ms", "speedup"),
 )
 """Columns of the frames of a `SearchResult`, the last ones where there is a clock or a score."""
@@ -136,7 +138,10 @@ def candidates_frame(
     )
     if not np.isnan(options.ms[-1]):
         frame["latency_ms"] = options.ms
-        frame["speedup"] = options.ms[-1] / options.ms
+        frame["latency_low_ms"] = options.low_ms
+        frame["latency_high_ms"] = options.high_ms
+        wide = is_wide(options.low_ms, options.ms, options.high_ms)
+        frame["speedup"] = np.where(wide, np.nan, options.ms[-1] / options.ms)
     return frame.iloc[dense_first]
 
 
@@ -174,6 +179,8 @@ def runtimes_frame(plan: Plan, choices: Choices, timetables: Sequence[Timetable]
             "runtime": setting.runtime,
             "runtime_version": setting.runtime_version or setting.torch,
             "dense_ms": timetable.network_ms,
+            "dense_low_ms": timetable.network_low_ms,
+            "dense_high_ms": timetable.network_high_ms,
         }
         rows.append(told | _times(member, timetable))
     return pd.DataFrame(rows, columns=list(RUNTIMES))
@@ -182,13 +189,14 @@ def runtimes_frame(plan: Plan, choices: Choices, timetables: Sequence[Timetable]
 def _times(member: Member, timetable: Timetable) -> dict[str, float]:
     """Return the predicted and, where it was measured, the measured time of a plan."""
     measured, dense_ms = timetable.of(member.plan), timetable.network_ms
-    ratio, low, high = np.nan, np.nan, np.nan
-    if measured is not None:
+    ratio, low, high, speedup = 4 * (np.nan,)
+    if measured is not None and measured.runs:
         ratio, low, high = measured.ratio, measured.low, measured.high
+        speedup = measured.speedup
     return {
         "predicted_ms": dense_ms * timetable.effect().ratio(member.saved, len(member.plan)),
         "latency_ms": dense_ms * ratio,
         "latency_low_ms": dense_ms * low,
         "latency_high_ms": dense_ms * high,
-        "speedup": 1.0 / ratio,
+        "speedup": speedup,
     }

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search.clock.timetable import Timetable
+from search.clock.times import LayerTime
+from search.clock.timetable import Estimate, Timetable
 from sekron.allocation.relaxation import Floats, Options
 from sekron.budget import Budget
 from sekron.layers.operations import DEFAULT_FORM, Form
@@ -23,17 +24,25 @@ class LayerOptions:
         losses: What each adds to the error of a plan.
         flops: Multiply-adds in the form that runs.
         params: Numbers stored.
-        ms: Milliseconds in the network, NaN where unknown.
+        ms: Milliseconds in the network, NaN where unknown or where it does not run.
+        low_ms: Lower ends of their 95 % confidence intervals, NaN where not timed itself.
+        high_ms: Upper ends.
+        is_slower: Whether it surely takes longer than the dense layer.
         network_ms: The same with what a replaced layer costs its network besides.
         forms: How each one runs.
+        runs: Whether the runtime takes it, as far as is known.
     """
 
     losses: Floats
     flops: NDArray[np.int64]
     params: NDArray[np.int64]
     ms: Floats
+    low_ms: Floats
+    high_ms: Floats
+    is_slower: NDArray[np.bool_]
     network_ms: Floats
     forms: tuple[Form, ...]
+    runs: NDArray[np.bool_]
 
     @classmethod
     def of(
@@ -51,34 +60,38 @@ class LayerOptions:
             timetable: What the clock said.
             overhead_ms: What a replaced layer costs its network besides.
         """
-        ratios, flops = np.full(len(table), np.nan), table.flops
-        forms, dense_ms = [DEFAULT_FORM] * len(table), np.nan
+        unknown = np.full(len(table), np.nan)
+        known = Estimate(*4 * (unknown,), table.flops, [DEFAULT_FORM] * len(table))
+        dense = LayerTime("", np.nan)
         if timetable is not None:
-            estimate = timetable.estimate(layer, table)
-            ratios, flops, forms = estimate.ratios, estimate.flops, estimate.forms
-            dense_ms = timetable.layers[layer.name].dense_ms
-        ms = dense_ms * np.append(ratios, 1.0)
+            known, dense = timetable.estimate(layer, table), timetable.layers[layer.name]
+        runs = np.append(~np.isinf(known.ratios), True)
+        ms = dense.dense_ms * np.where(runs, np.append(known.ratios, 1.0), np.nan)
         return cls(
             table.losses(),
-            np.append(flops, table.dense_flops),
+            np.append(known.flops, table.dense_flops),
             np.append(table.params, table.dense_params),
             ms,
+            np.append(dense.dense_ms * known.lows, dense.low_ms),
+            np.append(dense.dense_ms * known.highs, dense.high_ms),
+            np.append(runs[:-1] & (known.decided >= 1.0), False),
             np.append(ms[:-1] + overhead_ms, ms[-1]),
-            (*forms, DEFAULT_FORM),
+            (*known.forms, DEFAULT_FORM),
+            runs,
         )
 
     def allowed(self, budget: Budget, slower: bool = False) -> NDArray[np.intp]:
         """Return what a budget admits.
 
-        Where latency is limited, only what was timed. What is slower than the dense layer saves
-        nothing but parameters, and is admitted where these are limited, or on demand.
+        Only what runs, and where latency is limited, only what was timed. What is surely slower
+        than the dense layer saves nothing but parameters, and is admitted where these are limited,
+        or on demand.
         """
-        allowed = np.ones(len(self.losses), dtype=bool)
+        allowed = self.runs.copy()
         if budget.is_clocked:
             allowed &= ~np.isnan(self.ms)
         if budget.params is None and not slower:
-            with np.errstate(invalid="ignore"):
-                allowed[:-1] &= ~(self.ms[:-1] >= self.ms[-1])
+            allowed &= ~self.is_slower
         return np.flatnonzero(allowed)
 
     def columns(self, rows: NDArray[np.intp], resources: list[str]) -> Options:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from search.clock.times import is_wide
 from search.folder.scores import Scores
 from search.front.choices import Choices
 from sekron.budget import RESOURCES, Budget
@@ -36,5 +37,11 @@ def is_within(
     least = limits.pop("score", None)
     within = pd.Series(True, front.index) if least is None else front["score"] >= least
     for name, most in limits.items():
-        within &= front[name] <= most
+        within &= (front[name] if name in RESOURCES else _slow_end(front)) <= most
     return within
+
+
+def _slow_end(front: pd.DataFrame) -> pd.Series[float]:
+    """Return the measured times; where one is not sure, the slow end of its interval."""
+    time, high = front["latency_ms"], front["latency_high_ms"]
+    return time.mask(is_wide(front["latency_low_ms"], time, high), high)

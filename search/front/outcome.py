@@ -46,6 +46,7 @@ class Outcome:
         profile, scores, timetable = result.profile, result.scores, result.timetable
         totals = profile.totals(plan)
         measured = None if timetable is None else timetable.of(plan)
+        speedup = math.nan if measured is None else measured.speedup
         score = math.nan if scores is None else scores.of(plan)
         return cls(
             plan=plan.digest,
@@ -56,7 +57,7 @@ class Outcome:
             params=totals["params"],
             params_ratio=totals["params"] / profile.params,
             error=result.choices.member(result.choices.choice(plan)).error,
-            speedup=None if measured is None or not measured.is_sure else 1.0 / measured.ratio,
+            speedup=None if math.isnan(speedup) else speedup,
             score=None if math.isnan(score) else score,
             dense_score=None if scores is None else scores.dense,
         )

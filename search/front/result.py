@@ -109,9 +109,9 @@ class SearchResult:
         """Return every candidate of every searched layer, the dense layer first.
 
         Returns:
-            The columns below: latency_ms and speedup, of the layer in its network, with a
-            timetable, NaN where nothing like it was timed; a speedup up to 1 is refused unless
-            the budget limits parameters.
+            The columns below: latency_ms and what follows, of the layer in its network, with a
+            timetable, NaN where nothing like it was timed, the interval where it was not itself;
+            what is surely slower than dense is refused unless the budget limits parameters.
         """
         frames = [
             candidates_frame(layer, self.tables[layer.name], self.choices.layers[layer.name])
@@ -143,7 +143,7 @@ class SearchResult:
             ValueError: If the budget, or the runtime, needs what was not measured or scored.
         """
         if runtime is not None:
-            return self._in(runtime).pareto_front(budget)
+            return self.in_runtime(runtime).pareto_front(budget)
         front = front_frame(self.members, self.profile, self.timetable, self.scores)
         return (
             front if budget is None else front[is_within(front, budget, self.choices, self.scores)]
@@ -156,11 +156,7 @@ class SearchResult:
 
     @returns_columns("layer", "structures", "found")
     def history(self) -> pd.DataFrame:
-        """Return how early the candidates were found that are left in the end.
-
-        Returns:
-            Rows with the columns below.
-        """
+        """Return how early the candidates were found that are left in the end."""
         return history_frame(self.tables)
 
     def limits(self) -> dict[str, float]:
@@ -260,11 +256,15 @@ class SearchResult:
         plan = self.best if plan is None else plan
         return runtimes_frame(plan, self.choices, [*own, *self.beside.values()])
 
-    def _in(self, runtime: str) -> SearchResult:
-        """Return what is known on the clock of one of the runtimes."""
+    def in_runtime(self, runtime: str) -> SearchResult:
+        """Return the same on the clock of one of the runtimes, with its best plan, if it has one.
+
+        Raises:
+            ValueError: If the runtime was not timed.
+        """
         choices = choices_in(runtime, self.choices, self.beside)
-        best = winner(choices, self.budget, self.scores, self.best)
-        return replace(self, choices=choices, best=best)
+        best = winner(choices, self.budget, self.scores)
+        return replace(self, choices=choices, best=self.best if best is None else best)
 
     def plan(self, budget: Budget, runtime: str | None = None) -> Plan:
         """Return the plan with the least error within any budget; nothing is searched again.
@@ -278,7 +278,7 @@ class SearchResult:
             ValueError: If the budget has a least score, or limits latency where nothing was
                 measured, or the runtime was not timed.
         """
-        result = self if runtime is None else self._in(runtime)
+        result = self if runtime is None else self.in_runtime(runtime)
         solution = result.allocate(budget)
         if solution.is_slower:
             warnings.warn(slower_than_dense(budget), stacklevel=2)

@@ -22,6 +22,7 @@ def time_elsewhere(
     share: float,
     keep: Callable[[Timetable], None],
     on_progress: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> None:
     """Time a plan in the other runtimes of a run folder, where that was not done before.
 
@@ -37,6 +38,7 @@ def time_elsewhere(
         share: Of the limit, after which nothing more is measured.
         keep: Called with each timetable that has a new time.
         on_progress: Called with what is being measured.
+        warn: Called where a runtime does not take the network.
     """
     for runtime, timetable in beside.items():
         if timetable.of(plan) is not None or limit.left(share) == 0.0:
@@ -51,4 +53,7 @@ def time_elsewhere(
         there = choices.retimed(timetable)
         # As it is: there its layers might run in other forms.
         member = replace(there.member(there.choice(plan)), plan=plan)
-        PlanClock(stopwatch, timetable, limit, keep, on_progress).time(member)
+        clock = PlanClock(stopwatch, timetable, limit, keep, on_progress)
+        clock.time(member)
+        for why in clock.refused.values():
+            warn(f"the plan has no time in {runtime}: {why}")

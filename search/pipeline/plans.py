@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from search.clock.run_queue import BUSY
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import BEFORE_SCORES, DENSE, NETWORKS, TimeLimit
 from search.clock.timetable import Timetable
@@ -54,7 +53,7 @@ def begin_clock(
                 f"({difference}); they are measured anew."
             )
             timetable = None
-        elif recorded.waited > BUSY and not request.keep_latency:
+        elif recorded.doubt and not request.keep_latency:
             warn(
                 "the latencies in the run folder were measured on a busy machine; they are "
                 "measured anew."
@@ -189,7 +188,9 @@ def _admission(budget: Budget, start: Plan, clock: PlanClock | None) -> Admissio
     if clock is None:
         return lambda _: True
     first = clock.timetable.of(start) if budget.min_score is None else None
-    slowest = max(1.0, 1.0 if first is None else first.ratio)
+    slowest = 1.0
+    if first is not None and first.runs and first.is_sure:
+        slowest = max(1.0, first.ratio)
 
     def admits(member: Member) -> bool:
         if not member.plan and not budget.is_clocked:

@@ -101,8 +101,8 @@ def run(
         n_threads: Layers that are searched at the same time, each on one thread; default as many
             as torch has. The result does not depend on it.
         runtime: That is timed, layer by layer and whole: torch, torch.compile, onnxruntime,
-            onnxruntime-int8 (quantized, candidates too) or openvino. A run folder keeps the times
-            of several side by side.
+            openvino, their names with -int8 (quantized, candidates too), onnxruntime-cuda or
+            onnxruntime-tensorrt. A run folder keeps the times of several side by side.
 
     Returns:
         The result.

@@ -11,7 +11,6 @@ from functools import partial
 import optuna
 from optuna.storages import BaseStorage
 
-from search.clock.run_queue import BUSY
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import BEFORE_SCORES, TimeLimit
 from search.folder.recorder import Recorder, timetables_beside
@@ -49,7 +48,7 @@ from search.whole_network.judge import Judge
 from search.whole_network.plan_clock import PlanClock
 from search.whole_network.trials import Trials
 from search.workers.claims import Claims, joined
-from sekron.budget import Budget
+from sekron.budget import Budget, InfeasibleBudget
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.spreadsheet import as_csv
@@ -197,7 +196,11 @@ def _settled(
 
         clock = PlanClock(stopwatch, choices.timetable, limit, recorder.keep_timetable, measuring)
         with course.stage(CLOCK), limit.running():
-            best = plan_on_clock(request, choices, clock, trials, warn)
+            try:
+                best = plan_on_clock(request, choices, clock, trials, warn)
+            except InfeasibleBudget:
+                _tell_doubt(clock, warn)  # which may be why
+                raise
             network = request.model, request.example_input, choices.profile
             time_elsewhere(
                 best,
@@ -208,6 +211,7 @@ def _settled(
                 BEFORE_SCORES,
                 recorder.keep_timetable,
                 measuring,
+                warn,
             )
             front_on_clock(request, choices, best, clock)
         choices = choices.retimed(clock.timetable)
@@ -235,11 +239,12 @@ def _tell(
 ) -> None:
     """Say what there was no time to measure, and warn where the time that was set is exceeded."""
     limit = clock.limit
-    if clock.timetable.waited > BUSY:
+    _tell_doubt(clock, warn)
+    if clock.refused:
+        what, why = next(iter(clock.refused.items()))
         warn(
-            "the machine was too busy for the clock: threads waited "
-            f"{clock.timetable.waited:.0%} of the time for a processor, so that the latencies may "
-            "be wrong; run the same search again when it is quiet, and they are measured anew."
+            f"{clock.timetable.setting.runtime} does not take {len(clock.refused)} of what was to "
+            f"be timed, which it has no time of; the first is {what}: {why}"
         )
     if clock.left_out:
         say(
@@ -250,6 +255,15 @@ def _tell(
         warn(
             f"`measure_seconds` of {limit.seconds:g} did not suffice to measure the plan for "
             f"{budget}, which took {limit.spent:.1f} s with the fewest runs; raise it."
+        )
+
+
+def _tell_doubt(clock: PlanClock, warn: Callable[[str], None]) -> None:
+    if clock.timetable.doubt:
+        warn(
+            f"the machine was too busy for the clock: {clock.timetable.doubt}, so that the "
+            "latencies may be wrong; run the same search again when it is quiet, and they are "
+            "measured anew."
         )
 
 

@@ -163,12 +163,16 @@ class Report:
         storage = self.record.settings.storage
         given = "" if storage is None else f" --storage {shlex.quote(storage)}"
         model = "" if self.record.source.model else " --model module:attribute"
+        timetable, runtime, there = self.result.timetable, "", ""
+        if timetable is not None and timetable.setting.runtime != self.record.settings.runtime:
+            runtime = f" --runtime {timetable.setting.runtime}"
+            there = f".in_runtime({timetable.setting.runtime!r})"
         loaded = f"{self.run!r}" if storage is None else f"{self.run!r}, {storage!r}"
         return {
-            "shell": f"sekron apply {shlex.quote(self.run)} --plan {digest}{model}{given} "
+            "shell": f"sekron apply {shlex.quote(self.run)} --plan {digest}{runtime}{model}{given} "
             "--output small.safetensors",
             "python": "import search, sekron\n"
-            f"plan = search.load({loaded}).by_digest({digest!r})\n"
+            f"plan = search.load({loaded}){there}.by_digest({digest!r})\n"
             "small = plan.apply(model)  # the model that was searched\n"
             "sekron.recalibrate(small, batches)  # or repair: unlabelled batches\n"
             'sekron.save(small, "small.safetensors")',

@@ -1,4 +1,4 @@
-"""The comparison that a run folder may hold."""
+"""The comparisons that a run folder may hold: one for each clock."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from search.clock.race import EAGER
 from sekron.spreadsheet import from_csv
 
-COMPARISON = "comparison.csv"
 TEXTS = ("budget", "method", "ranks_by")
 NUMBERS = (
     *("error", "error_in_metric", "flops", "flops_ratio", "params", "params_ratio"),
@@ -16,13 +16,22 @@ NUMBERS = (
 )
 
 
-def read_rivals(run: str | Path) -> pd.DataFrame | None:
+def comparison_of(run: str | Path, runtime: str) -> Path:
+    """Return the file of a run folder for rivals that are timed in a runtime, if at all."""
+    return Path(run) / ("comparison.csv" if runtime == EAGER else f"comparison-{runtime}.csv")
+
+
+def read_rivals(run: str | Path, runtime: str = EAGER) -> pd.DataFrame | None:
     """Return what `baselines.compare` wrote to a run folder, None where it did not.
+
+    Args:
+        run: The folder.
+        runtime: Whose clock timed the rivals.
 
     Raises:
         ValueError: If the file is damaged.
     """
-    path = Path(run) / COMPARISON
+    path = comparison_of(run, runtime)
     if not path.is_file():
         return None
     try:

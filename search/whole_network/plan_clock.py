@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,11 +11,14 @@ from torch import nn
 
 from search.clock.candidate_times import promising, untimed
 from search.clock.race import FEWEST, WARM_UP
-from search.clock.stopwatch import Interval, Stopwatch
+from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import LAYERS, NETWORKS, TimeLimit
-from search.clock.timetable import NetworkTime, Timetable
+from search.clock.times import Interval, NetworkTime, TimedPoint
+from search.clock.timetable import Timetable
 from search.front.choices import Choices, Member
+from search.whole_network.blame import blamed
 from sekron.budget import Budget
+from sekron.export.refusal import CannotRun
 from sekron.network.plan import Plan
 
 OFF = 0.1
@@ -22,6 +26,9 @@ OFF = 0.1
 
 PART = 0.25
 """Of the time that is left, what one network may take at most."""
+
+NEVER = 1e6
+"""Excess of what the runtime does not take, over any budget."""
 
 
 class PlanClock:
@@ -47,7 +54,7 @@ class PlanClock:
         on_progress: Callable[[str], None],
     ) -> None:
         self._stopwatch, self._timetable, self._keep = stopwatch, timetable, keep
-        self._waited_before = timetable.waited  # by an earlier search
+        self._before = timetable  # of an earlier search
         self.limit, self._on_progress = limit, on_progress
         self._left_out: dict[str, str] = {}  # what -> how many of how many
         self._last = "", nn.Module()  # digest of the plan that was raced last, and its network
@@ -63,6 +70,11 @@ class PlanClock:
     def has_time(self) -> bool:
         """Whether the limit is not spent."""
         return self.limit.left() > 0.0
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """What the runtime does not take -> why."""
+        return self._stopwatch.refused
 
     @property
     def left_out(self) -> str:
@@ -96,7 +108,10 @@ class PlanClock:
         return self._timetable is not before
 
     def time(self, member: Member) -> NetworkTime:
-        """Return the time of a plan's network, which is measured if it was not before."""
+        """Return the time of a plan's network, which is measured if it was not before.
+
+        It is infinite where the runtime does not take the network.
+        """
         return self._time(member, PART * self.limit.left())
 
     def _time(self, member: Member, seconds: float) -> NetworkTime:
@@ -106,7 +121,11 @@ class PlanClock:
         measured = NetworkTime(1.0, 0.0, 1.0, 0, 1.0, 1.0)
         if plan:
             small = self._compressed(plan)
-            low, ratio, high = self._race(small, seconds)
+            try:
+                low, ratio, high = self._race(small, seconds)
+            except CannotRun as error:
+                self.refused[_network_of(plan)] = str(error)
+                low, ratio, high = math.nan, math.inf, math.nan
             predicted = self._timetable.effect().ratio(member.saved, len(plan))
             is_off = predicted < (1 - OFF) * low or predicted > (1 + OFF) * high
             if is_off and self.has_time:
@@ -122,15 +141,17 @@ class PlanClock:
 
         One that seems to hold it is timed once more, and the slower time is kept: of many plans
         that are timed once, the one that seems to hold a limit is likely one that was lucky. A time
-        that is not sure holds a limit only with the slow end of its interval.
+        that is not sure holds a limit only with the slow end of its interval. What the runtime does
+        not take exceeds every budget.
         """
-        is_new = self._timetable.of(member.plan) is None
         measured = self.time(member)
-        if is_new and budget.is_clocked and member.plan and self._excess(measured, budget) <= 0.0:
+        is_told = measured.is_confirmed or not member.plan or not budget.is_clocked
+        if not is_told and self._excess(measured, budget) <= 0.0:
             again = self._race(self._compressed(member.plan), PART * self.limit.left())
             low, ratio, high = agreed((measured.low, measured.ratio, measured.high), again)
             ratio = max(measured.ratio, again[1])
-            measured = replace(measured, ratio=ratio, low=min(low, ratio), high=max(high, ratio))
+            low, high = min(low, ratio), max(high, ratio)
+            measured = replace(measured, ratio=ratio, low=low, high=high, is_confirmed=True)
             self._set(self._timetable.with_network(member.plan, measured))
         return self._excess(measured, budget)
 
@@ -152,6 +173,31 @@ class PlanClock:
             self._on_progress(f"the front, plan {done + 1} of {len(unknown)}")
             self._time(member, left / (len(unknown) - done))
 
+    def blame(self, member: Member) -> None:
+        """Refuse those structures of a plan for which the runtime does not take its network.
+
+        Raises:
+            CannotRun: If it takes each of them without the others.
+        """
+        self._on_progress("what the runtime does not take")
+        names = blamed(member.plan, self._takes)
+        if not names:
+            self._stopwatch.sides.network(self._compressed(member.plan))  # which says why
+        why = self.refused.pop(_network_of(member.plan), "")
+        for name in names:
+            structure, key = member.plan[name], self._timetable.layers[name].key
+            refused = TimedPoint(member.plan.form(name), {structure.ranks: math.inf})
+            self.refused[f"{structure} in layer {name!r}"] = why
+            point = structure.family, structure.shapes
+            self._set(self._timetable.with_point(key, point, refused))
+
+    def _takes(self, plan: Plan) -> bool:
+        try:
+            self._stopwatch.sides.network(self._stopwatch.compressed(plan))
+        except CannotRun:
+            return False
+        return True
+
     def crown(self, question: str, member: Member) -> None:
         """Record the plan that was measured to hold a budget."""
         self._set(self._timetable.with_winner(question, member.plan))
@@ -168,15 +214,22 @@ class PlanClock:
         return self._stopwatch.network_ratio(small, seconds)
 
     def _excess(self, measured: NetworkTime, budget: Budget) -> float:
+        if not measured.runs:
+            return NEVER
         limit = budget.limit_ms(self._timetable.network_ms)
         ratio = measured.ratio if measured.is_sure else measured.high
         return 0.0 if limit is None else ratio * self._timetable.network_ms / limit - 1.0
 
     def _set(self, timetable: Timetable) -> None:
         if timetable is not self._timetable:
-            waited = max(self._waited_before, self._stopwatch.run_queue.share)
-            self._timetable = replace(timetable, waited=waited)
+            waited = max(self._before.waited, self._stopwatch.run_queue.share)
+            spread = max(self._before.spread, self._stopwatch.steadiness.spread)
+            self._timetable = replace(timetable, waited=waited, spread=spread)
             self._keep(self._timetable)
+
+
+def _network_of(plan: Plan) -> str:
+    return f"the network of plan {plan.digest[:12]}"
 
 
 def agreed(first: Interval, second: Interval) -> Interval:

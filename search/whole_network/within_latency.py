@@ -33,6 +33,7 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
 
     Raises:
         InfeasibleBudget: If no plan holds the budget on the clock.
+        CannotRun: If the runtime does not take a plan, and it is not for one of its layers.
     """
     for _ in range(TIMED_ROUNDS):
         member = _estimated(choices.retimed(clock.timetable), budget)
@@ -52,14 +53,18 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
         missed = clock.excess(member, budget)
         if missed <= 0.0 and member is not fastest:
             return member
+        if not clock.time(member).runs:
+            clock.blame(member)
+            fastest = None
+            continue
         effect, measured = clock.timetable.effect(), clock.time(member).ratio
         predicted = effect.ratio(member.saved, len(member.plan))
         share = next_share(share, missed, measured - predicted, is_again)
     if fastest is not None and clock.excess(fastest, budget) <= 0.0:
         return fastest
-    best = min((time.ratio for time in clock.timetable.networks.values()), default=1.0)
+    best = min((t.ratio for t in clock.timetable.networks.values() if t.is_sure), default=1.0)
     raise InfeasibleBudget(
-        f"no plan held the budget on the clock, got {budget}; the fastest that was measured took "
+        f"no plan held the budget on the clock, got {budget}; the fastest of which it is sure took "
         f"{best:.4f} of the dense network. Raise the budget, or `measure_seconds`, so that more "
         "structures are timed."
     )

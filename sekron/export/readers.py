@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -11,17 +11,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sekron.export.int8 import quantize
+from sekron.export.int8 import quantize, quantize_openvino
 from sekron.export.packages import needed
+from sekron.export.refusal import CannotRun
 from sekron.forward.inputs import Arguments
 from sekron.forward.tensors import tensors_in
+
+CPU = ("CPUExecutionProvider",)
+"""Of ONNX Runtime."""
 
 Reader = Callable[[Path, Iterable[str]], Callable[[Arguments], list[Tensor]]]
 """Opens a file, given the names of its inputs; returns what runs the network."""
 
 
-def open_onnx(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
-    """Open an ONNX file in ONNX Runtime, on the CPU, with as many threads as torch has."""
+def open_onnx(
+    path: Path, names: Iterable[str], providers: Sequence[str] = CPU
+) -> Callable[[Arguments], list[Tensor]]:
+    """Open an ONNX file in ONNX Runtime, with as many threads as torch has.
+
+    Args:
+        path: Of the file.
+        names: Of its inputs, which are on the CPU.
+        providers: What of ONNX Runtime executes it: the first what it can, the next the rest.
+
+    Raises:
+        CannotRun: If the first is not to be had, for which ONNX Runtime would take another.
+    """
     runtime = needed("onnxruntime", "onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -29,7 +44,9 @@ def open_onnx(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Te
     # Else the threads of a session go on spinning after a run, for longer than most networks run,
     # and take the processors from whatever runs next: four sessions in turn took twice as long.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(str(path), options, providers=list(providers))
+    if session.get_providers()[0] != providers[0]:
+        raise CannotRun(f"{providers[0]} must start, but {session.get_providers()[0]} does instead")
     taken = {value.name for value in session.get_inputs()}
     names = list(names)
 
@@ -43,17 +60,13 @@ def open_onnx(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Te
 def open_int8(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
     """Open an ONNX file in ONNX Runtime in int8, quantized on what it is run on first."""
     needed("onnxruntime", "onnxruntime")
-    names = list(names)
-    opened: list[Callable[[Arguments], list[Tensor]]] = []
+    names, file = list(names), path.with_name("int8.onnx")
 
-    def run(arguments: Arguments) -> list[Tensor]:
-        if not opened:
-            file = path.with_name("int8.onnx")
-            quantize(path, file, [_arrays(_named(names, arguments))])
-            opened.append(open_onnx(file, names))
-        return opened[0](arguments)
+    def quantized(inputs: Mapping[str, object]) -> Callable[[Arguments], list[Tensor]]:
+        quantize(path, file, [inputs])
+        return open_onnx(file, names)
 
-    return run
+    return _made_for_the_first(names, quantized)
 
 
 def open_openvino(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
@@ -61,14 +74,33 @@ def open_openvino(path: Path, names: Iterable[str]) -> Callable[[Arguments], lis
 
     It computes in float32, also where the processor has faster ways that are less exact.
     """
-    openvino = needed("openvino", "openvino")
+    return run_openvino(read_openvino(path), names)
+
+
+def open_openvino_int8(path: Path, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
+    """Open a file in OpenVINO in int8, quantized on what it is run on first."""
+    names = list(names)
+
+    def quantized(inputs: Mapping[str, object]) -> Callable[[Arguments], list[Tensor]]:
+        return run_openvino(quantize_openvino(read_openvino(path), [inputs]), names)
+
+    return _made_for_the_first(names, quantized)
+
+
+def read_openvino(path: Path) -> Any:
+    """Return an IR or an ONNX file as OpenVINO's own network."""
+    return _core(needed("openvino", "openvino")).read_model(path)
+
+
+def run_openvino(network: Any, names: Iterable[str]) -> Callable[[Arguments], list[Tensor]]:
+    """Return what runs OpenVINO's own network, as `open_openvino` does."""
+    core = _core(needed("openvino", "openvino"))
     options = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
-    core = _core(openvino)
-    request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+    request = core.compile_model(network, "CPU", options).create_infer_request()
     taken = {name for value in request.model_inputs for name in value.names}
     names = list(names)
 
@@ -96,6 +128,20 @@ def open_program(path: Path, names: Iterable[str]) -> Callable[[Arguments], list
     del names  # forward knows its own
     network = torch.export.load(path).module()
     return lambda arguments: tensors_in(arguments.run(network))
+
+
+def _made_for_the_first(
+    names: list[str], make: Callable[[Mapping[str, object]], Callable[[Arguments], list[Tensor]]]
+) -> Callable[[Arguments], list[Tensor]]:
+    """Return what is made of the first arguments that it gets, by name, and runs on all."""
+    made: list[Callable[[Arguments], list[Tensor]]] = []
+
+    def run(arguments: Arguments) -> list[Tensor]:
+        if not made:
+            made.append(make(_arrays(_named(names, arguments))))
+        return made[0](arguments)
+
+    return run
 
 
 def _named(names: list[str], arguments: Arguments) -> dict[str, Tensor]:

@@ -10,16 +10,18 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from sekron.export.int8 import nncf
 from sekron.export.one_layer import Calls, NoCall, write_layer
 from sekron.export.onnx_graph import check_packages, write_onnx
 from sekron.export.packages import needed, quiet
 from sekron.export.program import trace
-from sekron.export.readers import Reader, open_int8, open_onnx, open_openvino
+from sekron.export.readers import Reader, open_int8, open_onnx, open_openvino, open_openvino_int8
 from sekron.export.refusal import CannotRun, reason_of
 from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Arguments
@@ -45,6 +47,12 @@ class Ready:
 
 
 Runtime = Callable[[nn.Module, Arguments], Ready]
+
+PROVIDERS = {
+    "onnxruntime-cuda": ("CUDAExecutionProvider",),
+    "onnxruntime-tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+}
+"""Runtimes on a CUDA device -> what of ONNX Runtime executes a network, first and for the rest."""
 
 RECOMPILATIONS = 10_000
 """Of one piece of code, after which dynamo would run it eagerly, without a word."""
@@ -82,9 +90,30 @@ def onnxruntime_int8(model: nn.Module, arguments: Arguments) -> Ready:
     return _exported("onnxruntime-int8", open_int8, model, arguments)
 
 
+def onnxruntime_cuda(model: nn.Module, arguments: Arguments) -> Ready:
+    """Make a network ready in ONNX Runtime on a CUDA device, for inputs of these sizes.
+
+    Network and inputs are on the CPU: what a run takes has the way to the device and back in it.
+    """
+    return _on_gpu("onnxruntime-cuda", model, arguments)
+
+
+def onnxruntime_tensorrt(model: nn.Module, arguments: Arguments) -> Ready:
+    """Make a network ready in TensorRT by ONNX Runtime, as `onnxruntime_cuda` does."""
+    return _on_gpu("onnxruntime-tensorrt", model, arguments)
+
+
 def openvino(model: nn.Module, arguments: Arguments) -> Ready:
     """Make a network ready in OpenVINO on the CPU, for inputs of these sizes."""
     return _exported("openvino", open_openvino, model, arguments)
+
+
+def openvino_int8(model: nn.Module, arguments: Arguments) -> Ready:
+    """Make a network ready in OpenVINO in int8, quantized on these inputs by nncf.
+
+    That is for the clock, as `onnxruntime_int8` is.
+    """
+    return _exported("openvino-int8", open_openvino_int8, model, arguments)
 
 
 RUNTIMES: dict[str, Runtime] = {
@@ -92,7 +121,10 @@ RUNTIMES: dict[str, Runtime] = {
     "torch.compile": torch_compile,
     "onnxruntime": onnxruntime,
     "onnxruntime-int8": onnxruntime_int8,
+    "onnxruntime-cuda": onnxruntime_cuda,
+    "onnxruntime-tensorrt": onnxruntime_tensorrt,
     "openvino": openvino,
+    "openvino-int8": openvino_int8,
 }
 
 
@@ -101,7 +133,7 @@ def version_of(name: str) -> str:
 
     Raises:
         ValueError: If there is no such runtime.
-        ImportError: If it is not installed, or what exports to it is not.
+        ImportError: If it is not installed, or what exports to it is not, or it has no device.
     """
     if name not in RUNTIMES:
         raise ValueError(f"`runtime` must be one of {', '.join(RUNTIMES)}, got {name!r}.")
@@ -109,7 +141,19 @@ def version_of(name: str) -> str:
     if package == "torch":
         return str(torch.__version__)
     check_packages()
-    return str(needed(package, package).__version__)
+    module = needed(package, package)
+    for provider in PROVIDERS.get(name, ()):
+        available = module.get_available_providers()
+        if provider not in available:
+            raise ImportError(
+                f"{name} must have ONNX Runtime's {provider}, which has {', '.join(available)}; "
+                "pip install onnxruntime-gpu in the place of onnxruntime."
+            )
+    if name == "openvino-int8":
+        nncf()
+    if name in PROVIDERS and not torch.cuda.is_available():
+        raise ImportError(f"{name} must have a CUDA device, but torch sees none.")
+    return str(module.__version__)
 
 
 def make_ready(name: str, model: nn.Module, arguments: Arguments) -> Ready:
@@ -136,6 +180,10 @@ def _in_torch(name: str, network: Callable[..., object]) -> Ready:
         return tensors_in(network(*arguments.positional, **arguments.named))
 
     return Ready(name, version_of(name), torch.get_num_threads(), run)
+
+
+def _on_gpu(name: str, model: nn.Module, arguments: Arguments) -> Ready:
+    return _exported(name, partial(open_onnx, providers=PROVIDERS[name]), model, arguments)
 
 
 def _exported(name: str, read: Reader, model: nn.Module, arguments: Arguments) -> Ready:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import search
 import sekron
 from search.clock.race import interval, race
-from sekron.export.int8 import quantize
+from sekron.export.int8 import quantize, quantize_openvino
 from sekron.export.packages import quiet
-from sekron.export.readers import open_onnx
+from sekron.export.readers import open_onnx, open_openvino, read_openvino, run_openvino
 from sekron.forward.inputs import Arguments
 from studies.digits import digits
 from studies.networks import resnet20
@@ -57,26 +57,37 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs: dict[str, Run] = {}
         for name, network in (("dense", model), ("ours", small)):
-            runs |= _opened(name, network, images, calibration, Path(folder))
+            exact = Path(folder) / f"{name}.onnx"
+            sekron.export_onnx(network, images, exact)
+            opened = OPENED[options.runtime.partition("-")[0]](exact, calibration)
+            kinds = zip(("float32", "int8"), opened, strict=True)
+            runs |= {f"{name}, {kind}": run for kind, run in kinds}
         rows = _rows(runs, images, split.test_images, split.test_labels, options.race_seconds)
     table = pd.DataFrame(rows)
     print(f"{result.best} for {result.budget}, searched for {options.runtime}")
     print(table.to_string(index=False, float_format="{:.4f}".format))
-    table.round(4).to_csv(Path(__file__).with_name("digits.csv"), index=False)
+    file = "openvino" if "openvino" in options.runtime else "digits"
+    table.round(4).to_csv(Path(__file__).with_name(f"{file}.csv"), index=False)
 
 
-def _opened(
-    name: str, network: nn.Module, images: Tensor, calibration: tuple[Tensor, ...], folder: Path
-) -> dict[str, Run]:
+def _in_onnxruntime(exact: Path, calibration: tuple[Tensor, ...]) -> tuple[Run, Run]:
     """Return a network in ONNX Runtime, in float32 and in int8."""
-    exact, int8 = folder / f"{name}.onnx", folder / f"{name}-int8.onnx"
-    sekron.export_onnx(network, images, exact)
+    int8 = exact.with_suffix(".int8.onnx")
     with quiet():
         quantize(exact, int8, ({INPUT: batch.numpy()} for batch in calibration))
-    return {
-        f"{name}, float32": open_onnx(exact, [INPUT]),
-        f"{name}, int8": open_onnx(int8, [INPUT]),
-    }
+    return open_onnx(exact, [INPUT]), open_onnx(int8, [INPUT])
+
+
+def _in_openvino(exact: Path, calibration: tuple[Tensor, ...]) -> tuple[Run, Run]:
+    """Return a network in OpenVINO, in float32 and in int8."""
+    with quiet():
+        batches = [{INPUT: batch.numpy()} for batch in calibration]
+        int8 = quantize_openvino(read_openvino(exact), batches)
+    return open_openvino(exact, [INPUT]), run_openvino(int8, [INPUT])
+
+
+OPENED = {"onnxruntime": _in_onnxruntime, "openvino": _in_openvino}
+"""Runtime -> what opens an ONNX file in it, and once more quantized on batches."""
 
 
 def _rows(
@@ -101,7 +112,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--flops", type=float, default=0.4, help="share of the dense FLOPs")
     parser.add_argument("--batch", type=int, default=1, help="images that are timed")
     parser.add_argument("--trials", type=int, default=50, help="proposals per layer")
-    parser.add_argument("--runtime", default="onnxruntime-int8", help="that the plan is for")
+    parser.add_argument("--runtime", default="onnxruntime-int8", help="that it is searched for")
     parser.add_argument("--seconds", type=float, default=120.0, help="of the search's clock")
     parser.add_argument("--race-seconds", type=float, default=30.0, help="of the race afterwards")
     return parser.parse_args()

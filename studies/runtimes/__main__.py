@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 import search
+import sekron
 from sekron.export.runtimes import RUNTIMES
 from studies.runtimes.networks import NETWORKS, measured, network_and_images
 from studies.training import RUNS
@@ -84,7 +85,7 @@ def _searched(
                 runtime=runtime,
                 run=folder,
             )
-    except (search.InfeasibleBudget, ImportError) as error:
+    except (search.InfeasibleBudget, sekron.CannotRun, ImportError) as error:
         return {"note": str(error)}, None
     choices = result.choices
     member = choices.member(choices.choice(result.best))
@@ -132,7 +133,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m studies.runtimes", description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
-    exact = [runtime for runtime in RUNTIMES if "int8" not in runtime]
+    exact = [runtime for runtime in RUNTIMES if "-" not in runtime]  # in float32, on the CPU
     parser.add_argument("--runtimes", nargs="+", default=exact, choices=list(RUNTIMES))
     parser.add_argument("--trials", type=int, default=20, help="proposals per layer")
     parser.add_argument("--seconds", type=float, default=300.0, help="of a search's clock")

@@ -1,0 +1,152 @@
+"""What the clock says of a layer, of a structure and of a network, and where it said it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from search.clock.race import EAGER
+from sekron.layers.operations import Form
+
+Interval = tuple[float, float, float]
+"""A median between the ends of its 95 % confidence interval."""
+
+Ranks = tuple[int, ...]
+"""Of a structure."""
+
+WIDE = 0.1
+"""Width of a 95 % interval, relative to the median, from which a time decides nothing."""
+
+
+def is_wide(low: Any, middle: Any, high: Any) -> Any:
+    """Return whether an interval is too wide for a time to decide anything; of arrays an array.
+
+    One that is not known, as in records of older releases, is not.
+    """
+    return high - low > WIDE * middle
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a latency depends on besides the network; latencies of two settings never mix.
+
+    Attributes:
+        device: Name of the processor.
+        threads: Of torch.
+        torch: Version.
+        dtype: Of the weights.
+        layout: `contiguous` or `channels_last`, of the example input.
+        input_shapes: Of the example input, the batch included.
+        runtime: That ran everything.
+        runtime_version: Of the runtime; nothing where that is torch's.
+    """
+
+    device: str
+    threads: int
+    torch: str
+    dtype: str
+    layout: str
+    input_shapes: tuple[tuple[int, ...], ...]
+    runtime: str = EAGER
+    runtime_version: str = ""
+
+    def difference(self, here: Setting) -> str:
+        """Return the first field that differs, with both values; nothing if none does."""
+        for name, value in asdict(self).items():
+            if value != getattr(here, name):
+                return f"{name} {value} there, {getattr(here, name)} here"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """The dense layer inside its network.
+
+    Attributes:
+        key: The module and its inputs; layers of equal key take equally long.
+        dense_ms: Milliseconds of all its calls.
+        low_ms: Lower end of their 95 % confidence interval, NaN where it is not known.
+        high_ms: Upper end.
+    """
+
+    key: str
+    dense_ms: float
+    low_ms: float = math.nan
+    high_ms: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPoint:
+    """One structure at some ranks on the clock.
+
+    Attributes:
+        form: How it ran: the fastest of its forms.
+        ratios: Ranks -> its time over the dense layer's, timed in turn; infinite where the runtime
+            does not take it.
+        ends: Ranks -> the ends of the ratio's 95 % confidence interval, where they are known.
+    """
+
+    form: Form
+    ratios: Mapping[Ranks, float] = field(default_factory=dict)
+    ends: Mapping[Ranks, tuple[float, float]] = field(default_factory=dict)
+
+    def with_time(self, ranks: Ranks, ratio: Interval) -> TimedPoint:
+        """Return the same with the time at one more choice of ranks."""
+        low, middle, high = ratio
+        ends = {**self.ends, ranks: (low, high)} if math.isfinite(middle) else self.ends
+        return replace(self, ratios={**self.ratios, ranks: middle}, ends=ends)
+
+    def decided(self, ranks: Ranks) -> float:
+        """Return the ratio, or where it is not sure, the fast end of its interval."""
+        low, high = self.ends.get(ranks, (math.nan, math.nan))
+        ratio = self.ratios[ranks]
+        return low if is_wide(low, ratio, high) else ratio
+
+    @property
+    def runs(self) -> bool:
+        """Whether the runtime takes it at any of the ranks."""
+        return any(map(math.isfinite, self.ratios.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTime:
+    """One compressed network on the clock, in turn with the dense one.
+
+    Attributes:
+        ratio: Its time over the dense network's; infinite where the runtime does not take it.
+        saved: Share of the dense network's time that its layers, timed alone, save; NaN where
+            some were not timed.
+        activations: Its peak activation memory over the dense network's.
+        n_layers: Layers that are replaced in it.
+        low: Lower end of the ratio's 95 % confidence interval, NaN where it is not known.
+        high: Upper end.
+        is_confirmed: Whether a second race, independent of the first, has a say in it.
+    """
+
+    ratio: float
+    saved: float
+    activations: float
+    n_layers: int
+    low: float = math.nan
+    high: float = math.nan
+    is_confirmed: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether the runtime takes it."""
+        return math.isfinite(self.ratio)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval is tight enough for the time to decide anything."""
+        return not is_wide(self.low, self.ratio, self.high)
+
+    @property
+    def speedup(self) -> float:
+        """Time of the dense network over its own; NaN where that is not sure, or it does not run.
+
+        So that nobody takes a wide interval for a number.
+        """
+        return 1.0 / self.ratio if self.runs and self.is_sure else math.nan

@@ -1,0 +1,1 @@
+"""Searches on a busy machine, and what is left of their times in quiet."""

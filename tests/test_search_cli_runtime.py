@@ -1,0 +1,125 @@
+"""Commands on a run folder of several runtimes: each is shown on the clock that is named."""
+
+import io
+import json
+import sys
+import warnings
+from types import ModuleType
+
+import pandas as pd
+import pytest
+
+import search
+from search import Budget
+from search.report.rivals import comparison_of, read_rivals
+from sekron import CannotRun
+from tests.test_search_runtimes import both, folder, made, timed_in, worlds
+from tests.test_search_whole_network_within_latency import rewrite
+
+__all__ = ["both", "folder", "made", "worlds"]  # fixtures are found by their names
+
+RUNTIMES = ("torch", "onnxruntime")
+
+
+@pytest.fixture
+def on(command_line, folder, monkeypatch, small_network):
+    """Run a command on the folder."""
+    module = ModuleType("deployed")
+    module.network = small_network
+    monkeypatch.setitem(sys.modules, "deployed", module)
+    return lambda command, *arguments: command_line(command, folder, *arguments)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_front_is_that_of_the_runtime(on, both, runtime):
+    expected = both[1].pareto_front(runtime=runtime).drop(columns="plan")
+    code, out, err = on("front", "--csv", "--runtime", runtime)
+    assert (code, err) == (0, "")
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(out)), expected)
+    assert json.loads(on("front", "--json", "--runtime", runtime)[1])["runtime"] == runtime
+    # The search that was last decides where none is named.
+    same = on("front", "--csv")[1] == out
+    assert same == (runtime == "onnxruntime")
+
+
+def applied(on, tmp_path, *arguments):
+    """Digest of the plan that `apply` writes."""
+    file = tmp_path / "small.safetensors"
+    code, out, err = on(
+        "apply", "--model", "deployed:network", "--output", file, "--json", *arguments
+    )
+    assert (code, err) == (0, "")
+    return json.loads(out)["plan"]
+
+
+def test_the_plan_is_that_of_the_runtime(on, both, tmp_path):
+    eager, other = both
+    assert eager.best != other.best
+    assert applied(on, tmp_path) == other.best.digest
+    assert applied(on, tmp_path, "--runtime", "onnxruntime") == other.best.digest
+    assert applied(on, tmp_path, "--runtime", "torch") == eager.best.digest
+    budget = Budget(latency=0.8)
+    for runtime in RUNTIMES:
+        plan = applied(on, tmp_path, "--latency", "80%", "--runtime", runtime)
+        assert plan == other.plan(budget, runtime).digest
+        named = other.pareto_front(runtime=runtime)["plan"].iloc[0].digest
+        assert applied(on, tmp_path, "--plan", named, "--runtime", runtime) == named
+
+
+def test_a_budget_that_was_not_searched_there_is_solved_there(
+    on, both, worlds, folder, small_network, small_input, tmp_path
+):
+    """The last search has asked ONNX Runtime alone; torch is not given its plan."""
+    timed_in("onnxruntime", worlds, small_network, small_input, folder, budget=Budget(latency=0.85))
+    result = search.load(folder)
+    plan = result.plan(Budget(latency=0.85), "torch")
+    assert applied(on, tmp_path, "--runtime", "torch") == plan.digest != result.best.digest
+
+
+@pytest.mark.parametrize("command", ["front", "apply", "report", "compare"])
+def test_a_runtime_that_was_not_timed_is_one_line(on, tmp_path, command):
+    more = [] if command in ("front", "report") else ["--model", "deployed:network"]
+    more += ["--output", tmp_path / "x.safetensors"] if command == "apply" else []
+    code, out, err = on(command, *more, "--runtime", "openvino")
+    assert (code, out) == (2, "")
+    assert "one that was timed in this run folder: onnxruntime, torch, got 'openvino'" in err
+    assert err.count("\n") == 1
+
+
+def test_a_report_is_of_the_runtime(on, both, folder):
+    """So are the commands in it, and rivals that another clock has timed are not shown."""
+    eager, _ = both
+    assert on("report", "--runtime", "torch")[0] == 0
+    page = (folder / "report.html").read_text()
+    assert f"--plan {eager.best.digest[:12]} --runtime torch" in page
+    assert f".in_runtime('torch').by_digest('{eager.best.digest[:12]}')" in page
+    assert on("report")[0] == 0
+    assert "in_runtime" not in (folder / "report.html").read_text()
+
+
+def test_rivals_of_two_clocks_do_not_mix(on, folder, monkeypatch, small_network):
+    def set_input(document):
+        spec = {"name": "", "shape": [2, 3, 13, 11], "dtype": "float32", "high": None}
+        document["source"]["inputs"] = [spec]
+
+    rewrite(folder / "run.json", set_input)
+    asked = []
+
+    def race(dense, small, example, runtime):
+        asked.append(runtime)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        raise CannotRun("it is odd.")
+
+    monkeypatch.setattr("search.cli.results.race_networks", race)
+    for named, runtime in (((), "onnxruntime"), (("--runtime", "torch"), "torch")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")  # of the interruption
+            _, _, err = on("compare", "--model", "deployed:network", "--flops", "80%", *named)
+        assert asked == 2 * [runtime]
+        assert "networks have no time: 1, the first since it is odd." in err
+        asked.clear()
+    comparison_of(folder, "torch").write_text("not a comparison")
+    assert read_rivals(folder, "onnxruntime")["latency_ms"].isna().tolist() == [True]
+    with pytest.raises(ValueError, match=r"comparison\.csv must be a comparison"):
+        read_rivals(folder, "torch")
