@@ -51,9 +51,11 @@ def main() -> None:
     for limits in (*alone, {"flops": 0.4, "params": 0.3}):  # the last two both bind
         budget = search.Budget(**limits)
         start = time.perf_counter()
-        allocation = result.allocate(budget)
-        taken = time.perf_counter() - start
-        print(f"new budget {budget}: {taken:.2f} s, gap {allocation.gap:.1e}")
+        try:
+            told = f"gap {result.allocate(budget).gap:.1e}"
+        except search.InfeasibleBudget:
+            told = "out of reach"
+        print(f"new budget {budget}: {time.perf_counter() - start:.2f} s, {told}")
     for n_layers, n_candidates in SYNTHETIC:
         _time_synthetic(n_layers, n_candidates)
     if options.tensorly > 0:
