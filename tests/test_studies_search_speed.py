@@ -10,6 +10,7 @@ from search.per_layer.study import LayerStudy
 from search.pipeline.course import Course
 from sekron.profiling.profile import profile
 from studies.search_speed import __main__ as command
+from studies.search_speed import wide
 from studies.search_speed.networks import network_and_input
 from studies.search_speed.stages import watching
 from studies.tensorly_time import tensorly_seconds
@@ -61,3 +62,11 @@ def test_the_largest_networks_are_searched_whole(name):
     model, shape = network_and_input(name)
     found = profile(model, torch.zeros([int(size) for size in shape.split("x")]))
     assert len(found.searched) == {"rrdbnet": 350, "vit_b_16": 72}[name]
+
+
+def test_a_linear_layer_is_timed_alone(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["wide", "24", "40", "--trials", "2"])
+    wide.main()
+    told = capsys.readouterr().out
+    assert "24x40" in told
+    assert told.count("apply ") == len(wide.SHARES)
