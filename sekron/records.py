@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,9 +31,14 @@ NotNegative = Annotated[float, Meta(ge=0.0, le=1e30)]
 """A share of a time that may be nothing."""
 
 
+CHECKSUM = "checksum"
+"""Field of a record that stands for all others; earlier releases wrote none."""
+
+
 class _Header(msgspec.Struct):
     format: str
     version: int
+    checksum: str = ""
 
 
 def decode(
@@ -59,24 +65,36 @@ def decode(
                 f"{source} must have version {' or '.join(map(str, versions))}, got "
                 f"{header.version}; use the release that wrote it, or make it again."
             )
-        return msgspec.json.decode(text, type=kind)
+        record = msgspec.json.decode(text, type=kind)
+        if header.checksum and header.checksum != _checksum(msgspec.json.decode(text)):
+            raise ValueError(f"{source} is damaged: it does not have its checksum.")
+        return record
     except msgspec.MsgspecError as error:
         raise ValueError(f"{source} is damaged: {short(str(error))}.") from error
     except (RecursionError, UnicodeError) as error:
         raise ValueError(f"{source} is damaged: {type(error).__name__}.") from error
 
 
-def encode(record: object, name: str, version: int) -> str:
+def encode(record: object, name: str, version: int, is_sealed: bool = False) -> str:
     """Return a record as JSON that `decode` reads.
 
     Args:
         record: Something that msgspec knows: a struct or a dataclass.
         name: Of the format.
         version: Of the format.
+        is_sealed: Whether it has a checksum: of what was measured, a changed digit shows nowhere
+            else.
     """
     fields = msgspec.to_builtins(record, str_keys=True)
     document = {"format": name, "version": version, **fields}
+    if is_sealed:
+        document[CHECKSUM] = _checksum(document)
     return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
+
+
+def _checksum(document: dict[str, object]) -> str:
+    rest = {name: value for name, value in document.items() if name != CHECKSUM}
+    return hashlib.sha256(msgspec.json.encode(rest)).hexdigest()
 
 
 def read_text(path: Path) -> bytes:

@@ -28,6 +28,7 @@ from sekron.layers.operations import Form
 from sekron.structures.structure import Structure
 from tests.test_search_runtimes import SPLIT
 from tests.test_search_whole_network_within_latency import run, world
+from tests.unsealed import unsealed
 
 __all__ = ["world"]  # fixtures are found by their names
 
@@ -145,7 +146,7 @@ def test_intervals_are_recorded_and_older_records_are_read():
         times.networks,
     )
     assert (again.waited, again.spread) == (0.1, 0.2)
-    old = json.loads(text) | {"version": 4}
+    old = unsealed(text) | {"version": 4}
     del old["spread"], old["network_low_ms"], old["network_high_ms"]
     del old["layers"]["3"]["low_ms"], old["layers"]["3"]["high_ms"]
     del old["networks"][plan.digest]["is_confirmed"], old["timed"][0]["ends"]
@@ -160,7 +161,7 @@ def test_intervals_of_other_ranks_are_damage():
     point = SPLIT.family, SPLIT.shapes
     timed = TimedPoint(Form()).with_time((2,), (0.4, 0.5, 0.6))
     times = Timetable(SETTING, 9.0, {"3": LayerTime("key", 1.0)}).with_point("key", point, timed)
-    document = json.loads(to_json(times))
+    document = unsealed(to_json(times))
     document["timed"][0]["ends"] = []
     with pytest.raises(ValueError, match=r"1 ranks, 0 intervals - at `\$\.timed\[0\]`"):
         from_json(json.dumps(document), "latency.json")

@@ -11,6 +11,7 @@ from search.clock.timetable_record import from_json, to_json
 from sekron.layers.operations import Form
 from sekron.network.plan import Plan
 from sekron.structures.structure import Structure
+from tests.unsealed import unsealed
 
 SETTING = Setting("a processor", 1, "2.9", "torch.float32", "contiguous", ((2, 10, 13, 11),))
 SPLIT = ("sekron", ((3, 5, 3, 1), (4, 2, 1, 3)))
@@ -45,7 +46,7 @@ def test_what_was_not_timed_stays_unknown(full):
 
 
 def test_what_was_written_before_intervals_can_be_read(full):
-    document = json.loads(to_json(full))
+    document = unsealed(to_json(full))
     document["version"] = 3
     del document["waited"]
     for time in document["networks"].values():
@@ -89,7 +90,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize(("damage", "reason"), [*DAMAGES.values()], ids=[*DAMAGES])
 def test_a_damaged_file_is_named(full, damage, reason):
-    document = json.loads(to_json(full))
+    document = unsealed(to_json(full))
     damage(document)
     with pytest.raises(ValueError, match=rf"^some/latency\.json.*{reason}"):
         from_json(json.dumps(document), "some/latency.json")
@@ -115,6 +116,6 @@ def test_half_a_file_is_refused(full):
     ],
 )
 def test_another_format_or_version_is_named(full, field, value, message):
-    document = json.loads(to_json(full)) | {field: value}
+    document = unsealed(to_json(full)) | {field: value}
     with pytest.raises(ValueError, match=message):
         from_json(json.dumps(document), "latency.json")

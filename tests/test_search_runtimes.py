@@ -23,6 +23,7 @@ from sekron.network.plan import Plan
 from sekron.structures.structure import Structure
 from tests.test_search_whole_network_within_latency import World, lottery, rewrite, run
 from tests.trials import trials_in
+from tests.unsealed import unsealed
 
 EXPORTED = ("onnxruntime", "openvino")
 SPLIT = Structure.parse("sekron:3x2x3x1,4x4x1x3@6")
@@ -243,7 +244,7 @@ def test_two_runtimes_in_a_folder_do_not_mix(made, small_network, small_input, f
     alone = timed_in("onnxruntime", worlds, small_network, small_input, folder / "alone")
     assert alone.best == other.best != eager.best
     # All that was added to the first's times is that of the other's plan.
-    kept, now = json.loads(written), json.loads((folder / "latency.json").read_text())
+    kept, now = unsealed(written), unsealed((folder / "latency.json").read_text())
     networks = {**kept["networks"], other.best.digest: now["networks"][other.best.digest]}
     assert now == {**kept, "networks": networks}
     before = [world.measured for world in worlds.of.values()]

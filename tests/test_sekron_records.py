@@ -95,3 +95,25 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         read_text(tmp_path / "record.json")
     with pytest.raises(FileNotFoundError):
         read_text(Path(tmp_path / "none"))
+
+
+class Measured(msgspec.Struct):
+    ms: float
+    ranks: dict[str, list[int]]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("1.25", "1.75"), ("12\n", "13\n"), ('"checksum": "', '"checksum": "0')]
+)
+def test_a_changed_digit_of_what_is_sealed_is_damage(before, after):
+    record = Measured(1.25, {"a": [12]})
+    text = encode(record, "test", 1, is_sealed=True)
+    assert decode(text, Measured, "test", (1,), "times.json") == record
+    assert text.count(before) == 1
+    with pytest.raises(ValueError, match=r"^times\.json is damaged: it does not have its checksum"):
+        decode(text.replace(before, after), Measured, "test", (1,), "times.json")
+
+
+def test_what_has_no_checksum_is_read_as_earlier_releases_wrote_it():
+    record = Measured(1.25, {"a": [12]})
+    assert decode(encode(record, "test", 1), Measured, "test", (1,), "times.json") == record

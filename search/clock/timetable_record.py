@@ -114,7 +114,7 @@ def to_json(timetable: Timetable) -> str:
         _known(timetable.network_low_ms),
         _known(timetable.network_high_ms),
     )
-    return encode(record, FORMAT, VERSION)
+    return encode(record, FORMAT, VERSION, is_sealed=True)
 
 
 def from_json(text: str | bytes, source: str) -> Timetable:

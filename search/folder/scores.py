@@ -55,7 +55,7 @@ class Scores:
             for plan, value in self.networks.values()
         ]
         winners = {question: plan.to_record() for question, plan in self.winners.items()}
-        return encode(_Scores(self.dense, networks, winners), FORMAT, VERSION)
+        return encode(_Scores(self.dense, networks, winners), FORMAT, VERSION, is_sealed=True)
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str, metrics: NetworkMetric) -> Scores:
