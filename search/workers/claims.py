@@ -193,12 +193,6 @@ class Claims:
         """Let some time pass before the next look."""
         time.sleep(POLL)
 
-    def wait_for_all(self, begin: str) -> None:
-        """Wait until no other worker has a piece of work whose name begins so."""
-        self.look()
-        while self.held(begin):
-            self.wait(begin)
-
     def hold(self) -> None:
         """Make sure that this worker still has what it had in hand; comes before it writes.
 
