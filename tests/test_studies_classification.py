@@ -1,5 +1,6 @@
 """The study of classifiers from end to end, on small files in the real sets' own formats."""
 
+import ast
 import runpy
 import sys
 
@@ -49,6 +50,19 @@ def test_every_method_climbs_the_ladder_on_cifar(study, cifar, capsys):
     again = study(*options, "--budgets", "params=0.4", "flops=0.5", "--methods", "sekron", "funnel")
     assert list(again["method"]) == ["sekron", "tucker2", "pruning", "funnel", "sekron", "funnel"]
     assert again.iloc[:3].equals(frame)
+
+
+def test_rivals_enter_in_their_better_norm(study, cifar, capsys):
+    options = ["--data", "cifar10", "--path", cifar, "--networks", "resnet8", "--dense-epochs", 1]
+    options += ["--both-norms", "--budgets", "params=0.4", "--methods", "tucker2", "pruning"]
+    frame = study(*options)
+    judged = next(x for x in capsys.readouterr().out.splitlines() if "re-estimated: " in x)
+    accuracies = ast.literal_eval(judged.partition(": ")[2])
+    assert list(accuracies) == ["tucker2", "tucker2 in metric"]
+    best = max(accuracies, key=accuracies.__getitem__)
+    assert list(frame["method"]) == [best, "pruning"]
+    assert frame["recalibrated"][0] == pytest.approx(accuracies[best])
+    assert study(*options).equals(frame)
 
 
 @pytest.mark.slow
