@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from sekron.calibration import patches
 from sekron.calibration.moments import moments
-from sekron.calibration.patches import Drawn, patches_of, rows_of, rows_of_images
+from sekron.calibration.patches import Drawn, channels_of, inputs_at, patches_of, rows_needed
 
 
 @pytest.fixture
@@ -14,39 +16,101 @@ def layer():
     return nn.Conv2d(3, 4, 3, padding=1, groups=1)
 
 
+@pytest.fixture
+def enough(monkeypatch):
+    """Set how many rows are enough."""
+
+    def put(rows, per_number=1):
+        monkeypatch.setattr(patches, "ENOUGH", rows)
+        monkeypatch.setattr(patches, "FEWEST_PER_NUMBER", per_number)
+
+    return put
+
+
+def rows_of(positions, chosen=None):
+    return torch.cat(list(positions.rows(chosen)), dim=-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"padding": 1}, (6, 4, 5, 4)),
+        ({"padding": 2, "dilation": 2, "stride": (2, 1)}, (6, 4, 5, 4)),
+        ({"groups": 2}, (6, 4, 5, 4)),
+    ],
+)
+def test_patches_are_what_unfold_finds(options, shape):
+    layer, x = nn.Conv2d(4, 6, 3, **options), torch.randn(shape)
+    own = {name: getattr(layer, name) for name in ("padding", "dilation", "stride")}
+    wanted = F.unfold(x, 3, **own).mT.flatten(0, 1)
+    if layer.groups == 2:
+        wanted = torch.stack(wanted.chunk(2, dim=1))
+    found = patches_of(layer, x)
+    assert torch.equal(rows_of(found), wanted)
+    assert (found.count, found.width) == (wanted.shape[-2], wanted.shape[-1])
+    chosen = torch.tensor([found.count - 1, 0, 3, 3])
+    assert torch.equal(rows_of(found, chosen), wanted[..., chosen, :])
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"), [(nn.Linear(3, 2), (4, 5, 3)), (nn.Conv1d(3, 2, 3), (4, 3, 5))]
+)
+def test_channels_are_the_last_axis_of_a_linear_layer_and_axis_1_of_others(layer, x):
+    x = torch.randn(x)
+    wanted = (x if isinstance(layer, nn.Linear) else x.movedim(1, -1)).reshape(-1, 3)
+    found = channels_of(layer, x)
+    assert torch.equal(rows_of(found), wanted)
+    chosen = torch.tensor([19, 7])
+    assert torch.equal(rows_of(found, chosen), wanted[chosen])
+
+
+@pytest.mark.parametrize("chosen", [None, torch.tensor([5, 100, 5, 119, 0, 7])])
+def test_rows_come_some_at_a_time(monkeypatch, layer, chosen):
+    positions = patches_of(layer, torch.randn(6, 3, 5, 4))
+    whole = rows_of(positions, chosen)
+    monkeypatch.setattr(patches, "PIECE", 27 * 45)
+    pieces = list(positions.rows(chosen))
+    assert [len(rows) for rows in pieces] == ([40, 40, 40] if chosen is None else [6])
+    monkeypatch.setattr(patches, "PIECE", 27 * 2)
+    pieces = list(positions.rows(chosen))
+    assert {len(rows) for rows in pieces} == ({20} if chosen is None else {2})
+    assert torch.equal(torch.cat(pieces), whole)
+
+
+def test_wide_layers_need_rows_for_every_number():
+    assert rows_needed(27) == rows_needed(2000) == 100_000
+    assert rows_needed(2304) == 50 * 2304
+
+
 @pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize(("wanted", "n_rows"), [(2, 2 * 27), (4, 4 * 27), (300, 6 * 20)])
-def test_so_many_patches_are_drawn_for_every_number_or_all_of_them(groups, wanted, n_rows):
+@pytest.mark.parametrize(("wanted", "n_rows"), [(54, 54), (108, 108), (8100, 6 * 20)])
+def test_so_many_patches_are_drawn_as_are_enough_or_all_of_them(enough, groups, wanted, n_rows):
+    enough(wanted)
     layer, x = nn.Conv2d(3, 6, 3, padding=1, groups=groups), torch.randn(6, 3, 5, 4)
     batches = x.split(2)
-    drawn = Drawn(27, wanted * groups, batches, seed=0)
-    found = [rows for batch in batches for rows in drawn.rows(layer, batch)]
+    draws = Drawn(27, batches, seed=0)
+    found = [torch.cat(list(draws.rows(layer, batch)), dim=-2) for batch in batches]
     assert sum(rows.shape[-2] for rows in found) == n_rows
     for rows, batch in zip(found, batches, strict=True):
-        every = rows_of(layer, patches_of(layer, batch))
+        every = rows_of(patches_of(layer, batch))
         known = {tuple(row) for row in every.movedim(-2, 0).flatten(1).tolist()}
         assert known.issuperset(tuple(row) for row in rows.movedim(-2, 0).flatten(1).tolist())
 
 
-def test_all_rows_are_taken_where_no_number_of_them_is_enough(layer):
+def test_all_rows_are_taken_where_no_number_of_them_is_enough(enough, layer):
+    enough(1)
     x = torch.randn(6, 3, 5, 4)
-    (rows,) = Drawn(0, None, iter(()), seed=0).rows(layer, x)
-    assert torch.equal(rows, rows_of(layer, x))
+    for largest in (0, 27):
+        (rows,) = Drawn(largest, None, seed=0).rows(layer, x)
+        assert torch.equal(rows, rows_of(inputs_at(layer, x, largest)))
 
 
-def test_images_are_unfolded_a_few_at_a_time(monkeypatch, layer):
-    monkeypatch.setattr("sekron.calibration.patches.CHUNK", 4)
-    x = torch.randn(6, 3, 5, 4)
-    rows, counts = zip(*rows_of_images(layer, x, 27), strict=True)
-    assert counts == (4, 2)
-    assert torch.equal(torch.cat(rows), rows_of(layer, patches_of(layer, x)))
-
-
-def test_what_is_drawn_has_about_the_moments_of_all(layer):
+def test_what_is_drawn_has_about_the_moments_of_all(enough, layer):
+    enough(400 * 27)
     x = torch.randn(400, 3, 12, 12)
     whole = moments(layer, [""], x.split(100), largest_patch=27)[""].inputs
     some = [
-        moments(layer, [""], x.split(100), largest_patch=27, rows_per_number=400, seed=1)[""]
+        moments(layer, [""], x.split(100), largest_patch=27, draws_rows=True, seed=1)[""]
         for _ in range(2)
     ]
     assert torch.equal(some[0].inputs, some[1].inputs)

@@ -8,6 +8,7 @@ from torch import nn
 
 import sekron
 from sekron import Plan, Structure, refit
+from sekron.calibration import patches
 from sekron.calibration.layer_inputs import InputsAhead
 from sekron.calibration.paired_moments import PairedMoments, paired_moments
 from sekron.forward.inputs import as_arguments
@@ -87,12 +88,12 @@ def test_a_kernel_is_a_matrix_of_its_patches(groups):
     # What a layer puts out for patches: its output, one group after another.
     identity = nn.Conv2d(4, 4 * 6, (3, 2), groups=4, padding=(1, 0), stride=(1, 2), bias=False)
     identity.weight.data.copy_(torch.eye(6).reshape(6, 1, 3, 2).repeat(4, 1, 1, 1))
-    patches = [identity(x[:, k]).movedim(1, -1).flatten(0, 2).double() for k in (0, 1)]
+    seen = [identity(x[:, k]).movedim(1, -1).flatten(0, 2).double() for k in (0, 1)]
     for g, (own, solved) in enumerate(
         zip(conv.weight.chunk(groups), target.chunk(groups), strict=True)
     ):
         n = 24 // groups
-        rows = [p[:, g * n : (g + 1) * n] for p in patches]
+        rows = [p[:, g * n : (g + 1) * n] for p in seen]
         centred = [r - r.mean(0) for r in rows]
         ridge = DAMPING * centred[1].square().mean(0).mean()
         cross, square = (c.mT @ centred[1] / len(rows[0]) for c in centred)
@@ -108,6 +109,22 @@ def test_networks_run_no_further_than_the_layer():
     batches = [as_arguments(x) for x in torch.randn(30, 3).split(10)]
     paired_of("1", network, copy.deepcopy(network), batches, 0)
     assert len(calls) == 2  # once in each network, to see how often the layer is called
+
+
+def test_both_networks_are_seen_at_the_same_positions_of_as_many_batches_as_are_needed(monkeypatch):
+    monkeypatch.setattr(patches, "ENOUGH", 300)
+    monkeypatch.setattr(patches, "FEWEST_PER_NUMBER", 1)
+    network, seen = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)), []
+    network[0].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    x = torch.randn(80, 3, 5, 5)
+    batches = [as_arguments(part) for part in x.split(2)]  # 50 positions each
+    paired = paired_of("0", network, copy.deepcopy(network), batches, 27)
+    assert len(seen) == 2 * 6
+    torch.testing.assert_close(paired.cross, paired.compressed, rtol=0, atol=0)
+    whole = patches.patches_of(network[0], x).rows()
+    torch.testing.assert_close(
+        paired.compressed, torch.cat(list(whole)).double().T.cov(correction=0), rtol=0, atol=0.4
+    )
 
 
 def test_batch_norm_sees_the_batch_and_stays_as_it_was():

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from sekron.calibration.output_kind import Output, kind_of, real_tensors
-from sekron.calibration.patches import Drawn, rows_of
+from sekron.calibration.patches import Drawn, channels_of
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import inputs_of, must_allow_gradients, output_of
 from sekron.forward.inputs import Arguments
@@ -64,7 +64,7 @@ def moments(
     *,
     seed: int = 0,
     largest_patch: int = 0,
-    rows_per_number: int | None = None,
+    draws_rows: bool = False,
     output: Output | None = None,
     centred: bool = True,
 ) -> dict[str, Moments]:
@@ -80,8 +80,7 @@ def moments(
         seed: Seed of the draws.
         largest_patch: Whole patches are collected instead of channels where a kernel takes in at
             most that many numbers.
-        rows_per_number: As many positions, drawn at random, suffice for every number of an input;
-            None takes all.
+        draws_rows: Whether as many positions, drawn at random, suffice as the moments need.
         output: What the network puts out; None to guess.
         centred: Whether moments of inputs are about the mean where batch norm follows.
 
@@ -95,9 +94,9 @@ def moments(
     must_allow_gradients(model)
     network = copy_of(model).eval().requires_grad_(False)
     inputs: Iterable[Arguments] = inputs_of(batches, network, "`calibration`")
-    if rows_per_number is not None:
+    if draws_rows:
         inputs = list(inputs)
-    drawn = Drawn(largest_patch, rows_per_number, inputs, seed)
+    drawn = Drawn(largest_patch, inputs if draws_rows else None, seed)
     sums = {
         name: _Sums(drawn, isinstance(network.get_submodule(name), TRANSPOSED)) for name in names
     }
@@ -162,9 +161,9 @@ class _Sums:
             output = output.detach().requires_grad_()
 
         def collect(gradient: Tensor) -> None:
-            g = rows_of(module, gradient)
-            self._gradients = self._gradients + _products(g)
-            self._n_outputs += g.shape[-2]
+            for g in channels_of(module, gradient).rows():
+                self._gradients = self._gradients + _products(g)
+                self._n_outputs += g.shape[-2]
 
         output.register_hook(collect)  # type: ignore[no-untyped-call]  # torch's has no types
         self.last_output = output.clone()  # the next operation may work in place

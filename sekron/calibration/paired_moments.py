@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from sekron.calibration.layer_inputs import InputsAhead, layer_inputs
-from sekron.calibration.patches import ROWS, rows_of_images
+from sekron.calibration.patches import Positions, drawn, inputs_at, rows_needed
 
 FEWEST_BATCHES = 4
 """Batches that are looked at in any case, from all places of the sequence."""
@@ -40,8 +41,9 @@ def paired_moments(
 ) -> PairedMoments:
     """Pass batches through both networks up to a layer, and collect the moments of its input.
 
-    The compressed network changes with every layer, and runs again for each. Of batches that hold
-    far more positions than the moments need, some are left out evenly.
+    The compressed network changes with every layer, and runs again for each. Where there are more
+    positions than the moments need, some batches are left out evenly, and positions of the others
+    at random.
 
     Args:
         name: Name of the layer.
@@ -51,22 +53,30 @@ def paired_moments(
             are collected instead of channels.
     """
     module, n_calls = dense.network.get_submodule(name), dict[str, int]()
-    sums: list[Tensor] = []
-    n_rows, places = 0, list(range(len(dense.batches)))
-    while places:
-        place = places.pop(0)
+
+    def pairs_of(place: int) -> list[tuple[Positions, Positions]]:
         own = dense.of(name, place)
         others = layer_inputs(compressed, [name], dense.batches[place], n_calls)[name]
-        for x, other in zip(own, others, strict=True):
-            pair = (rows_of_images(module, values, largest_patch) for values in (x, other))
-            for (a, _), (b, _) in zip(*pair, strict=True):
+        n_calls[name] = len(own)
+        return [
+            (inputs_at(module, x, largest_patch), inputs_at(module, other, largest_patch))
+            for x, other in zip(own, others, strict=True)
+        ]
+
+    first = pairs_of(0)
+    n_positions, needed = sum(own.count for own, _ in first), rows_needed(first[0][0].width)
+    count = min(max(math.ceil(needed / n_positions), FEWEST_BATCHES), len(dense.batches))
+    generator = torch.Generator().manual_seed(0)
+    sums: list[Tensor] = []
+    n_rows = 0
+    for place in (round(i * len(dense.batches) / count) for i in range(count)):
+        for own, other in first if place == 0 else pairs_of(place):
+            chosen = drawn(own, own.count / n_positions / count, generator)
+            for a, b in zip(own.rows(chosen), other.rows(chosen), strict=True):
                 terms = (a.mT @ b, b.mT @ b, a.sum(dim=-2), b.sum(dim=-2))
                 exact = [term.double() for term in terms]
                 sums = exact if not sums else [s + t for s, t in zip(sums, exact, strict=True)]
                 n_rows += a.shape[-2]
-        if not n_calls:
-            places = _spread(len(dense.batches), ROWS * sums[2].shape[-1] / n_rows)
-        n_calls[name] = len(own)
     cross, square, mean, other_mean = (total / n_rows for total in sums)
     return PairedMoments(
         cross - mean.unsqueeze(-1) * other_mean.unsqueeze(-2),
@@ -74,9 +84,3 @@ def paired_moments(
         mean,
         other_mean,
     )
-
-
-def _spread(n_batches: int, needed: float) -> list[int]:
-    """Return the places of so many batches, the first left out, evenly over all of them."""
-    count = min(max(math.ceil(needed), FEWEST_BATCHES), n_batches)
-    return [round(i * n_batches / count) for i in range(1, count)]

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from sekron.calibration.divergence import Reference, reference_of
 from sekron.calibration.moments import Moments, moments
 from sekron.calibration.output_kind import Output
-from sekron.calibration.patches import ROWS
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import evaluating, inputs_of, must_allow_gradients, without_singles
 from sekron.layers.factorized import Factorized
@@ -24,7 +23,12 @@ from sekron.scalars import whole
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 from sekron.training.factor_fit import fit_factors, metric_of_fit
-from sekron.training.sequential_fit import LARGEST_PATCH, batch_statistics, fit_in_sequence
+from sekron.training.sequential_fit import (
+    LARGEST_PATCH,
+    N_JUDGED,
+    batch_statistics,
+    fit_in_sequence,
+)
 
 STEPS = 300
 """Of L-BFGS, at most, for the fit of a layer in sequence."""
@@ -130,7 +134,7 @@ def fit_layers(
         list(layers),
         inputs,
         largest_patch=LARGEST_PATCH,
-        rows_per_number=ROWS,
+        draws_rows=True,
         output=kind,
     )
     with bar(progress) as shown:
@@ -160,12 +164,13 @@ def _fit_each(
     backup = {
         name: [factor.clone() for factor in layer.factors()] for name, layer in layers.items()
     }
+    judging = reference.sample(N_JUDGED)
     with evaluating(model), batch_statistics(model):
-        before = reference.divergence(model)
+        before = judging.divergence(model)
         for name, layer in layers.items():
             fit_factors(layer, weight_of(dense, name), metric_of_fit(collected[name]), steps)
             on_layer()
-        if not reference.divergence(model) < before:
+        if not judging.divergence(model) < before:
             for name, layer in layers.items():
                 layer.set_factors(backup[name])
 
