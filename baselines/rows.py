@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sekron.budget import RESOURCES
-from sekron.records import check_no_link, read_text, unwritten, write_text
+from sekron.records import check_no_link, read_text, short, unwritten, write_text
 from sekron.spreadsheet import as_csv, from_csv
 
 MEASURED = ("latency_ms", "speedup", "score", "score_recalibrated", "score_repaired")
@@ -19,6 +20,9 @@ COLUMNS = (
     *(*MEASURED, "seconds"),
 )
 STORED = (*COLUMNS, "fingerprint")
+
+SEAL = "-"
+"""What stands between a fingerprint and the checksum of its row; older rows have none."""
 
 Row = dict[str, object]
 
@@ -39,7 +43,7 @@ class Rows:
             check_no_link(path)
         if path is not None and path.exists():
             for row in _read(path).to_dict("records"):
-                if row["fingerprint"] == fingerprint:
+                if _is_of(row, fingerprint):
                     self._rows[_key(row)] = {name: row[name] for name in COLUMNS}
                     self._written.add(_key(row))
 
@@ -59,7 +63,8 @@ class Rows:
             return
         if key in self._written:
             self._drop(self._path, key)
-        line = pd.DataFrame([{**row, "fingerprint": self._fingerprint}], columns=list(STORED))
+        fingerprint = f"{self._fingerprint}{SEAL}{_checksum(_as_read(row))}"
+        line = pd.DataFrame([{**row, "fingerprint": fingerprint}], columns=list(STORED))
         is_new = not self._path.exists() or self._path.stat().st_size == 0
         try:
             with self._path.open("a", encoding="utf-8") as file:
@@ -72,8 +77,7 @@ class Rows:
         """Take rows of a key out of the file."""
         frame = _read(path)
         same = [
-            row["fingerprint"] == self._fingerprint and _key(row) == key
-            for row in frame.to_dict("records")
+            _is_of(row, self._fingerprint) and _key(row) == key for row in frame.to_dict("records")
         ]
         write_text(path, as_csv(frame[[not is_same for is_same in same]]))
 
@@ -86,11 +90,28 @@ def _key(row: Mapping[Any, object]) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in COLUMNS[:3])
 
 
+def _is_of(row: Mapping[Any, Any], fingerprint: str) -> bool:
+    return str(row["fingerprint"]).partition(SEAL)[0] == fingerprint
+
+
+def _as_read(row: Mapping[str, object]) -> Mapping[Any, object]:
+    """Return a row as it will be read again: of a number not every digit may be written."""
+    frame = pd.DataFrame([row], columns=list(COLUMNS))
+    return from_csv(as_csv(frame), {}).to_dict("records")[0]
+
+
+def _checksum(row: Mapping[Any, object]) -> str:
+    values = [row[name] for name in COLUMNS]
+    text = ",".join(str(float(v)) if isinstance(v, int | float) else str(v) for v in values)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def _read(path: Path) -> pd.DataFrame:
     """Read the rows of a file, and cut off what a kill has left of its last line.
 
     Raises:
-        ValueError: If the file is no comparison; it is then left as it is.
+        ValueError: If the file is no comparison, or a row is not what was written; it is then
+            left as it is.
     """
     text = read_text(path).decode()
     header = ",".join(STORED) + "\n"
@@ -102,4 +123,14 @@ def _read(path: Path) -> pd.DataFrame:
     lines = text[: text.rfind("\n") + 1]
     if lines != text:
         path.write_text(lines, encoding="utf-8")
-    return from_csv(lines, {"fingerprint": str}) if lines else pd.DataFrame(columns=list(STORED))
+    if not lines:
+        return pd.DataFrame(columns=list(STORED))
+    frame = from_csv(lines, {"fingerprint": str})
+    for row in frame.to_dict("records"):
+        _, is_sealed, checksum = str(row["fingerprint"]).partition(SEAL)
+        if is_sealed and checksum != _checksum(row):
+            raise ValueError(
+                f"{path} must hold its rows as they were written, but that of "
+                f"{short(', '.join(_key(row)))} was changed; delete the row, to have it computed."
+            )
+    return frame

@@ -135,8 +135,11 @@ def replacing(path: Path) -> Iterator[Path]:
     Whoever reads sees the old file or the new one, never a half; what fails leaves nothing behind.
 
     Raises:
-        OSError: If the disk refuses; the message names the file.
+        OSError: If the disk refuses, or something that is no file stands there, such as
+            `/dev/null`; the message names the file.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():  # the disk refuses a folder
+        raise OSError(f"{path} must be a file, but is something else; name another.")
     # Other machines write here too, where numbers of processes are the same.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:

@@ -11,7 +11,7 @@ import torch
 import baselines.entrants
 import search
 from baselines import ALLOCATIONS, METHODS, compare
-from baselines.rows import COLUMNS, Rows
+from baselines.rows import COLUMNS, STORED, Rows
 from sekron.budget import Budget
 from sekron.layers.conv import SeKronConv2d
 from sekron.layers.linear import SeKronLinear
@@ -296,6 +296,37 @@ def test_a_row_stands_once_however_often_it_is_made(tmp_path):
     assert Rows(path, "another network").frame()["error"].tolist() == [4.0]
     assert len(path.read_text().splitlines()) == 1 + 4
     assert [file.name for file in tmp_path.iterdir()] == ["comparison.csv"]
+
+
+@pytest.mark.parametrize("column", ["budget", "error", "flops", "score"])
+def test_a_row_that_was_changed_is_refused_and_named(tmp_path, column):
+    path = tmp_path / "rows.csv"
+    row = dict.fromkeys(COLUMNS, 0.1 + 0.2) | {
+        "budget": "flops ≤ 50.0%",
+        "method": "=cp",
+        "ranks_by": "exact",
+        "flops": 70123,
+        "latency_ms": float("nan"),
+    }
+    rows = Rows(path, "abc")
+    rows.add(row)
+    rows.add({**row, "method": "tucker, or so", "flops": 1.5, "latency_ms": 2})
+    assert len(Rows(path, "abc").frame()) == 2
+    written = pd.read_csv(path, dtype={"fingerprint": str})
+    written[column] = ["flops ≤ 51.0%", *written[column][1:]] if column == "budget" else 0.5
+    written.to_csv(path, index=False)
+    content = path.read_text()
+    message = r"rows\.csv must hold its rows as .*=cp.* was changed; delete the row"
+    with pytest.raises(ValueError, match=message):
+        Rows(path, "of another network")
+    assert path.read_text() == content
+
+
+def test_rows_without_a_checksum_are_read(tmp_path):
+    row = dict.fromkeys(COLUMNS, 0.25) | {"budget": "b", "method": "m", "ranks_by": "r"}
+    frame = pd.DataFrame([{**row, "fingerprint": "abc"}], columns=list(STORED))
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    assert ("b", "m", "r") in Rows(tmp_path / "rows.csv", "abc")
 
 
 def test_a_file_with_other_columns_is_refused_and_kept(tmp_path, small_network, small_input):

@@ -11,13 +11,8 @@ import pytest
 
 import search
 from search import Budget
-from search.folder.storage import (
-    open_journal,
-    open_storage,
-    read_journal,
-    read_storage,
-    without_password,
-)
+from search.folder.journal import open_journal, read_journal
+from search.folder.storage import open_storage, read_storage, without_password
 
 SECRET = "s3cr3t/&"
 ENCODED = "s3cr3t%2F%26"
@@ -143,6 +138,25 @@ def test_a_reader_makes_no_database(stored, tmp_path):
     with pytest.raises(ValueError, match=r"must open, but it raised|must hold a finished search"):
         search.load(folder, storage=f"sqlite:///{elsewhere}")
     assert elsewhere.stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("trials", "datetime_start", "yesterday"),
+        ("trials", "state", "9"),
+        ("trial_params", "distribution_json", "{"),
+        ("trial_user_attributes", "value_json", "[1"),
+        ("study_directions", "direction", "UP"),
+    ],
+)
+def test_a_cell_that_cannot_be_read_is_damage_of_the_database_named(stored, table, column, value):
+    folder, url, _ = stored
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as database:
+        database.execute(f"UPDATE {table} SET {column} = ?", (value,))
+    with pytest.raises(ValueError, match=rf"^the storage {url} must hold .* is damaged") as caught:
+        search.load(folder, storage=url)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def state_of(folder):

@@ -9,7 +9,7 @@ from torch import nn
 
 import sekron
 from baselines.rows import COLUMNS, Rows
-from search.folder.storage import open_journal
+from search.folder.journal import open_journal
 from search.per_layer.space import Space
 from search.per_layer.study import LayerStudy
 from sekron.decomposition.metric import Metric

@@ -14,8 +14,8 @@ import torch
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
+from search.folder.journal import open_journal
 from search.folder.run_folder import JOURNAL
-from search.folder.storage import open_journal
 from search.front.layer_options import LayerOptions
 from search.per_layer.space import Space
 from search.per_layer.study import TEMPLATE, LayerStudy, front_volume, least_structures
@@ -143,7 +143,7 @@ SEARCH = """
     from optuna.storages.journal import JournalFileBackend
     from search.per_layer.study import LayerStudy
     from search.folder.run_folder import JOURNAL
-    from search.folder.storage import open_journal
+    from search.folder.journal import open_journal
     from search.per_layer.space import Space
     from sekron.structures.geometry import Geometry
     from sekron.rank_curves.curves import Spectra

@@ -11,7 +11,8 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from search.folder.storage import open_journal, open_storage
+from search.folder.journal import open_journal
+from search.folder.storage import open_storage
 from search.workers import alive, claims
 from search.workers.claims import Claims, joined
 

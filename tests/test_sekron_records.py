@@ -89,6 +89,19 @@ def test_an_error_of_the_disk_names_the_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("stands_there", ["pipe", "link to a pipe"])
+def test_only_a_file_is_replaced(tmp_path, stands_there):
+    path = pipe = tmp_path / "record.json"
+    if stands_there == "link to a pipe":
+        pipe = tmp_path / "pipe"
+        path.symlink_to(pipe)
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match=r"record\.json must be a file, but is something else"):
+        write_text(path, "text")
+    assert pipe.is_fifo()
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, pipe.name}
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "record.json")
     with pytest.raises(ValueError, match=r"record\.json must be a file, but is something else"):

@@ -10,16 +10,11 @@ from optuna.storages import BaseStorage
 from search.clock import timetable_record
 from search.clock.race import EAGER
 from search.clock.timetable import Timetable
+from search.folder.journal import open_journal, read_journal
 from search.folder.run_record import RunRecord, versions
 from search.folder.scores import Scores
 from search.folder.settings import Settings, Source
-from search.folder.storage import (
-    open_journal,
-    open_storage,
-    read_journal,
-    read_storage,
-    without_password,
-)
+from search.folder.storage import open_storage, read_storage, without_password
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile

@@ -1,23 +1,18 @@
-"""Where trials are kept: in a journal or a database, and how they are read again."""
+"""Trials in a database: how it is opened, and what is told of it when it fails."""
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from traceback import walk_tb
 from urllib.parse import quote, quote_plus
 
 import optuna
-from filelock import FileLock
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import TrialState
+from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -29,7 +24,7 @@ from sqlalchemy.exc import (
 
 from search.folder.outage import waiting_out
 from sekron.forward.evaluation import one_line
-from sekron.records import check_no_link, short, unwritten
+from sekron.records import short
 
 HARMLESS = ("application_name", "charset", "connect_timeout", "mode", "sslmode", "timeout", "uri")
 """Names of what in the query of a URL may be written down; whatever else may be a password."""
@@ -37,101 +32,11 @@ HARMLESS = ("application_name", "charset", "connect_timeout", "mode", "sslmode",
 SHORTEST = 4
 """Letters of a secret that can be found in a text."""
 
-AGAIN = 0.002
-"""Seconds after which a writer asks again for the lock of a journal."""
+OF_DATABASES = ("sqlalchemy.", RDBStorage.__module__)
+"""Begins of the names of modules that read what is in a database."""
 
 ATTEMPTS = 5
 """To make the tables of a database, beside other workers that do."""
-
-
-class JournalLock(JournalFileOpenLock):
-    """A lock that the operating system gives back when its holder dies.
-
-    Optuna's own locks are files that stay behind, and hold up the next search for half a minute.
-
-    Args:
-        lock: That is taken.
-    """
-
-    def __init__(self, lock: FileLock) -> None:
-        self._lock = lock
-
-    def acquire(self) -> bool:
-        """Wait for the lock."""
-        self._lock.acquire(poll_interval=AGAIN)
-        return True
-
-    def release(self) -> None:
-        """Give the lock back."""
-        self._lock.release()
-
-
-class Journal(JournalFileBackend):
-    """A journal whose lines are whole, whatever the disk does; its errors name the file.
-
-    Optuna's waits for the disk at every line. This one does at those that end a trial: what comes
-    before is written with it, and alone would be worth nothing.
-
-    Args:
-        path: Of the file.
-        lock: That a writer takes.
-    """
-
-    def __init__(self, path: Path, lock: FileLock) -> None:
-        super().__init__(str(path), JournalLock(lock))
-        self._path, self._writers = path, lock
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines.
-
-        Raises:
-            OSError: If the disk refuses.
-        """
-        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        try:
-            with self._path.open("ab") as file:
-                with self._writers.acquire(poll_interval=AGAIN):
-                    _drop_half_line(self._path, self._writers)  # of a worker that was killed
-                    file.write("".join(lines).encode())
-                    file.flush()
-                if any(TrialState(log.get("state", 0)).is_finished() for log in logs):
-                    os.fsync(file.fileno())
-        except OSError as error:
-            _drop_half_line(self._path, self._writers)
-            raise unwritten(self._path, error) from error
-
-
-def open_journal(journal: Path) -> BaseStorage:
-    """Open the journal of a study to go on with, or begin one.
-
-    Raises:
-        ValueError: If it is damaged, or a link.
-        OSError: If it cannot be written to.
-    """
-    if journal.exists() and not journal.is_file():
-        raise ValueError(f"{journal} must be a file, but is something else; delete the folder.")
-    check_no_link(journal)
-    lock = FileLock(journal.with_name(f".{journal.stem}.lock"))
-    try:
-        _drop_half_line(journal, lock)
-        backend = Journal(journal, lock)
-    except OSError as error:
-        raise unwritten(journal, error) from error
-    return _journal(backend, journal)
-
-
-def read_journal(journal: Path) -> BaseStorage:
-    """Open the journal of a study for reading alone: nothing is written, not even a lock.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is damaged.
-    """
-    if not journal.is_file():
-        raise FileNotFoundError(
-            f"{journal} must be the journal of a study, but is not there; search again."
-        )
-    return _journal(JournalFileBackend(str(journal)), journal)
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -164,13 +69,14 @@ def read_storage(url: str) -> BaseStorage:
 
 @contextmanager
 def told(url: str | None) -> Iterator[None]:
-    """Say in one line that a database has gone, without its password.
+    """Say in one line that a database has gone or is damaged, without its password.
 
     Args:
         url: Of the storage; None where that is no database.
 
     Raises:
-        ConnectionError: If it has; what was finished is kept there.
+        ConnectionError: If it has gone; what was finished is kept there.
+        ValueError: If what stands in it cannot be read.
     """
     try:
         yield
@@ -181,6 +87,13 @@ def told(url: str | None) -> Iterator[None]:
         raise ConnectionError(
             f"the storage {without_password(url)} must stay reachable, but it raised "
             f"{_said(url, cause or error)}; the same call goes on from its finished trials."
+        ) from None
+    except (ValueError, TypeError, LookupError) as error:
+        if url is None or not _is_of_database(error):
+            raise
+        raise ValueError(
+            f"the storage {without_password(url)} must hold what was written to it, but is damaged "
+            f"({_said(url, error)}); search again in another."
         ) from None
 
 
@@ -212,6 +125,12 @@ def _parsed(url: str) -> URL:
             "a storage reads 'sqlite:///study.db' or 'postgresql+psycopg://user@host/database', "
             "but what was given is no such URL."
         ) from None
+
+
+def _is_of_database(error: Exception) -> bool:
+    """Whether an error was raised while a database was read."""
+    modules = [str(frame.f_globals["__name__"]) for frame, _ in walk_tb(error.__traceback__)]
+    return any(module.startswith(OF_DATABASES) for module in modules)
 
 
 def _refusal(url: str, error: Exception) -> ValueError:
@@ -264,29 +183,3 @@ def _said(url: str, error: BaseException) -> str:
         for spelling in (secret, quote(secret), quote(secret, safe=""), quote_plus(secret)):
             text = text.replace(spelling, "***")
     return short(text)
-
-
-def _journal(backend: JournalFileBackend, journal: Path) -> BaseStorage:
-    try:
-        return JournalStorage(backend)
-    except Exception as error:  # whatever Optuna raises on what it did not write
-        raise ValueError(
-            f"{journal} must be the journal of a study, but is damaged ({one_line(error)}); "
-            "delete the folder and search again."
-        ) from error
-
-
-def _drop_half_line(journal: Path, lock: FileLock) -> None:
-    """Cut what a killed process left of its last line, which would spoil the line after it."""
-    if not journal.exists():
-        return
-    with lock, journal.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - 1, 0))
-        if file.read() in (b"", b"\n"):
-            return
-        file.seek(0)
-        text = file.read()
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):
-            file.truncate(whole)

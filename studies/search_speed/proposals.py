@@ -11,7 +11,7 @@ import optuna
 import torch
 from torch import nn
 
-from search.folder.storage import open_journal
+from search.folder.journal import open_journal
 from search.per_layer.samplers import SAMPLERS
 from search.per_layer.space import Space
 from search.per_layer.study import LayerStudy
