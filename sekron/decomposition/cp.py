@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from math import prod
 
 import torch
@@ -104,8 +105,9 @@ def _descend(tensor: Tensor, start: list[Tensor]) -> list[Tensor]:
 
 def _sweep(tensor: Tensor, factors: list[Tensor], ridge: float) -> tuple[list[Tensor], float]:
     """Solve for every factor of a tensor of norm 1; return them and their squared error."""
-    factors = list(factors)
-    grams = [a @ a.T for a in factors]
+    factors, grams = list(factors), dict[int, Tensor]()
+    for k, factor in enumerate(factors[1:], start=1):  # the first is solved for from the others
+        grams[k] = factor @ factor.T
     rank, n_modes = len(factors[0]), tensor.dim()
     matrix = tensor.flatten(1)
     right = _products(factors[1:]) @ matrix.T  # (rank, n_1)
@@ -115,10 +117,11 @@ def _sweep(tensor: Tensor, factors: list[Tensor], ridge: float) -> tuple[list[Te
             left = (factors[0] @ matrix).reshape(rank, *tensor.shape[1:])
         if k >= 1:
             right = _contract_others(left, factors[1:], k - 1)
-        gram = _hadamard([g for i, g in enumerate(grams) if i != k])
-        factors[k] = _solve(gram, right, ridge)
+        others = [grams[i] for i in range(n_modes) if i != k]
+        factors[k] = _solve(reduce(torch.mul, others), right, ridge)
         grams[k] = factors[k] @ factors[k].T
-    error = _hadamard(grams).sum() - 2.0 * (right * factors[-1]).sum()
+    products = reduce(torch.mul, [grams[k] for k in range(n_modes)])
+    error = products.sum() - 2.0 * (right * factors[-1]).sum()
     return _balanced(factors), 1.0 + float(error)
 
 
@@ -144,12 +147,9 @@ def _contract_others(left: Tensor, factors: list[Tensor], k: int) -> Tensor:
 def _solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
     # The penalty is relative to each term's size: relative to their mean, it would kill weak terms.
     sizes = gram.diagonal()
-    damped = gram + ridge * torch.diag(sizes.clamp_min(1e-12 * float(sizes.max())))
+    penalty = ridge * sizes.clamp_min(1e-12 * float(sizes.max()))
+    damped = gram.diagonal_scatter(sizes + penalty)
     return torch.cholesky_solve(right, torch.linalg.cholesky(damped))
-
-
-def _hadamard(matrices: list[Tensor]) -> Tensor:
-    return torch.stack(matrices).prod(dim=0)
 
 
 def _balanced(factors: list[Tensor]) -> list[Tensor]:
