@@ -4,11 +4,9 @@ import os
 import signal
 import subprocess
 
-import pytest
 from optuna.trial import TrialState
 
 import search
-from search.cli import worker
 from search.folder.run_folder import RunFolder
 from search.workers.claims import Claims
 from tests.test_search_cli_app import QUICK, files, run_folder, sekron_command
@@ -50,7 +48,7 @@ def test_workers_on_this_machine_help_and_end(sekron_command, files, monkeypatch
         begun.append((command, begin(command, **options)))
         return begun[-1][1]
 
-    monkeypatch.setattr(worker.subprocess, "Popen", beginning)
+    monkeypatch.setattr(subprocess, "Popen", beginning)
     url = f"sqlite:///{files}/many.db"
     where = ("--storage", url, "--run", "many", "--workers", "2", "--threads", "1")
     code, out, err = sekron_command(*SEARCH, "--flops", "60%", *where)
@@ -70,32 +68,6 @@ def test_workers_on_this_machine_help_and_end(sekron_command, files, monkeypatch
         assert TrialState.RUNNING not in {trial.state for trial in trials}
     sekron_command(*SEARCH, "--flops", "60%", "--run", "one")
     assert search.load(files / "one").candidates().equals(result.candidates())
-
-
-@pytest.mark.parametrize("is_over", [True, False])
-def test_a_worker_that_fails_is_told_in_one_line(monkeypatch, capsys, is_over):
-    class Failed:
-        returncode = 2
-
-        def __init__(self, command, **options):
-            self.options, self.command = options, command
-
-        def communicate(self):
-            return "", "a warning\nsekron: the model is gone\n"
-
-        def terminate(self):
-            """It has ended already."""
-
-    monkeypatch.setattr(worker.subprocess, "Popen", Failed)
-    url = "postgresql+psycopg://me:s3cr3tword@host/db"
-    with worker.LocalWorkers(1, ["run"], url) as others:
-        others._is_over = is_over
-        others.begin()
-    expected = "" if is_over else "sekron: a worker has ended: the model is gone\n"
-    assert capsys.readouterr().err == expected
-    (process,) = others._processes
-    assert "s3cr3tword" not in " ".join(process.command)  # which everybody can list
-    assert process.options["env"]["SEKRON_STORAGE"] == url
 
 
 def test_a_calibration_is_loaded_alike_by_others():

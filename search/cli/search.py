@@ -41,14 +41,16 @@ from search.cli.output import (
 )
 from search.cli.sources import load_model, load_score
 from search.cli.trust import remember
-from search.cli.worker import LocalWorkers
+from search.cli.worker import CODE
 from search.clock.race import EAGER
 from search.folder.run_folder import RunFolder
 from search.folder.storage import without_password
 from search.front.frames import layers_frame
 from search.front.outcome import Outcome
+from search.pipeline.processes import STORAGE
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
+from search.workers.processes import Processes
 from sekron.export.runtimes import RUNTIMES
 from sekron.profiling.profile import profile
 
@@ -165,7 +167,8 @@ def search(
     if score:
         options += ["--score", score]
         options += calibration_options(calibration, normalize, images)
-    with LocalWorkers(workers - 1, options, storage) as others:
+    environment = {} if storage is None else {STORAGE: storage}
+    with Processes(workers - 1, CODE, ["worker", *options], environment, complain) as others:
         folder = RunFolder(run, source)
         result = search_network(request, folder, complain, on_begin=others.begin)
     note_uncounted(result.profile.unsupported)

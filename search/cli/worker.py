@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Thread
 from typing import Annotated
 
 import torch
@@ -16,14 +12,14 @@ import typer
 
 from search.cli.arguments import Calibration, Images, Json, NamedModel, Normalize, Run, Weights
 from search.cli.calibration import load_calibration
-from search.cli.output import complain, print_json, say
+from search.cli.output import print_json, say
 from search.cli.sources import load_model, load_score
 from search.cli.trust import model_of
 from search.folder.run_folder import RunFolder
 from search.pipeline.join import join
+from search.pipeline.processes import STORAGE
 
-STORAGE = "SEKRON_STORAGE"
-"""Variable of the environment that may hold the URL of the storage: others can read options."""
+CODE = "from search.cli.app import main; main()"
 
 
 def worker(
@@ -74,57 +70,3 @@ def _interrupted_by(number: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
-
-
-class LocalWorkers:
-    """Further workers on this machine, which end with their search.
-
-    Args:
-        number: Of them.
-        options: Of `sekron worker`.
-        storage: URL of the storage, or None.
-    """
-
-    def __init__(self, number: int, options: Sequence[str], storage: str | None) -> None:
-        self._number, self._options, self._storage = number, options, storage
-        self._processes: list[subprocess.Popen[str]] = []
-        self._threads: list[Thread] = []
-        self._is_over = False
-
-    def __enter__(self) -> LocalWorkers:
-        """Begin nothing yet: there is no search to help with."""
-        return self
-
-    def begin(self) -> None:
-        """Begin them."""
-        code = "from search.cli.app import main; main()"
-        environment = dict(os.environ)
-        if self._storage is not None:
-            environment[STORAGE] = self._storage
-        for _ in range(self._number):
-            process = subprocess.Popen(
-                [sys.executable, "-c", code, "worker", *self._options],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=environment,
-            )
-            thread = Thread(target=self._follow, args=(process,), daemon=True)
-            thread.start()
-            self._processes.append(process)
-            self._threads.append(thread)
-
-    def __exit__(self, *_: object) -> None:
-        """End them: all is done, or the search has failed and others may go on."""
-        self._is_over = True
-        for process in self._processes:
-            process.terminate()
-        for thread in self._threads:
-            thread.join()
-
-    def _follow(self, process: subprocess.Popen[str]) -> None:
-        """Wait for a worker, and say why it ended if that was not the end of the search."""
-        _, said = process.communicate()
-        if process.returncode and not self._is_over:
-            last = said.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-            complain(f"a worker has ended: {last[0].removeprefix('sekron: ')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from optuna.storages import BaseStorage, InMemoryStorage
@@ -18,6 +19,11 @@ from sekron.profiling.network_profile import NetworkProfile
 
 class Recorder(Protocol):
     """Observes the stages of a search; a run folder is one."""
+
+    @property
+    def path(self) -> Path | None:
+        """Of the folder, where other processes can help; None without one."""
+        ...
 
     def check(self, settings: Settings, profile: NetworkProfile, digests: dict[str, str]) -> None:
         """Refuse a search that is not the one that was recorded."""
@@ -72,6 +78,8 @@ def timetables_beside(
 
 class Nobody:
     """The recorder of a search without a folder."""
+
+    path = None
 
     def check(self, settings: Settings, profile: NetworkProfile, digests: dict[str, str]) -> None:
         """Nothing was recorded."""

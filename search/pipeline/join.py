@@ -17,7 +17,13 @@ from search.pipeline.foresight import DENSE_SCORE, LAYERS, SCORES, seconds_side_
 from search.pipeline.plans import judge_of, plan_by_score
 from search.pipeline.request import Request
 from search.pipeline.search import OUTCOME, outcome, quiet_optuna, trials_of
-from search.pipeline.stages import layer_work, search_candidates
+from search.pipeline.stages import (
+    LayerTask,
+    layer_work,
+    search_layers,
+    search_weights,
+    tables_of,
+)
 from search.whole_network.judge import Judge
 from search.workers.claims import Claims, joined
 from sekron.forward.batches import Batches
@@ -88,14 +94,19 @@ def join(
     )
     judge = judge_of(request, folder, folder.scores(metrics), _warn)
     opened = folder.trials(storage)
-    work = layer_work(request, profile, digests)
+    work = layer_work(settings, profile, digests)
+    task = LayerTask(settings, profile, metrics, opened, work)
+    weights = search_weights(model, work)
     joining = joined(opened, settings.name, is_alone=False)
     with quiet_optuna(), told(storage), joining as claims, Course(progress) as course:
         _check_score(claims, judge)
         if progress:
             seconds = seconds_side_by_side(work.values(), n_threads)
             course.foresee({LAYERS: slowness() * seconds})
-        tables = search_candidates(request, profile, digests, metrics, opened, work, claims, course)
+        if progress and (foretold := task.foretold(n_threads)):
+            course.say(foretold)
+        found = search_layers(task, weights, claims, course, n_threads)
+        tables = tables_of(profile, digests, settings.calibrated, lambda layer: found[layer.name])
         if settings.is_timed or (settings.is_scored and judge is None):
             return False
         choices = Choices(profile, tables, metrics)

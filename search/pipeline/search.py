@@ -41,8 +41,17 @@ from search.pipeline.plans import (
     plan_by_score,
     plan_on_clock,
 )
+from search.pipeline.processes import helped
 from search.pipeline.request import Request
-from search.pipeline.stages import layer_work, profile_network, search_candidates, spaces_of
+from search.pipeline.stages import (
+    LayerTask,
+    layer_work,
+    profile_network,
+    search_layers,
+    search_weights,
+    spaces_of,
+    tables_of,
+)
 from search.whole_network.by_score import most_scores
 from search.whole_network.judge import Judge
 from search.whole_network.plan_clock import PlanClock
@@ -102,7 +111,7 @@ def _searched(
         digests = weight_digests(request.model, profile)
         recorder.check(settings, profile, digests)
         recorded = recorder.metric()
-        work = layer_work(request, profile, digests)
+        work = layer_work(settings, profile, digests)
     if request.progress:
         course.foresee(foreseen_stages(request, profile, work.values(), recorded is not None))
     judge = _judge(request, recorder, recorder.scores(recorded or NetworkMetric()), warn, course)
@@ -122,9 +131,17 @@ def _searched(
         if judge is not None:
             claims.note(DENSE_SCORE, judge.scores.dense)
         on_begin()
-        tables = search_candidates(
-            request, profile, digests, metrics, storage, work, claims, course
-        )
+        task = LayerTask(settings, profile, metrics, storage, work)
+        weights = search_weights(request.model, work)
+        claims.look()
+        if request.progress and (foretold := task.foretold(request.n_threads)):
+            course.say(foretold)
+        left = task.left(claims)
+        with helped(
+            recorder.path, request.storage, weights, left, request.n_threads, warn
+        ) as n_threads:
+            found = search_layers(task, weights, claims, course, n_threads)
+        tables = tables_of(profile, digests, settings.calibrated, lambda layer: found[layer.name])
         choices = Choices(profile, tables, metrics, timetable)
         trials = trials_of(settings, storage, claims)
         choices, best = _settled(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 import optuna
 from optuna.storages import BaseStorage
-from torch import nn
+from torch import Tensor, nn
 
 from search.folder.settings import Settings
 from search.per_layer.identity import identity
@@ -101,30 +102,61 @@ def _owners(
 
 
 def layer_work(
-    request: Request, profile: NetworkProfile, digests: dict[str, str]
+    settings: Settings, profile: NetworkProfile, digests: dict[str, str]
 ) -> dict[str, LayerWork]:
     """Return layer name -> about how long it takes, for those that are searched, equal ones once.
 
     Args:
-        request: The search.
+        settings: Of the search.
         profile: Of the network.
         digests: Layer name -> digest of its weight.
     """
-    settings = request.settings
     owners = {o.name: o for o in _owners(profile, digests, settings.calibrated).values()}
     spaces = spaces_of(profile, settings)
     return work_of_layers(owners.values(), spaces, profile, settings.n_trials)
 
 
-def search_candidates(
-    request: Request,
-    profile: NetworkProfile,
-    digests: dict[str, str],
-    metrics: NetworkMetric,
-    storage: BaseStorage,
-    work: Mapping[str, LayerWork],
+@dataclass(frozen=True, eq=False, slots=True)
+class LayerTask:
+    """What the workers of a search share of its layers.
+
+    Attributes:
+        settings: Of the search.
+        profile: Of the network.
+        metrics: That errors are measured in.
+        storage: Of the studies, which may hold earlier trials.
+        work: Layer name -> about how long it takes, for those to be searched.
+    """
+
+    settings: Settings
+    profile: NetworkProfile
+    metrics: NetworkMetric
+    storage: BaseStorage
+    work: Mapping[str, LayerWork]
+
+    def left(self, claims: Claims) -> dict[str, float]:
+        """Return layer name -> seconds, for layers that nobody had finished at the last look."""
+        done = {name: claims.finished(_piece(name)) for name in self.work}
+        return {
+            name: work.seconds
+            for name, work in self.work.items()
+            if (done[name] or -1.0) < work.n_trials
+        }
+
+    def foretold(self, n_together: int) -> str:
+        """Return what to say before layers are searched, so many at the same time."""
+        begun = set(optuna.get_all_study_names(self.storage))
+        owners = [layer for layer in self.profile.searched if layer.name in self.work]
+        new = [o.name for o in owners if study_name(self.settings, o) not in begun]
+        return announcement([self.work[name] for name in new], n_together)
+
+
+def search_layers(
+    task: LayerTask,
+    weights: Mapping[str, Tensor],
     claims: Claims,
     course: Course,
+    n_threads: int,
 ) -> dict[str, CandidateTable]:
     """Return layer name -> candidates, each layer searched by an Optuna study.
 
@@ -132,48 +164,47 @@ def search_candidates(
     that was killed has left it.
 
     Args:
-        request: The search.
-        profile: Of the network.
-        digests: Layer name -> digest of its weight.
-        metrics: That errors are measured in.
-        storage: Of the studies, which may hold earlier trials.
-        work: As `layer_work` returns it.
+        task: The layers.
+        weights: Layer name -> weight.
         claims: What this worker has in hand.
         course: Of the search.
+        n_threads: Layers at the same time.
     """
-    settings, spaces = request.settings, spaces_of(profile, request.settings)
-    network = opened(request.model, [layer.name for layer in profile.searched])
-    owners = {layer.name: layer for layer in profile.searched if layer.name in work}
+    settings, work, spaces = task.settings, task.work, spaces_of(task.profile, task.settings)
+    owners = {layer.name: layer for layer in task.profile.searched if layer.name in work}
     # What takes longest is begun first, so that no core is left without work at the end.
     order = sorted(owners, key=lambda name: -work[name].seconds)
-    if course.is_shown:
-        begun = set(optuna.get_all_study_names(storage))
-        new = [work[name] for name in order if study_name(settings, owners[name]) not in begun]
-        if foretold := announcement(new, request.n_threads):
-            course.say(foretold)
     # Errors of wide layers are known to fp32's digits anyway, whose last a thread more may change.
     are_wide = all(owner.params >= WIDE for owner in owners.values())
-    n_each = max(request.n_threads // max(len(owners), 1), 1) if are_wide else 1
+    n_each = max(n_threads // max(len(owners), 1), 1) if are_wide else 1
+    elsewhere: set[str] = set()
     with course.stage(LAYERS) as foreseen:
         per_second = foreseen / max(sum(own.seconds for own in work.values()), 1e-9)
 
         def searched(name: str, go_on: Callable[[], None]) -> CandidateTable | None:
             """Return the candidates of a layer, None while another worker searches it."""
-            n_trials = work[name].n_trials
+            n_trials, metric = work[name].n_trials, task.metrics.get(name)
             done = claims.finished(_piece(name), claims.session)
             if done is not None and done >= n_trials:
-                course.skip(per_second * work[name].seconds)
-                return recorded_table(settings, owners[name], spaces[name], metrics, storage)[0]
+                if name not in elsewhere:
+                    course.skip(per_second * work[name].seconds)
+                return recorded_table(
+                    settings, owners[name], spaces[name], task.metrics, task.storage
+                )[0]
             claim = claims.take(_piece(name))
             if claim is None:
+                if name not in elsewhere:  # it goes on at the pace of this one
+                    elsewhere.add(name)
+                    course.tell(name, per_second * work[name].seconds)
                 return None
+            calls, multiple = owners[name].calls, settings.rank_multiple
             study = LayerStudy(
                 study_name(settings, owners[name]),
-                _spectra(network, owners[name], metrics, settings),
+                Spectra(weights[name], calls, metric, multiple),
                 spaces[name],
                 sampler=settings.sampler,
                 seed=settings.seed,
-                storage=storage,
+                storage=task.storage,
                 hold=claims.hold,
             )
             steps = iter(work[name].steps)
@@ -193,12 +224,18 @@ def search_candidates(
         found: dict[str, CandidateTable] = {}
         while left := [name for name in order if name not in found]:
             claims.look()
-            tables = side_by_side(searched, left, request.n_threads, n_each)
+            tables = side_by_side(searched, left, n_threads, n_each)
             pairs = zip(left, tables, strict=True)
             found |= {name: table for name, table in pairs if table is not None}
             if len(found) < len(order):
                 claims.wait(_piece(""))
-    return tables_of(profile, digests, settings.calibrated, lambda layer: found[layer.name])
+    return found
+
+
+def search_weights(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
+    """Return layer name -> weight of a network, as the layers are searched."""
+    network = opened(model, names)
+    return {name: weight_of(network, name) for name in names}
 
 
 def recorded_table(
@@ -222,13 +259,6 @@ def _piece(layer: str) -> str:
 def study_name(settings: Settings, layer: LayerProfile) -> str:
     """Return the name of a layer's study."""
     return f"{settings.name}/{layer.name}"
-
-
-def _spectra(
-    model: nn.Module, layer: LayerProfile, metrics: NetworkMetric, settings: Settings
-) -> Spectra:
-    weight = weight_of(model, layer.name)
-    return Spectra(weight, layer.calls, metrics.get(layer.name), settings.rank_multiple)
 
 
 def _reasons(profile: NetworkProfile) -> str:

@@ -1,0 +1,97 @@
+"""Processes that search layers beside this one.
+
+Of small layers Python itself takes more time than arithmetic, and its lock lets one thread at a
+time have that: two threads search a ResNet-20 more slowly than one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import optuna
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from search.folder.run_folder import RunFolder
+from search.pipeline.course import Course
+from search.pipeline.stages import LayerTask, layer_work, search_layers
+from search.workers.claims import joined
+from search.workers.processes import Processes
+from sekron.network.network_metric import NetworkMetric
+
+WORTH = 20.0
+"""Seconds of work that is left, from which processes are begun: each imports torch anew."""
+
+STORAGE = "SEKRON_STORAGE"
+"""Variable of the environment that may hold the URL of the storage: others can read arguments."""
+
+CODE = "from search.pipeline.processes import main; main()"
+
+
+@contextmanager
+def helped(
+    run: Path | None,
+    storage: str | None,
+    weights: Mapping[str, Tensor],
+    seconds: Mapping[str, float],
+    n_threads: int,
+    complain: Callable[[str], object],
+) -> Iterator[int]:
+    """Let processes search layers within the block, where that pays.
+
+    Args:
+        run: The run folder, in which the search was begun; without one there are no processes.
+        storage: URL of the Optuna storage, if the search has one.
+        weights: Layer name -> weight, of those that are searched.
+        seconds: Layer name -> about how long its search will take, of those that are left.
+        n_threads: Layers that are searched at the same time.
+        complain: Called with why a process has ended too early.
+
+    Yields:
+        How many layers this process is to search at the same time.
+    """
+    number = min(n_threads, len(seconds))
+    is_on_cpu = all(weight.device.type == "cpu" for weight in weights.values())
+    if run is None or number < 2 or not is_on_cpu or sum(seconds.values()) < WORTH:
+        yield n_threads
+        return
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    if storage is not None:
+        environment[STORAGE] = storage
+    with tempfile.TemporaryDirectory() as private:
+        path = Path(private) / "weights.safetensors"
+        # Layers may share one; what is shared is written once for each.
+        save_file({name: weights[name].detach().clone().contiguous() for name in seconds}, path)
+        arguments = [str(run), str(path)]
+        with Processes(number - 1, CODE, arguments, environment, complain) as others:
+            others.begin()
+            yield 1
+
+
+def main() -> None:
+    """Search layers of a run folder, as one of the processes."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    run, path = sys.argv[1:]
+    folder, weights = RunFolder(run), load_file(path)
+    record = folder.read()
+    settings, profile = record.settings, record.profile
+    metrics = folder.metric() or NetworkMetric()
+    storage = folder.trials(os.environ.get(STORAGE))
+    work = layer_work(settings, profile, record.weights)
+    task = LayerTask(settings, profile, metrics, storage, {name: work[name] for name in weights})
+    with joined(storage, settings.name, is_alone=False) as claims, Course(False) as course:
+        search_layers(task, weights, claims, course, 1)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()  # until it is gone
+    os._exit(1)

@@ -1,0 +1,77 @@
+"""Further processes on this machine, which end with the one that began them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from threading import Thread
+from typing import Self
+
+
+class Processes:
+    """Processes of Python that help; one that fails is told of, and missed by nobody.
+
+    Their standard input ends when this process does, however that comes.
+
+    Args:
+        number: Of them.
+        code: That they run.
+        arguments: Of the code.
+        environment: Variables that they get besides those of this process.
+        complain: Called with why one has ended before the end.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        code: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        complain: Callable[[str], object],
+    ) -> None:
+        self._number, self._command = number, [sys.executable, "-c", code, *arguments]
+        self._environment, self._complain = {**os.environ, **environment}, complain
+        self._processes: list[subprocess.Popen[str]] = []
+        self._threads: list[Thread] = []
+        self._is_over = False
+
+    def __enter__(self) -> Self:
+        """Begin nothing yet: there may be nothing to help with."""
+        return self
+
+    def begin(self) -> None:
+        """Begin them."""
+        for _ in range(self._number):
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=self._environment,
+            )
+            thread = Thread(target=self._follow, args=(process,), daemon=True)
+            thread.start()
+            self._processes.append(process)
+            self._threads.append(thread)
+
+    def __exit__(self, *_: object) -> None:
+        """End them: all is done, or this process has failed and others may go on."""
+        self._is_over = True
+        for process in self._processes:
+            process.terminate()
+        for thread in self._threads:
+            thread.join()
+
+    def _follow(self, process: subprocess.Popen[str]) -> None:
+        """Wait for a process, and say why it ended if that was too early."""
+        assert process.stdin is not None
+        assert process.stderr is not None
+        with process.stdin, process.stderr as errors:
+            said = errors.read()
+            process.wait()
+        if process.returncode and not self._is_over:
+            last = said.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+            self._complain(f"a worker has ended: {last[0].removeprefix('sekron: ')}")

@@ -1,0 +1,134 @@
+"""Layers that other processes search: the same candidates, where it pays, and for no longer."""
+
+import time
+import warnings
+
+import pytest
+import torch
+from optuna.trial import TrialState
+from torch import nn
+
+import search
+from search import Budget
+from search.folder.run_folder import RunFolder
+from search.per_layer.study import LayerStudy
+from search.pipeline import processes
+from search.pipeline.processes import helped
+from search.workers.processes import Processes
+
+SETTINGS = {
+    "budget": Budget(flops=0.5),
+    "n_trials": 3,
+    "max_sequence_length": 2,
+    "measure_seconds": 0,
+    "progress": False,
+}
+
+
+def network():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(6)]
+    return nn.Sequential(nn.Conv2d(3, 8, 3), *layers, nn.Flatten(), nn.Linear(8 * 36, 3))
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """Where processes pay always; returns their numbers."""
+    monkeypatch.setattr(processes, "WORTH", 0.0)
+    numbers, begin = [], Processes.begin
+
+    def counted(self):
+        numbers.append(self._number)
+        begin(self)
+
+    monkeypatch.setattr(Processes, "begin", counted)
+    return numbers
+
+
+def searched(**changes):
+    return search.run(network(), torch.zeros(1, 3, 8, 8), **{**SETTINGS, **changes})
+
+
+def claimed(folder, url):
+    """Return layer -> number of the worker that has searched it."""
+    storage = RunFolder(folder).storage(url)
+    (study,) = (s for s in storage.get_all_studies() if s.study_name.endswith("/claims"))
+    trials = storage.get_all_trials(study._study_id)
+    done = [t.user_attrs for t in trials if t.state == TrialState.COMPLETE and t.user_attrs]
+    return {a["what"]: a["worker"] for a in done if a.get("what", "").startswith("layer ")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", [False, True])
+def test_processes_find_what_one_finds(tmp_path, begun, storage, monkeypatch):
+    alone = searched(n_threads=1)
+    folder, url = tmp_path / "run", f"sqlite:///{tmp_path}/study.db" if storage else None
+    run = LayerStudy.run
+
+    def waiting(self, *arguments):
+        """Search one layer once all others were searched elsewhere."""
+        end = time.monotonic() + 60.0
+        while len(claimed(folder, url)) < 5:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        run(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LayerStudy, "run", waiting)
+        together = searched(n_threads=3, run=folder, storage=url)
+    assert begun == [2]
+    assert len(set(claimed(folder, url).values())) > 1
+    assert together.best == alone.best
+    assert together.candidates().equals(alone.candidates())
+    # Nothing is left to do, and so nobody is begun.
+    again = searched(n_threads=3, run=folder, storage=url, budget=Budget(flops=0.3))
+    assert begun == [2]
+    assert again.best == alone.plan(Budget(flops=0.3))
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_help_is_told_of_and_missed_by_nobody(tmp_path, begun, monkeypatch):
+    monkeypatch.setattr(processes, "CODE", "raise SystemExit('no torch here')")
+    with pytest.warns(UserWarning, match="a worker has ended: no torch here"):
+        result = searched(n_threads=2, run=tmp_path / "run", n_trials=30)
+    assert begun == [1]
+    assert result.best == searched(n_threads=1, n_trials=30).best
+
+
+@pytest.mark.parametrize(
+    ("run", "seconds", "n_threads", "device"),
+    [
+        (None, 100.0, 2, "cpu"),
+        ("run", 1.0, 2, "cpu"),
+        ("run", 100.0, 1, "cpu"),
+        ("run", 100.0, 2, "meta"),
+    ],
+)
+def test_threads_do_where_processes_do_not_pay(tmp_path, run, seconds, n_threads, device):
+    weights = {name: torch.zeros(2, device=device) for name in "ab"}
+    folder = None if run is None else tmp_path / run
+    left = dict.fromkeys(weights, seconds)
+    with (
+        warnings.catch_warnings(),
+        helped(folder, None, weights, left, n_threads, pytest.fail) as here,
+    ):
+        assert here == n_threads
+
+
+def test_the_password_of_a_storage_stands_in_no_argument(tmp_path, monkeypatch):
+    made = []
+
+    class Seen(Processes):
+        def __init__(self, *arguments):
+            made.append(arguments)
+            super().__init__(0, *arguments[1:])
+
+    monkeypatch.setattr(processes, "Processes", Seen)
+    url = "postgresql+psycopg://me:s3cr3tword@host/db"
+    weights = {name: torch.zeros(2) for name in "ab"}
+    with helped(tmp_path, url, weights, dict.fromkeys(weights, 99.0), 2, pytest.fail) as here:
+        assert here == 1
+    ((number, code, arguments, environment, _),) = made
+    assert number == 1
+    assert "s3cr3tword" not in f"{code} {arguments}"
+    assert environment["SEKRON_STORAGE"] == url

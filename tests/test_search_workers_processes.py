@@ -1,0 +1,67 @@
+"""Further processes: they end with the one that began them, and tell why if they end before."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from search.workers.processes import Processes
+
+FAILS = "import sys; sys.stderr.write('a warning\\nsekron: the model is gone\\n'); sys.exit(2)"
+WAITS = "import sys; print(sys.argv[1:], file=open(sys.argv[1], 'w')); sys.stdin.read()"
+
+
+def ended(processes):
+    return [process.poll() is not None for process in processes._processes]
+
+
+def wait_for(condition):
+    end = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+def test_one_that_fails_is_told_in_one_line(is_over):
+    said = []
+    with Processes(1, FAILS, [], {}, said.append) as others:
+        others._is_over = is_over
+        others.begin()
+        for thread in others._threads:
+            thread.join()
+    assert said == ([] if is_over else ["a worker has ended: the model is gone"])
+
+
+def test_they_get_arguments_and_variables_and_end_with_the_block(tmp_path):
+    said = []
+    code = f"import os; assert os.environ['SEKRON_TRIED'] == 'yes'; {WAITS}"
+    path = tmp_path / "arguments"
+    with Processes(2, code, [str(path), "x"], {"SEKRON_TRIED": "yes"}, said.append) as others:
+        assert others._processes == []
+        others.begin()
+        wait_for(lambda: path.exists() and path.read_text().endswith("\n"))
+        assert ended(others) == [False, False]
+    wait_for(lambda: all(ended(others)))
+    assert path.read_text() == f"{[str(path), 'x']}\n"
+    assert said == []
+
+
+def test_their_input_ends_when_their_parent_is_killed(tmp_path):
+    path = tmp_path / "child"
+    wait = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); sys.stdin.read()"
+    over = f"{wait}; open(sys.argv[1] + '-over', 'w').close()"
+    code = f"""
+import time
+from search.workers.processes import Processes
+with Processes(1, {over!r}, [{str(path)!r}], {{}}, print) as others:
+    others.begin()
+    time.sleep(60.0)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    wait_for(lambda: path.exists() and path.read_text())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    wait_for((tmp_path / "child-over").exists)
