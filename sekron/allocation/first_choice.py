@@ -46,6 +46,7 @@ def begun(program: Program) -> tuple[Program, Relaxed, Choice | None] | None:
 
 def exchanged(program: Program, relaxed: Relaxed, choice: Choice) -> Choice:
     """Improve a choice that fits until no change of two layers lowers its loss."""
+    exchange = _by_cost if program.n_resources == 1 else _pair_by_pair
     while True:
         # No better choice holds a column that is farther from the relaxation than the choice.
         distance = program.loss(choice) - relaxed.optimum + program.tolerance
@@ -54,18 +55,60 @@ def exchanged(program: Program, relaxed: Relaxed, choice: Choice) -> Choice:
         columns = np.flatnonzero(keep)
         columns = columns[np.lexsort((relaxed.reduced[columns], program.owner[columns]))]
         layers = np.split(columns, np.searchsorted(program.owner[columns], range(1, len(choice))))
-        layers = [layer[:EXCHANGED] for layer in layers]
-        better, used = choice.copy(), program.used(choice)
-        for i, j in combinations(range(len(choice)), 2):
-            if len(layers[i]) == len(layers[j]) == 1:
-                continue
-            pair = _pair(program, better[[i, j]], used, (layers[i], layers[j]))
-            if pair is not None:
-                better[[i, j]] = pair
-                used = program.used(better)
+        better = exchange(program, choice, [layer[:EXCHANGED] for layer in layers])
         if program.loss(better) >= program.loss(choice) - program.tolerance:
             return choice
         choice = better
+
+
+def _by_cost(program: Program, choice: Choice, layers: list[Choice]) -> Choice:
+    """Make the best change of one or two layers of all, again and again, for one resource.
+
+    With the changes sorted by what they cost, the best partner of each is the least loss among
+    those that the rest of the room pays.
+    """
+    choice = choice.copy()
+    columns = np.concatenate([*layers, choice])  # to stay is a change too
+    owner, costs = program.owner[columns], program.costs[:, 0]
+    while True:
+        losses = program.losses[columns] - program.losses[choice][owner]
+        extra = costs[columns] - costs[choice][owner]
+        order = np.argsort(extra, kind="stable")
+        paid = np.searchsorted(
+            extra[order], 1.0 + ROUNDING - program.used(choice)[0] - extra, side="right"
+        )
+        partner = _least_before(losses[order], paid)
+        for layer in np.unique(owner[order][partner[partner >= 0]]):
+            of_layer = owner == layer  # of which one change is made
+            others = np.where(of_layer[order], np.inf, losses[order])
+            partner[of_layer] = _least_before(others, paid[of_layer])
+        together = np.where(partner < 0, np.inf, losses + losses[order][partner])
+        first = int(together.argmin())
+        second = int(order[partner[first]])
+        if not together[first] < -program.tolerance or owner[first] == owner[second]:
+            return choice
+        choice[owner[[first, second]]] = columns[[first, second]]
+
+
+def _least_before(values: Floats, ends: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the place of the least value before each end, -1 before the first."""
+    least = np.minimum.accumulate(values)
+    is_record = np.append(True, values[1:] < least[:-1])
+    places = np.maximum.accumulate(np.where(is_record, np.arange(len(values)), 0))
+    return np.where(ends > 0, places[ends - 1], -1)
+
+
+def _pair_by_pair(program: Program, choice: Choice, layers: list[Choice]) -> Choice:
+    """Make the best change of every two layers, one pair after the other."""
+    better, used = choice.copy(), program.used(choice)
+    for i, j in combinations(range(len(choice)), 2):
+        if len(layers[i]) == len(layers[j]) == 1:
+            continue
+        pair = _pair(program, better[[i, j]], used, (layers[i], layers[j]))
+        if pair is not None:
+            better[[i, j]] = pair
+            used = program.used(better)
+    return better
 
 
 def _pair(
