@@ -8,7 +8,7 @@ from torch import nn
 import search
 from search.folder.run_folder import RunFolder
 from search.per_layer.cost import proposal_seconds, template_seconds
-from search.per_layer.depth import FULL_SHARE, n_trials_of
+from search.per_layer.depth import FULL_SHARE, n_cp_ranks_of, n_trials_of
 from search.per_layer.space import DEFAULT_FAMILIES, Space
 from search.per_layer.study import TEMPLATE, LayerStudy
 from search.pipeline import foresight
@@ -44,6 +44,34 @@ def test_trials_follow_the_share_of_flops_or_parameters(flops, params, expected)
     layer = layer_of(round(flops * 10**12), round(params * 10**9))
     assert n_trials_of(layer, network, 50) == expected
     assert n_trials_of(layer, network, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("flops", "params", "expected"),
+    [(0.5, 0.0, 16), (0.0, FULL_SHARE, 16), (FULL_SHARE / 1.5, 0.0, 11), (1e-9, 0.0, 8)],
+)
+def test_a_cp_of_what_matters_little_is_fitted_at_fewer_ranks(flops, params, expected):
+    network = profile_of(10**12, 10**9)
+    layer = layer_of(round(flops * 10**12), round(params * 10**9))
+    assert n_cp_ranks_of(layer, network) == expected
+
+
+def test_a_layer_that_matters_little_has_a_cp_at_fewer_ranks():
+    torch.manual_seed(0)
+    large, small = nn.Conv2d(128, 128, 3, padding=1), nn.Conv2d(8, 8, 3)
+    result = search.run(
+        nn.Sequential(large, nn.Conv2d(128, 8, 1), small).eval(),
+        torch.zeros(1, 128, 5, 5),
+        budget=search.Budget(flops=0.5),
+        families=("cp",),
+        include=["0", "2"],
+        n_trials=0,
+        max_sequence_length=3,
+        measure_seconds=0,
+        progress=False,
+    )
+    candidates = result.candidates().groupby("layer")["structure"].nunique()
+    assert candidates["0"] > 8 >= candidates["2"] > 1
 
 
 @pytest.mark.parametrize("n_layers", [10, 349, 5000])

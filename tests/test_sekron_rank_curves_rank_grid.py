@@ -30,6 +30,13 @@ def test_grids_hold_multiples_up_to_the_caps(multiple):
         assert len(np.unique(grid, axis=0)) == len(grid)
 
 
+@pytest.mark.parametrize("number", [6, 8, 16])
+def test_a_cp_has_at_most_so_many_ranks_over_the_same_range(number):
+    every, some = cp_ranks(200, 36864), cp_ranks(200, 36864, number=number)
+    assert len(some) == number
+    assert (some[0], some[-1]) == (every[0], every[-1])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_curve_keeps_the_multiples_and_their_errors(family):
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from statistics import geometric_mean
 from search.per_layer.space import Space
 from sekron.decomposition.cp import fit_work
 from sekron.decomposition.decompose import REFINED, SWEEPS
-from sekron.rank_curves.rank_grid import FITTED_RANKS, cp_ranks, earlier_ranks
+from sekron.rank_curves.rank_grid import CP_RANKS, FITTED_RANKS, cp_ranks, earlier_ranks
 from sekron.rank_curves.unfoldings import reduced, vectors_too
 from sekron.structures.families import Point
 
@@ -62,17 +62,19 @@ class Work:
         )
 
 
-def template_seconds(space: Space, groups: int) -> list[float]:
+def template_seconds(space: Space, groups: int, n_cp_ranks: int = CP_RANKS) -> list[float]:
     """Return about how long each template takes, in their order.
 
     Args:
         space: The structures of a layer.
         groups: Number of groups of its convolution.
+        n_cp_ranks: Ranks at which a `cp` is fitted, at most.
     """
     seconds, known = [], set()
     for point in space.templates():
         family, shapes = point
-        seconds.append(groups * work_of(point, shapes[0] not in known).seconds)
+        work = work_of(point, shapes[0] not in known, n_cp_ranks)
+        seconds.append(groups * work.seconds)
         if family != "cp":
             known.add(shapes[0])
     return seconds
@@ -90,18 +92,19 @@ def proposal_seconds(space: Space, groups: int) -> float:
     return PER_PROPOSAL + (geometric_mean(seconds) if seconds else 0.0)
 
 
-def work_of(point: Point, is_first_new: bool = True) -> Work:
+def work_of(point: Point, is_first_new: bool = True, n_cp_ranks: int = CP_RANKS) -> Work:
     """Return what scoring a structure at all its ranks takes, for one group.
 
     Args:
         point: The structure.
         is_first_new: Whether the unfolding along its first factor is not known from another.
+        n_cp_ranks: Ranks at which a `cp` is fitted, at most.
     """
     family, shapes = point
     sizes = [prod(shape) for shape in shapes]
     cap = max(prod(sizes) // sum(sizes), 1)  # about the largest rank that saves parameters
     if family == "cp" and len(shapes) > 2:
-        ranks = cp_ranks(cap, prod(sizes))[:, 0].tolist()
+        ranks = cp_ranks(cap, prod(sizes), number=n_cp_ranks)[:, 0].tolist()
         total = sum(fit_work(prod(sizes), rank) for rank in ranks)
         return Work(fit_products=total, fits=len(ranks))
     if family in REFINED:

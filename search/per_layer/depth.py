@@ -5,9 +5,15 @@ from __future__ import annotations
 import math
 
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
+from sekron.rank_curves.rank_grid import CP_RANKS
 
 FULL_SHARE = 0.01
 """Share of the network's FLOPs or of its parameters from which a layer gets all proposals."""
+
+
+FEWEST_RANKS = CP_RANKS // 2
+"""Ranks at which a `cp` is fitted of a layer that matters least: where there are hundreds of such
+layers, each choice among them is a small step."""
 
 
 def n_trials_of(layer: LayerProfile, profile: NetworkProfile, most: int) -> int:
@@ -21,5 +27,20 @@ def n_trials_of(layer: LayerProfile, profile: NetworkProfile, most: int) -> int:
         profile: Of the network.
         most: Proposals of a layer with at least `FULL_SHARE` of FLOPs or parameters.
     """
+    return math.ceil(most * _weight(layer, profile))
+
+
+def n_cp_ranks_of(layer: LayerProfile, profile: NetworkProfile) -> int:
+    """Return at how many ranks a `cp` of a layer is fitted, at most; each of them takes time.
+
+    Args:
+        layer: A searched layer.
+        profile: Of the network.
+    """
+    return max(math.ceil(CP_RANKS * _weight(layer, profile)), FEWEST_RANKS)
+
+
+def _weight(layer: LayerProfile, profile: NetworkProfile) -> float:
+    """Return how much a layer matters, 1 from `FULL_SHARE` on."""
     share = max(layer.flops / max(profile.flops, 1), layer.params / max(profile.params, 1))
-    return math.ceil(most * min(share / FULL_SHARE, 1.0))
+    return min(share / FULL_SHARE, 1.0)

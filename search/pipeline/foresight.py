@@ -11,12 +11,13 @@ import torch
 
 from search.clock.time_limit import DENSE
 from search.per_layer.cost import proposal_seconds, template_seconds
-from search.per_layer.depth import n_trials_of
+from search.per_layer.depth import n_cp_ranks_of, n_trials_of
 from search.per_layer.space import Space
 from search.pipeline.calibrate import calibration_seconds
 from search.pipeline.request import Request
 from search.pipeline.side_by_side import threads
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
+from sekron.rank_curves.rank_grid import CP_RANKS
 
 LONG = 60.0
 """Seconds from which a search says beforehand how long it takes."""
@@ -48,16 +49,17 @@ class LayerWork:
     n_trials: int
 
     @classmethod
-    def of(cls, space: Space, groups: int, n_trials: int) -> LayerWork:
+    def of(cls, space: Space, groups: int, n_trials: int, n_cp_ranks: int = CP_RANKS) -> LayerWork:
         """Return the work of a layer.
 
         Args:
             space: Its structures.
             groups: Number of groups of its convolution.
             n_trials: Proposals.
+            n_cp_ranks: Ranks at which a `cp` is fitted, at most.
         """
         proposal = proposal_seconds(space, groups) if n_trials else 0.0
-        return cls(template_seconds(space, groups), proposal, n_trials)
+        return cls(template_seconds(space, groups, n_cp_ranks), proposal, n_trials)
 
     @property
     def steps(self) -> list[float]:
@@ -84,10 +86,11 @@ def work_of_layers(
         profile: Of the network.
         n_trials: Proposals of a layer that counts.
     """
-    known: dict[tuple[Space, int, int], LayerWork] = {}
+    known: dict[tuple[Space, int, int, int], LayerWork] = {}
     found = {}
     for layer in layers:
-        key = spaces[layer.name], layer.groups, n_trials_of(layer, profile, n_trials)
+        depth = n_trials_of(layer, profile, n_trials), n_cp_ranks_of(layer, profile)
+        key = spaces[layer.name], layer.groups, *depth
         if key not in known:
             known[key] = LayerWork.of(*key)
         found[layer.name] = known[key]

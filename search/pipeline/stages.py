@@ -10,6 +10,7 @@ from optuna.storages import BaseStorage
 from torch import Tensor, nn
 
 from search.folder.settings import Settings
+from search.per_layer.depth import n_cp_ranks_of
 from search.per_layer.identity import identity
 from search.per_layer.space import Space
 from search.per_layer.study import LayerStudy, replay
@@ -197,10 +198,10 @@ def search_layers(
                     elsewhere.add(name)
                     course.tell(name, per_second * work[name].seconds)
                 return None
-            calls, multiple = owners[name].calls, settings.rank_multiple
+            ranks = settings.rank_multiple, n_cp_ranks_of(owners[name], task.profile)
             study = LayerStudy(
                 study_name(settings, owners[name]),
-                Spectra(weights[name], calls, metric, multiple),
+                Spectra(weights[name], owners[name].calls, metric, *ranks),
                 spaces[name],
                 sampler=settings.sampler,
                 seed=settings.seed,

@@ -16,7 +16,7 @@ from sekron.decomposition.errors import relative_errors
 from sekron.decomposition.gram import gram, working
 from sekron.decomposition.metric import Metric, whole_channels
 from sekron.rank_curves.pareto import mixed_front
-from sekron.rank_curves.rank_grid import cp_ranks, earlier_ranks, fitted_ranks
+from sekron.rank_curves.rank_grid import CP_RANKS, cp_ranks, earlier_ranks, fitted_ranks
 from sekron.rank_curves.unfoldings import Unfoldings, singular_values_squared
 from sekron.structures.families import FAMILIES, Shape, block_shape, n_ranks
 from sekron.structures.flops import flops_of_calls, n_params_of_ranks
@@ -63,6 +63,7 @@ class Spectra:
         metric: Metric in which errors are measured. Structures that divide channels between
             factors are then rebuilt to know their error, and only at a few ranks.
         rank_multiple: Only ranks that are multiples of it are kept.
+        n_cp_ranks: Ranks at which a `cp` is fitted, at most.
     """
 
     def __init__(
@@ -71,8 +72,9 @@ class Spectra:
         geometries: tuple[Geometry, ...],
         metric: Metric | None = None,
         rank_multiple: int = 1,
+        n_cp_ranks: int = CP_RANKS,
     ) -> None:
-        self.rank_multiple = rank_multiple
+        self.rank_multiple, self.n_cp_ranks = rank_multiple, n_cp_ranks
         self.plain = working(weight)
         self.metric = None if metric is None else metric.to(weight.device)
         self.weight = self.plain if self.metric is None else self.metric.whiten(self.plain)
@@ -135,7 +137,7 @@ class Spectra:
             energies = torch.cat([part for _, part in parts]).cpu().numpy()
             return self._worthwhile(family, shapes, ranks, self._errors(energies))
         if family == "cp":
-            ranks = cp_ranks(caps[0], self.dense_params, self.rank_multiple)
+            ranks = cp_ranks(caps[0], self.dense_params, self.rank_multiple, self.n_cp_ranks)
         else:
             ranks = fitted_ranks(caps, self.rank_multiple)
         return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))

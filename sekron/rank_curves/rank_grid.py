@@ -18,9 +18,9 @@ LEAST_EARLIER = 8
 FITTED_RANKS = 8
 """How many ranks of `ring` and `tucker` are fitted, one by one."""
 
-CP_RANKS = range(16, 5, -1)
+CP_RANKS, CP_FEWEST = 16, 6
 CP_WORK = 1.6e11
-"""How many ranks of a `cp` are fitted, and the multiply-adds that all of them may take."""
+"""Most and fewest ranks of a `cp` that are fitted, and the multiply-adds that all may take."""
 
 CP_LEAST, CP_MOST = 0.03, (0.75, 0.5, 0.35)
 """Least and largest rank of a `cp`, relative to where it saves nothing any more."""
@@ -60,17 +60,18 @@ def scaled_ranks(caps: tuple[int, ...], number: int, multiple: int = 1) -> NDArr
     return multiple * np.unique(np.array(rows, dtype=np.int64), axis=0)
 
 
-def cp_ranks(cap: int, size: int, multiple: int = 1) -> NDArray[np.int64]:
+def cp_ranks(cap: int, size: int, multiple: int = 1, number: int = CP_RANKS) -> NDArray[np.int64]:
     """Return ranks spaced evenly in their logarithm, fewer and lower where fits take long.
 
     Args:
         cap: Largest rank that saves anything.
         size: Numbers in the weight.
         multiple: Number of which all ranks are multiples.
+        number: Of ranks, at most.
     """
-    for top, number in product(CP_MOST, CP_RANKS):
+    for top, count in product(CP_MOST, range(number, CP_FEWEST - 1, -1)):
         low, high = (max(1, round(share * cap / multiple)) for share in (CP_LEAST, top))
-        grid = np.geomspace(low, high, number).round().astype(np.int64)
+        grid = np.geomspace(low, high, count).round().astype(np.int64)
         ranks = multiple * np.unique(grid)
         if sum(fit_work(size, int(rank)) for rank in ranks) <= CP_WORK:
             break
