@@ -41,7 +41,7 @@ class Request:
         score: Of a network, or None.
         storage: URL of the Optuna storage with its password; None for the run folder, or memory.
         progress: Whether to show how far it is.
-        n_threads: Layers that are searched at the same time, each on one thread.
+        n_threads: Layers that are searched at the same time.
     """
 
     model: nn.Module

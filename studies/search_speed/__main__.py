@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 import time
 
@@ -62,7 +63,8 @@ def main() -> None:
         rivals, done = tensorly_seconds(model, result.profile, options.tensorly)
         spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in rivals.items())
         print(f"TensorLy, {done} of {len(result.tables)} layers at one set of ranks: {spent}")
-    print(f"peak memory of the process: {peak_gib():.2f} GiB")
+    of_others = peak_gib(resource.RUSAGE_CHILDREN)
+    print(f"peak memory: {peak_gib():.2f} GiB, of the largest process beside: {of_others:.2f} GiB")
 
 
 def _time_synthetic(n_layers: int, n_candidates: int) -> None:

@@ -59,9 +59,9 @@ class Spent:
         self.structures[name] += 1
 
 
-def peak_gib() -> float:
-    """Return the most memory that the process has had until now."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def peak_gib(whose: int = resource.RUSAGE_SELF) -> float:
+    """Return the most memory that this process has had until now, or one that it has begun."""
+    return resource.getrusage(whose).ru_maxrss / 2**20
 
 
 @contextmanager
