@@ -1,11 +1,15 @@
 """Layers that other processes search: the same candidates, where it pays, and for no longer."""
 
+import os
+import subprocess
+import sys
 import time
 import warnings
 
 import pytest
 import torch
 from optuna.trial import TrialState
+from safetensors.torch import save_file
 from torch import nn
 
 import search
@@ -14,6 +18,7 @@ from search.folder.run_folder import RunFolder
 from search.per_layer.study import LayerStudy
 from search.pipeline import processes
 from search.pipeline.processes import helped
+from search.pipeline.stages import search_weights
 from search.workers.processes import Processes
 
 SETTINGS = {
@@ -87,6 +92,26 @@ def test_processes_find_what_one_finds(tmp_path, begun, storage, monkeypatch):
 
 
 @pytest.mark.slow
+def test_one_that_has_nothing_left_to_do_ends_without_a_word(tmp_path):
+    searched(run=tmp_path / "run")
+    weights = search_weights(network(), ["1"])
+    path = tmp_path / "weights.safetensors"
+    save_file(weights, path)
+    reader, writer = os.pipe()  # which stays open, as that of a parent does
+    try:
+        process = subprocess.run(
+            [sys.executable, "-c", processes.CODE, tmp_path / "run", path],
+            stdin=reader,
+            capture_output=True,
+            check=False,
+        )
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert (process.returncode, process.stdout, process.stderr) == (0, b"", b"")
+
+
+@pytest.mark.slow
 def test_a_process_that_cannot_help_is_told_of_and_missed_by_nobody(tmp_path, begun, monkeypatch):
     monkeypatch.setattr(processes, "CODE", "raise SystemExit('no torch here')")
     with pytest.warns(UserWarning, match="a worker has ended: no torch here"):
@@ -113,6 +138,20 @@ def test_threads_do_where_processes_do_not_pay(tmp_path, run, seconds, n_threads
         helped(folder, None, weights, left, n_threads, pytest.fail) as here,
     ):
         assert here == n_threads
+
+
+@pytest.mark.parametrize("fails", ["save_file", "Processes"])
+def test_threads_do_where_no_process_can_be_begun(tmp_path, monkeypatch, fails):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(processes, fails, full)
+    weights, said = {name: torch.zeros(2) for name in "ab"}, []
+    with helped(tmp_path, None, weights, dict.fromkeys(weights, 99.0), 2, said.append) as here:
+        assert here == 2
+    (line,) = said
+    assert line.startswith("no process helps to search layers: ")
+    assert "No space left" in line
 
 
 def test_the_password_of_a_storage_stands_in_no_argument(tmp_path, monkeypatch):

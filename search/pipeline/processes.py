@@ -7,15 +7,17 @@ time have that: two threads search a ResNet-20 more slowly than one.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Thread
 
 import optuna
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,6 +26,7 @@ from search.pipeline.course import Course
 from search.pipeline.stages import LayerTask, layer_work, search_layers
 from search.workers.claims import joined
 from search.workers.processes import Processes
+from sekron.forward.evaluation import one_line
 from sekron.network.network_metric import NetworkMetric
 
 WORTH = 20.0
@@ -65,18 +68,27 @@ def helped(
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     if storage is not None:
         environment[STORAGE] = storage
-    with tempfile.TemporaryDirectory() as private:
-        path = Path(private) / "weights.safetensors"
-        # Layers may share one; what is shared is written once for each.
-        save_file({name: weights[name].detach().clone().contiguous() for name in seconds}, path)
-        arguments = [str(run), str(path)]
-        with Processes(number - 1, CODE, arguments, environment, complain) as others:
-            others.begin()
-            yield 1
+    here = 1
+    with ExitStack() as begun:
+        try:
+            private = begun.enter_context(tempfile.TemporaryDirectory())
+            path = Path(private) / "weights.safetensors"
+            # Layers may share one; what is shared is written once for each.
+            save_file({name: weights[name].detach().clone().contiguous() for name in seconds}, path)
+            arguments = [str(run), str(path)]
+            begun.enter_context(
+                Processes(number - 1, CODE, arguments, environment, complain)
+            ).begin()
+        except (OSError, SafetensorError) as error:
+            complain(f"no process helps to search layers: {one_line(error)}")
+            begun.close()
+            here = n_threads
+        yield here
 
 
 def main() -> None:
     """Search layers of a run folder, as one of the processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which is for the search, that ends this one
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -93,5 +105,6 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # until it is gone
+    while os.read(0, 1):  # nothing comes before its end
+        pass
     os._exit(1)

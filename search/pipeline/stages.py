@@ -137,12 +137,12 @@ class LayerTask:
 
     def left(self, claims: Claims) -> dict[str, float]:
         """Return layer name -> seconds, for layers that nobody had finished at the last look."""
-        done = {name: claims.finished(_piece(name)) for name in self.work}
-        return {
-            name: work.seconds
-            for name, work in self.work.items()
-            if (done[name] or -1.0) < work.n_trials
-        }
+        left = {}
+        for name, work in self.work.items():
+            done = claims.finished(_piece(name))
+            if done is None or done < work.n_trials:
+                left[name] = work.seconds
+        return left
 
     def foretold(self, n_together: int) -> str:
         """Return what to say before layers are searched, so many at the same time."""
