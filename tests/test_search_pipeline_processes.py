@@ -54,9 +54,9 @@ def searched(**changes):
     return search.run(network(), torch.zeros(1, 3, 8, 8), **{**SETTINGS, **changes})
 
 
-def claimed(folder, url):
+def claimed(folder):
     """Return layer -> number of the worker that has searched it."""
-    storage = RunFolder(folder).storage(url)
+    storage = RunFolder(folder).storage()
     (study,) = (s for s in storage.get_all_studies() if s.study_name.endswith("/claims"))
     trials = storage.get_all_trials(study._study_id)
     done = [t.user_attrs for t in trials if t.state == TrialState.COMPLETE and t.user_attrs]
@@ -64,29 +64,27 @@ def claimed(folder, url):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", [False, True])
-def test_processes_find_what_one_finds(tmp_path, begun, storage, monkeypatch):
+def test_processes_find_what_one_finds(tmp_path, begun, monkeypatch):
     alone = searched(n_threads=1)
-    folder, url = tmp_path / "run", f"sqlite:///{tmp_path}/study.db" if storage else None
-    run = LayerStudy.run
+    folder, run = tmp_path / "run", LayerStudy.run
 
     def waiting(self, *arguments):
         """Search one layer once all others were searched elsewhere."""
         end = time.monotonic() + 60.0
-        while len(claimed(folder, url)) < 5:
+        while len(claimed(folder)) < 5:
             assert time.monotonic() < end
             time.sleep(0.2)
         run(self, *arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(LayerStudy, "run", waiting)
-        together = searched(n_threads=3, run=folder, storage=url)
+        together = searched(n_threads=3, run=folder)
     assert begun == [2]
-    assert len(set(claimed(folder, url).values())) > 1
+    assert len(set(claimed(folder).values())) > 1
     assert together.best == alone.best
     assert together.candidates().equals(alone.candidates())
     # Nothing is left to do, and so nobody is begun.
-    again = searched(n_threads=3, run=folder, storage=url, budget=Budget(flops=0.3))
+    again = searched(n_threads=3, run=folder, budget=Budget(flops=0.3))
     assert begun == [2]
     assert again.best == alone.plan(Budget(flops=0.3))
 
