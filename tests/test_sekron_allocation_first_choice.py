@@ -49,6 +49,15 @@ def test_no_change_of_two_layers_is_better_than_what_is_found(seed, n_layers, n_
     assert program.loss(found) <= least_of_pairs(program, found) + program.tolerance
 
 
+def test_the_partner_of_a_change_is_another_layer():
+    # The costly column of the first layer would pay with a saving of that same layer.
+    first = Options(np.array([1.0, 0.9, 0.0]), np.array([[0.5], [0.2], [0.9]]))
+    second = Options(np.array([0.1]), np.array([[0.1]]))
+    program = Program.of([first, second], np.array([0.7]))
+    _, relaxed, _ = begun(program)
+    assert list(exchanged(program, relaxed, np.array([0, 3]))) == [1, 3]
+
+
 def test_a_choice_that_is_the_best_stays():
     program, start = program_of(3, 5, 1)
     _, relaxed, _ = begun(program)

@@ -85,16 +85,16 @@ def _by_cost(program: Program, choice: Choice, layers: list[Choice]) -> Choice:
         together = np.where(partner < 0, np.inf, losses + losses[order][partner])
         first = int(together.argmin())
         second = int(order[partner[first]])
-        if not together[first] < -program.tolerance or owner[first] == owner[second]:
+        if not together[first] < -program.tolerance:
             return choice
         choice[owner[[first, second]]] = columns[[first, second]]
 
 
 def _least_before(values: Floats, ends: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the place of the least value before each end, -1 before the first."""
+    """Return the place of the least finite value before each end, -1 where there is none."""
     least = np.minimum.accumulate(values)
-    is_record = np.append(True, values[1:] < least[:-1])
-    places = np.maximum.accumulate(np.where(is_record, np.arange(len(values)), 0))
+    is_record = values < np.append(np.inf, least[:-1])
+    places = np.maximum.accumulate(np.where(is_record, np.arange(len(values)), -1))
     return np.where(ends > 0, places[ends - 1], -1)
 
 
