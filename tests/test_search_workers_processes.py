@@ -27,7 +27,7 @@ def wait_for(condition):
 @pytest.mark.parametrize("is_over", [True, False])
 def test_one_that_fails_is_told_in_one_line(is_over):
     said = []
-    with Processes(1, FAILS, [], {}, said.append) as others:
+    with Processes(1, FAILS, [], None, said.append) as others:
         others._is_over = is_over
         others.begin()
         for thread in others._threads:
@@ -35,11 +35,13 @@ def test_one_that_fails_is_told_in_one_line(is_over):
     assert said == ([] if is_over else ["a worker has ended: the model is gone"])
 
 
-def test_they_get_arguments_and_variables_and_end_with_the_block(tmp_path):
-    said = []
-    code = f"import os; assert os.environ['SEKRON_TRIED'] == 'yes'; {WAITS}"
+def test_they_get_arguments_storage_and_modules_and_end_with_the_block(tmp_path, monkeypatch):
+    said, url = [], "postgresql+psycopg://me:s3cr3tword@host/db"
+    (tmp_path / "only_here.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    code = f"import os, only_here; assert os.environ['SEKRON_STORAGE'] == {url!r}; {WAITS}"
     path = tmp_path / "arguments"
-    with Processes(2, code, [str(path), "x"], {"SEKRON_TRIED": "yes"}, said.append) as others:
+    with Processes(2, code, [str(path), "x"], url, said.append) as others:
         assert others._processes == []
         others.begin()
         wait_for(lambda: path.exists() and path.read_text().endswith("\n"))
@@ -56,7 +58,7 @@ def test_their_input_ends_when_their_parent_is_killed(tmp_path):
     code = f"""
 import time
 from search.workers.processes import Processes
-with Processes(1, {over!r}, [{str(path)!r}], {{}}, print) as others:
+with Processes(1, {over!r}, [{str(path)!r}], None, print) as others:
     others.begin()
     time.sleep(60.0)
 """

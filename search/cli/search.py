@@ -47,7 +47,6 @@ from search.folder.run_folder import RunFolder
 from search.folder.storage import without_password
 from search.front.frames import layers_frame
 from search.front.outcome import Outcome
-from search.pipeline.processes import STORAGE
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
 from search.workers.processes import Processes
@@ -167,8 +166,7 @@ def search(
     if score:
         options += ["--score", score]
         options += calibration_options(calibration, normalize, images)
-    environment = {} if storage is None else {STORAGE: storage}
-    with Processes(workers - 1, CODE, ["worker", *options], environment, complain) as others:
+    with Processes(workers - 1, CODE, ["worker", *options], storage, complain) as others:
         folder = RunFolder(run, source)
         result = search_network(request, folder, complain, on_begin=others.begin)
     note_uncounted(result.profile.unsupported)

@@ -17,7 +17,7 @@ from search.cli.sources import load_model, load_score
 from search.cli.trust import model_of
 from search.folder.run_folder import RunFolder
 from search.pipeline.join import join
-from search.pipeline.processes import STORAGE
+from search.workers.processes import STORAGE
 
 CODE = "from search.cli.app import main; main()"
 

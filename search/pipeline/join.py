@@ -103,8 +103,7 @@ def join(
         if progress:
             seconds = seconds_side_by_side(work.values(), n_threads)
             course.foresee({LAYERS: slowness() * seconds})
-        if progress and (foretold := task.foretold(n_threads)):
-            course.say(foretold)
+        task.announce(course, n_threads)
         found = search_layers(task, weights, claims, course, n_threads)
         tables = tables_of(profile, digests, settings.calibrated, lambda layer: found[layer.name])
         if settings.is_timed or (settings.is_scored and judge is None):

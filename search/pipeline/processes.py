@@ -25,15 +25,12 @@ from search.folder.run_folder import RunFolder
 from search.pipeline.course import Course
 from search.pipeline.stages import LayerTask, layer_work, search_layers
 from search.workers.claims import joined
-from search.workers.processes import Processes
+from search.workers.processes import STORAGE, Processes
 from sekron.forward.evaluation import one_line
 from sekron.network.network_metric import NetworkMetric
 
 WORTH = 20.0
 """Seconds of work that is left, from which processes are begun: each imports torch anew."""
-
-STORAGE = "SEKRON_STORAGE"
-"""Variable of the environment that may hold the URL of the storage: others can read arguments."""
 
 CODE = "from search.pipeline.processes import main; main()"
 
@@ -65,9 +62,6 @@ def helped(
     if run is None or number < 2 or not is_on_cpu or sum(seconds.values()) < WORTH:
         yield n_threads
         return
-    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    if storage is not None:
-        environment[STORAGE] = storage
     here = 1
     with ExitStack() as begun:
         try:
@@ -76,9 +70,8 @@ def helped(
             # Layers may share one; what is shared is written once for each.
             save_file({name: weights[name].detach().clone().contiguous() for name in seconds}, path)
             arguments = [str(run), str(path)]
-            begun.enter_context(
-                Processes(number - 1, CODE, arguments, environment, complain)
-            ).begin()
+            others = Processes(number - 1, CODE, arguments, storage, complain)
+            begun.enter_context(others).begin()
         except (OSError, SafetensorError) as error:
             complain(f"no process helps to search layers: {one_line(error)}")
             begun.close()

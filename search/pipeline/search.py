@@ -133,9 +133,7 @@ def _searched(
         on_begin()
         task = LayerTask(settings, profile, metrics, storage, work)
         weights = search_weights(request.model, work)
-        claims.look()
-        if request.progress and (foretold := task.foretold(request.n_threads)):
-            course.say(foretold)
+        task.announce(course, request.n_threads)
         left = task.left(claims)
         with helped(
             recorder.path, request.storage, weights, left, request.n_threads, warn

@@ -144,12 +144,15 @@ class LayerTask:
                 left[name] = work.seconds
         return left
 
-    def foretold(self, n_together: int) -> str:
-        """Return what to say before layers are searched, so many at the same time."""
+    def announce(self, course: Course, n_together: int) -> None:
+        """Say beforehand how long layers will take, so many at the same time, if that is long."""
+        if not course.is_shown:
+            return
         begun = set(optuna.get_all_study_names(self.storage))
         owners = [layer for layer in self.profile.searched if layer.name in self.work]
         new = [o.name for o in owners if study_name(self.settings, o) not in begun]
-        return announcement([self.work[name] for name in new], n_together)
+        if foretold := announcement([self.work[name] for name in new], n_together):
+            course.say(foretold)
 
 
 def search_layers(

@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import Self
+
+STORAGE = "SEKRON_STORAGE"
+"""Variable of the environment that may hold the URL of the storage: others can read arguments."""
 
 
 class Processes:
     """Processes of Python that help; one that fails is told of, and missed by nobody.
 
-    Their standard input ends when this process does, however that comes.
+    They find the modules that this process finds. Their standard input ends when it does, however
+    that comes.
 
     Args:
         number: Of them.
         code: That they run.
         arguments: Of the code.
-        environment: Variables that they get besides those of this process.
+        storage: URL of the Optuna storage, if the search has one.
         complain: Called with why one has ended before the end.
     """
 
@@ -28,11 +32,15 @@ class Processes:
         number: int,
         code: str,
         arguments: Sequence[str],
-        environment: Mapping[str, str],
+        storage: str | None,
         complain: Callable[[str], object],
     ) -> None:
         self._number, self._command = number, [sys.executable, "-c", code, *arguments]
-        self._environment, self._complain = {**os.environ, **environment}, complain
+        path = os.pathsep.join(filter(None, sys.path))
+        self._environment = {**os.environ, "PYTHONPATH": path}
+        if storage is not None:
+            self._environment[STORAGE] = storage
+        self._complain = complain
         self._processes: list[subprocess.Popen[str]] = []
         self._threads: list[Thread] = []
         self._is_over = False

@@ -31,16 +31,17 @@ def main() -> None:
     spec = InputSpec.parse(shape)
     example = torch.zeros(spec.shape)
     images = [torch.randn(options.images, *spec.shape[1:])] if options.images else None
-    print(f"{options.model} {shape}, {torch.get_num_threads()} threads, S <= 3", flush=True)
+    print(f"{options.model} {shape}, {options.threads} layers at a time, S <= 3", flush=True)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, watching() as spent:
+    with tempfile.TemporaryDirectory() as private, watching() as spent:
         result = search.run(
             model,
             example,
             budget=search.Budget(flops=0.5),
             n_trials=options.trials,
             include=options.include,
-            run=folder,
+            run=None if options.one_process else private,
+            n_threads=options.threads,
             calibration=images,
             measure_seconds=options.measure,
         )
@@ -97,6 +98,12 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--input", default="", help="its shape, where the network is none of these")
     parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="layers at the same time"
+    )
+    parser.add_argument(
+        "--one-process", action="store_true", help="no run folder, so that no process helps"
+    )
     parser.add_argument("--include", nargs="+", help="patterns of the layers that are searched")
     parser.add_argument("--images", type=int, default=0, help="random ones, to calibrate with")
     parser.add_argument("--measure", type=float, default=0.0, help="seconds for the clock")
