@@ -86,9 +86,9 @@ class Contender(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decomposed:
-    """Candidates of every layer, and how their factors are computed.
+    """Candidates of every layer, and how their factors are computed, each once.
 
     Attributes:
         model: The dense network.
@@ -96,7 +96,6 @@ class Decomposed:
         tables: Layer name -> candidates, for the searched layers in their order.
         factorize: From a weight and a candidate to a structure and its factors.
         whitenings: Layer name -> what a weight is whitened by before it is factorized.
-        fits: Layer name and candidate -> its factors, for those computed so far.
     """
 
     model: nn.Module
@@ -104,7 +103,7 @@ class Decomposed:
     tables: Mapping[str, CandidateTable]
     factorize: Factorize
     whitenings: Mapping[str, Metric | Whitening] = field(default_factory=dict)
-    fits: dict[tuple[str, Structure], _Fit] = field(default_factory=dict)
+    _fits: dict[tuple[str, Structure], _Fit] = field(default_factory=dict, init=False, repr=False)
 
     def enter(self, budget: Budget, rule: str) -> Entry | None:
         """Compress the network within a budget, ranks by a rule; None where it is out of reach."""
@@ -116,20 +115,19 @@ class Decomposed:
             return None
         fits = {name: self._fit(name, structure) for name, structure in plan.items()}
         structures = {name: fit.structure for name, fit in fits.items()}
-        factors = {name: fit.factors for name, fit in fits.items()}
-        network = compressed(self.model, structures, factors=factors)
+        network = compressed(self.model, structures, factors_of=lambda name, *_: fits[name].factors)
         error = sum(fit.loss for fit in fits.values())
         return Entry(network, error, self.profile.totals(Plan(structures)))
 
     def _fit(self, name: str, structure: Structure) -> _Fit:
         """Compute factors once, however many budgets choose them."""
-        if (name, structure) not in self.fits:
+        if (name, structure) not in self._fits:
             weight = weight_of(self.model, name)
             whitening = self.whitenings.get(name)
             fitted, factors = factorized_in(whitening, self.factorize, weight, structure)
             loss = fitted_error(weight, factors, fitted) ** 2
-            self.fits[name, structure] = _Fit(fitted, factors, loss)
-        return self.fits[name, structure]
+            self._fits[name, structure] = _Fit(fitted, factors, loss)
+        return self._fits[name, structure]
 
     def _allocated(self, budget: Budget, rule: str) -> Plan | None:
         available = self.profile.available(budget)

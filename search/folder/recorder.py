@@ -11,6 +11,7 @@ from search.clock.timetable import Timetable
 from search.folder.scores import Scores
 from search.folder.settings import Settings
 from search.folder.storage import open_storage
+from sekron.decomposition.decompose import Decomposition, decompose
 from sekron.export.runtimes import RUNTIMES
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
@@ -43,6 +44,10 @@ class Recorder(Protocol):
 
     def trials(self, url: str | None) -> BaseStorage:
         """Return where trials are kept, at a URL if there is one; made if it is missing."""
+        ...
+
+    def factors(self) -> Decomposition:
+        """Return what decomposes weights, and may remember it."""
         ...
 
     def begin(
@@ -96,6 +101,10 @@ class Nobody:
     def trials(self, url: str | None) -> BaseStorage:
         """Return the storage that was asked for, or one in memory."""
         return InMemoryStorage() if url is None else open_storage(url)
+
+    def factors(self) -> Decomposition:
+        """Return what remembers nothing."""
+        return decompose
 
     def begin(
         self,

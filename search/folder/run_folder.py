@@ -1,4 +1,4 @@
-"""The folder of a run: record, metric, study, latencies, scores, candidates, front and plan."""
+"""The folder of a run: record, metric, study, times, scores, factors, front and plan."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from optuna.storages import BaseStorage
 from search.clock import timetable_record
 from search.clock.race import EAGER
 from search.clock.timetable import Timetable
+from search.folder.factor_cache import FactorCache
 from search.folder.journal import open_journal, read_journal
 from search.folder.run_record import RunRecord, versions
 from search.folder.scores import Scores
@@ -23,6 +24,7 @@ from sekron.records import read_text, short, unwritten, write_text
 RECORD, JOURNAL = "run.json", "study.log"
 LATENCY, SCORES = "latency.json", "scores.json"
 CANDIDATES, FRONT, PLAN = "candidates.csv", "front.csv", "plan.json"
+FACTORS = "factors"
 
 
 class RunFolder:
@@ -166,6 +168,10 @@ class RunFolder:
         digest = self.read().metric
         return NetworkMetric.load(self.path, digest) if digest else NetworkMetric()
 
+    def factors(self, *, keeps: bool = True) -> FactorCache:
+        """Return what decomposes weights and remembers it here, or only what is here already."""
+        return FactorCache(self.path / FACTORS, keeps=keeps)
+
     def timetable(self, metrics: NetworkMetric, runtime: str) -> Timetable | None:
         """Return the recorded latencies of a runtime, or None if there are none.
 
@@ -185,7 +191,10 @@ class RunFolder:
         if missing:
             raise ValueError(f"{path} is damaged: it has no layer {min(missing)!r}.")
         try:
-            winners = {asked: plan.within(metrics) for asked, plan in timetable.winners.items()}
+            known = self.factors(keeps=False)
+            winners = {
+                name: plan.within(metrics, known) for name, plan in timetable.winners.items()
+            }
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         return replace(timetable, winners=winners)
@@ -197,7 +206,9 @@ class RunFolder:
             ValueError: If they are damaged.
         """
         path = self.path / SCORES
-        return Scores.from_json(read_text(path), str(path), metrics) if path.exists() else None
+        if not path.exists():
+            return None
+        return Scores.from_json(read_text(path), str(path), metrics, self.factors(keeps=False))
 
     def keep_timetable(self, timetable: Timetable) -> None:
         """Record the latencies."""

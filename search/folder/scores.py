@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from sekron.decomposition.decompose import Decomposition, decompose
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan, PlanRecord
 from sekron.records import decode, encode
@@ -58,13 +59,20 @@ class Scores:
         return encode(_Scores(self.dense, networks, winners), FORMAT, VERSION, is_sealed=True)
 
     @classmethod
-    def from_json(cls, text: str | bytes, source: str, metrics: NetworkMetric) -> Scores:
+    def from_json(
+        cls,
+        text: str | bytes,
+        source: str,
+        metrics: NetworkMetric,
+        decomposition: Decomposition = decompose,
+    ) -> Scores:
         """Read what `to_json` wrote.
 
         Args:
             text: JSON.
             source: What to call it in an error.
             metrics: That the plans were made in.
+            decomposition: Gives the factors when one of them is applied.
 
         Raises:
             ValueError: If it is damaged, or its plans were made in another metric.
@@ -73,7 +81,7 @@ class Scores:
 
         def read(plan: PlanRecord) -> Plan:
             try:
-                return Plan.from_record(plan, source).within(metrics)
+                return Plan.from_record(plan, source).within(metrics, decomposition)
             except ValueError as error:
                 raise ValueError(f"{source} is damaged: {error}") from error
 

@@ -14,6 +14,7 @@ from search.clock.timetable import Timetable
 from search.front.layer_options import LayerOptions
 from sekron.allocation.allocate import allocate
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.decomposition.decompose import Decomposition, decompose
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
@@ -69,12 +70,14 @@ class Choices:
         tables: Layer name -> candidates, for the searched layers in their order.
         metrics: That errors are measured in.
         timetable: What the clock has said, or None if nothing was measured.
+        decomposition: Gives the factors when a plan is applied.
     """
 
     profile: NetworkProfile
     tables: Mapping[str, CandidateTable] = field(repr=False)
     metrics: NetworkMetric = field(default_factory=NetworkMetric, repr=False)
     timetable: Timetable | None = field(default=None, repr=False)
+    decomposition: Decomposition = field(default=decompose, repr=False)
 
     def retimed(self, timetable: Timetable | None) -> Choices:
         """Return the same candidates with the times of another timetable."""
@@ -245,7 +248,7 @@ class Choices:
             if row < len(table):
                 structures[name] = table.structure(row)
                 forms[name] = self.layers[name].forms[row]
-        return Plan(structures, forms, self.metrics)
+        return Plan(structures, forms, self.metrics, self.decomposition)
 
     def member(self, choice: Choice) -> Member:
         """Return the plan of a choice with what it uses."""

@@ -95,7 +95,7 @@ def join(
     judge = judge_of(request, folder, folder.scores(metrics), _warn)
     opened = folder.trials(storage)
     work = layer_work(settings, profile, digests)
-    task = LayerTask(settings, profile, metrics, opened, work)
+    task = LayerTask(settings, profile, metrics, opened, work, folder.factors())
     weights = search_weights(model, work)
     joining = joined(opened, settings.name, is_alone=False)
     with quiet_optuna(), told(storage), joining as claims, Course(progress) as course:
@@ -108,7 +108,7 @@ def join(
         tables = tables_of(profile, digests, settings.calibrated, lambda layer: found[layer.name])
         if settings.is_timed or (settings.is_scored and judge is None):
             return False
-        choices = Choices(profile, tables, metrics)
+        choices = Choices(profile, tables, metrics, None, folder.factors())
         _finish(request, choices, judge, folder, opened, claims, course)
     return True
 

@@ -71,7 +71,7 @@ def load_so_far(run: str | Path, storage: str | None = None) -> tuple[SearchResu
     if record.settings.is_timed:
         timetable = folder.timetable(metrics, runtime)
         beside = timetables_beside(folder, metrics, runtime)
-    choices = Choices(record.profile, tables, metrics, timetable)
+    choices = Choices(record.profile, tables, metrics, timetable, folder.factors(keeps=False))
     by_score = None if scores is None else scores.winners.get(choices.question(budget))
     on_clock = None
     if timetable is not None:

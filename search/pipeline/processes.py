@@ -92,7 +92,8 @@ def main() -> None:
     metrics = folder.metric() or NetworkMetric()
     storage = folder.trials(os.environ.get(STORAGE))
     work = layer_work(settings, profile, record.weights)
-    task = LayerTask(settings, profile, metrics, storage, {name: work[name] for name in weights})
+    own = {name: work[name] for name in weights}
+    task = LayerTask(settings, profile, metrics, storage, own, folder.factors())
     with joined(storage, settings.name, is_alone=False) as claims, Course(False) as course:
         search_layers(task, weights, claims, course, 1)
 

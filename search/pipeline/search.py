@@ -131,7 +131,7 @@ def _searched(
         if judge is not None:
             claims.note(DENSE_SCORE, judge.scores.dense)
         on_begin()
-        task = LayerTask(settings, profile, metrics, storage, work)
+        task = LayerTask(settings, profile, metrics, storage, work, recorder.factors())
         weights = search_weights(request.model, work)
         task.announce(course, request.n_threads)
         left = task.left(claims)
@@ -140,7 +140,7 @@ def _searched(
         ) as n_threads:
             found = search_layers(task, weights, claims, course, n_threads)
         tables = tables_of(profile, digests, settings.calibrated, lambda layer: found[layer.name])
-        choices = Choices(profile, tables, metrics, timetable)
+        choices = Choices(profile, tables, metrics, timetable, recorder.factors())
         trials = trials_of(settings, storage, claims)
         choices, best = _settled(
             request, choices, stopwatch, limit, judge, trials, recorder, warn, course, stopwatch_of

@@ -19,7 +19,7 @@ from search.pipeline.foresight import LAYERS, LayerWork, announcement, work_of_l
 from search.pipeline.request import Request
 from search.pipeline.side_by_side import side_by_side
 from search.workers.claims import Claims
-from sekron.decomposition.decompose import EXACT
+from sekron.decomposition.decompose import EXACT, Decomposition
 from sekron.decomposition.gram import WIDE
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened
@@ -127,6 +127,7 @@ class LayerTask:
         metrics: That errors are measured in.
         storage: Of the studies, which may hold earlier trials.
         work: Layer name -> about how long it takes, for those to be searched.
+        decomposition: Gives the factors of what is fitted rank by rank.
     """
 
     settings: Settings
@@ -134,6 +135,7 @@ class LayerTask:
     metrics: NetworkMetric
     storage: BaseStorage
     work: Mapping[str, LayerWork]
+    decomposition: Decomposition
 
     def left(self, claims: Claims) -> dict[str, float]:
         """Return layer name -> seconds, for layers that nobody had finished at the last look."""
@@ -204,7 +206,7 @@ def search_layers(
             ranks = settings.rank_multiple, n_cp_ranks_of(owners[name], task.profile)
             study = LayerStudy(
                 study_name(settings, owners[name]),
-                Spectra(weights[name], owners[name].calls, metric, *ranks),
+                Spectra(weights[name], owners[name].calls, metric, *ranks, task.decomposition),
                 spaces[name],
                 sampler=settings.sampler,
                 seed=settings.seed,

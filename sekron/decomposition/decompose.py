@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,16 @@ SWEEPS = 30
 
 MAX_TERM_NORM = 100.0
 """A CP is refused when its rank-one terms are, together, this much larger than the weight."""
+
+
+class Decomposition(Protocol):
+    """What gives the factors of a weight that `decompose` gives, which it may have kept."""
+
+    def __call__(
+        self, weight: Tensor, structure: Structure, *, metric: Metric | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return the factors of a weight."""
+        ...
 
 
 def decompose(

@@ -6,9 +6,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from sekron.decomposition.decompose import EXACT, check_weight, decompose, reconstruct
+from sekron.decomposition.decompose import (
+    EXACT,
+    Decomposition,
+    check_weight,
+    decompose,
+    reconstruct,
+)
 from sekron.decomposition.metric import Metric, whole_channels
 from sekron.structures.structure import Structure
 
@@ -31,7 +38,10 @@ def relative_error(weight: Tensor, structure: Structure, metric: Metric | None =
 
 
 def relative_errors(
-    weight: Tensor, structures: Sequence[Structure], metric: Metric | None = None
+    weight: Tensor,
+    structures: Sequence[Structure],
+    metric: Metric | None = None,
+    decomposition: Decomposition = decompose,
 ) -> list[float]:
     """Return the errors of structures that differ in nothing but their ranks.
 
@@ -41,20 +51,31 @@ def relative_errors(
         weight: As in `relative_error`.
         structures: At least one.
         metric: Metric in which both norms are taken.
+        decomposition: Gives the factors of what is fitted rank by rank.
     """
-    if metric is None:
-        return [_plain_error(weight, structure) for structure in structures]
     check_weight(weight, structures[0])
+    is_exact = structures[0].family in EXACT
+    # Narrower factors would be rounded, which is not what tells structures apart.
+    fittable = weight.detach() if weight.dtype == torch.float32 else weight.detach().double()
+    if metric is None and is_exact:
+        return [_exact_error(weight, structure) for structure in structures]
+    if metric is None:
+        return [fitted_error(weight, decomposition(fittable, s), s) for s in structures]
     modes = whole_channels(structures[0])
     whitened = metric.whiten(weight.detach(), modes)
-    if all(modes):
+    if is_exact and all(modes):
         return relative_errors(whitened, structures)
+    if is_exact:
+        decomposed = _decomposed(whitened, structures)
+    else:
+        fitted = ((s, decomposition(fittable, s, metric=metric)) for s in structures)
+        decomposed = ((s, _magnified(metric, factors, s)) for s, factors in fitted)
     # Channels that are divided between factors can be magnified only in the error.
     splits = not modes[0], not modes[1]
     size = max(float(metric.whiten(whitened, splits).norm()), 1e-300)
     return [
         float(metric.whiten(whitened - reconstruct(factors, structure), splits).norm()) / size
-        for structure, factors in _decomposed(whitened, structures)
+        for structure, factors in decomposed
     ]
 
 
@@ -79,19 +100,27 @@ def fitted_error(
     return float(rest.norm()) / max(float(exact.norm()), 1e-300)
 
 
-def _plain_error(weight: Tensor, structure: Structure) -> float:
+def _exact_error(weight: Tensor, structure: Structure) -> float:
     exact = weight.detach().double()
     factors = decompose(exact, structure)
-    if structure.family not in EXACT:
-        return fitted_error(exact, factors, structure)
     total = float(exact.square().sum())
     return math.sqrt(max(1.0 - float(factors[-1].square().sum()) / total, 0.0)) if total else 0.0
+
+
+def _magnified(metric: Metric, factors: Sequence[Tensor], structure: Structure) -> Sequence[Tensor]:
+    """Return factors of the whitened weight, in fp64, from those of the weight."""
+    exact = [factor.double() for factor in factors]
+    if structure.groups == 1:
+        return metric.magnify(exact, structure)
+    groups = zip(metric.by_group(), zip(*exact, strict=True), strict=True)
+    parts = [own.magnify(group, structure.one_group) for own, group in groups]
+    return [torch.stack(parts_of_one) for parts_of_one in zip(*parts, strict=True)]
 
 
 def _decomposed(
     weight: Tensor, structures: Sequence[Structure]
 ) -> Iterator[tuple[Structure, Sequence[Tensor]]]:
-    """Yield every structure and its factors."""
+    """Yield every structure of an exact family and its factors."""
     first = structures[0]
     if not (first.family == "sekron" or (first.family == "chain" and first.length == 2)):
         yield from ((structure, decompose(weight, structure)) for structure in structures)

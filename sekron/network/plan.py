@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-from torch import nn
+from torch import Tensor, nn
 
 from sekron.columns import returns_columns
+from sekron.decomposition.decompose import Decomposition, decompose
 from sekron.decomposition.metric import Metric
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.figure import structure_figure
@@ -56,6 +57,7 @@ class Plan(Mapping[str, Structure]):
         layers: Structures by layer name.
         forms: How to run some of them, by layer name; the others run in the default form.
         metrics: In which weights are decomposed, by layer name; none for the plain norm.
+        decomposition: Gives the factors when the plan is applied.
 
     Example:
         >>> plan = Plan({"0": Structure.parse("chain:16x1x3x1,1x8x1x3@4")})
@@ -69,11 +71,13 @@ class Plan(Mapping[str, Structure]):
         layers: Mapping[str, Structure],
         forms: Mapping[str, Form] | None = None,
         metrics: Mapping[str, Metric] | None = None,
+        decomposition: Decomposition = decompose,
     ) -> None:
         self._layers = dict(layers)
         self._forms = {name: form for name, form in (forms or {}).items() if form != DEFAULT_FORM}
         self._metrics = metrics if isinstance(metrics, NetworkMetric) else NetworkMetric(metrics)
         self._metric_digest = self._metrics.digest
+        self._decomposition = decomposition
 
     def __getitem__(self, name: str) -> Structure:
         return self._layers[name]
@@ -152,7 +156,11 @@ class Plan(Mapping[str, Structure]):
         """
         if self._metric_digest != self._metrics.digest:
             raise ValueError(f"{self._lack()}, or apply `plan.in_plain_error()`.")
-        return compressed(model, self, self._forms, metrics=self._metrics)
+
+        def factors_of(name: str, weight: Tensor, structure: Structure) -> tuple[Tensor, ...]:
+            return self._decomposition(weight, structure, metric=self._metrics.get(name))
+
+        return compressed(model, self, self._forms, factors_of)
 
     def _lack(self) -> str:
         if self._metric_digest == UNTOLD:
@@ -166,8 +174,12 @@ class Plan(Mapping[str, Structure]):
             f"not at hand; load it from a folder that holds {metric_path(Path(), digest)} too"
         )
 
-    def within(self, metrics: NetworkMetric) -> Plan:
+    def within(self, metrics: NetworkMetric, decomposition: Decomposition = decompose) -> Plan:
         """Return the same plan with the metric that it was made in.
+
+        Args:
+            metrics: That metric.
+            decomposition: Gives the factors when the plan is applied.
 
         Raises:
             ValueError: If it was made in another.
@@ -177,7 +189,7 @@ class Plan(Mapping[str, Structure]):
                 f"a plan must be given the metric that it was made in, "
                 f"{self._metric_digest[:12] or 'none'}, got {metrics.digest[:12] or 'none'}."
             )
-        return Plan(self._layers, self._forms, metrics)
+        return Plan(self._layers, self._forms, metrics, decomposition)
 
     def in_plain_error(self) -> Plan:
         """Return the same structures for weights that are decomposed in the plain norm.

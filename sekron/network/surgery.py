@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from sekron.decomposition.decompose import decompose
-from sekron.decomposition.metric import Metric
 from sekron.layers.conv import SeKronConv, SeKronConv2d
 from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.linear import SeKronLinear
@@ -22,13 +21,14 @@ from sekron.network.opening import open_modules, opened
 from sekron.network.swap import swap
 from sekron.structures.structure import Structure
 
+FactorsOf = Callable[[str, Tensor, Structure], Sequence[Tensor]]
+
 
 def compressed(
     model: nn.Module,
     structures: Mapping[str, Structure],
     forms: Mapping[str, Form] = MappingProxyType({}),
-    factors: Mapping[str, Sequence[Tensor]] = MappingProxyType({}),
-    metrics: Mapping[str, Metric] = MappingProxyType({}),
+    factors_of: FactorsOf = lambda _, weight, structure: decompose(weight, structure),
 ) -> nn.Module:
     """Return a copy of a network in which the named layers are decomposed.
 
@@ -38,9 +38,8 @@ def compressed(
         model: Not modified; nothing is shared with the copy.
         structures: Layer name -> structure.
         forms: Layer name -> how it runs, where that is not the default.
-        factors: Layer name -> its factors, as `decompose` returns them; the weights of all other
-            layers are decomposed here.
-        metrics: Layer name -> metric that its weight is decomposed in.
+        factors_of: Returns the factors of a layer, as `decompose` does, from its name, its weight
+            and its structure.
 
     Raises:
         ValueError: If a name is no layer, cannot be replaced, or has another weight shape; the
@@ -52,8 +51,7 @@ def compressed(
     def fit(name: str, module: nn.Module, structure: Structure, form: Form) -> nn.Module:
         layer, weight = blank_layer(module, structure, form), module.weight
         assert isinstance(weight, Tensor)
-        layer_factors = factors.get(name)
-        layer.set_factors(layer_factors or decompose(weight, structure, metric=metrics.get(name)))
+        layer.set_factors(factors_of(name, weight, structure))
         return layer
 
     return swap(network, _new_layers(network, structures, forms, fit))

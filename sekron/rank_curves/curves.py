@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sekron.decomposition.decompose import leading
+from sekron.decomposition.decompose import Decomposition, decompose, leading
 from sekron.decomposition.errors import relative_errors
 from sekron.decomposition.gram import gram, working
 from sekron.decomposition.metric import Metric, whole_channels
@@ -64,6 +64,7 @@ class Spectra:
             factors are then rebuilt to know their error, and only at a few ranks.
         rank_multiple: Only ranks that are multiples of it are kept.
         n_cp_ranks: Ranks at which a `cp` is fitted, at most.
+        decomposition: Gives the factors of what is fitted rank by rank.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Spectra:
         metric: Metric | None = None,
         rank_multiple: int = 1,
         n_cp_ranks: int = CP_RANKS,
+        decomposition: Decomposition = decompose,
     ) -> None:
         self.rank_multiple, self.n_cp_ranks = rank_multiple, n_cp_ranks
+        self._original, self._decomposition = weight.detach(), decomposition
         self.plain = working(weight)
         self.metric = None if metric is None else metric.to(weight.device)
         self.weight = self.plain if self.metric is None else self.metric.whiten(self.plain)
@@ -148,7 +151,9 @@ class Spectra:
         structures = [Structure(family, shapes, tuple(map(int, r)), self.groups) for r in ranks]
         if not structures:
             return np.zeros(0)
-        return np.array(relative_errors(self.plain, structures, self.metric))
+        return np.array(
+            relative_errors(self._original, structures, self.metric, self._decomposition)
+        )
 
     def _caps(self, family: str, shapes: tuple[Shape, ...]) -> tuple[int, ...]:
         """Return the largest rank of each bond that still saves something when all others are 1."""

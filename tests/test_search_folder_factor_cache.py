@@ -1,0 +1,184 @@
+"""Factors that are kept in a run folder: the same ones, for their writer alone, within a limit."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+import search
+from search.folder import factor_cache
+from search.folder.factor_cache import CODE_BYTES, FactorCache
+from sekron import Structure, decompose
+from sekron.decomposition.metric import Metric
+
+CP = Structure.parse("cp:6x1x1x1,1x5x1x1,1x1x3x1,1x1x1x3@4")
+OTHER = Structure.parse("cp:6x1x1x1,1x5x1x1,1x1x3x1,1x1x1x3@3")
+SVD = Structure.parse("chain:6x1x3x1,1x5x1x3@4")
+
+
+@pytest.fixture
+def weight():
+    return torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def metric():
+    half = torch.randn(6, 6, dtype=torch.float64), torch.randn(5, 5, dtype=torch.float64)
+    return Metric(*(h @ h.T + torch.eye(len(h)) for h in half))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What was decomposed, as the cache asked for it."""
+    made = []
+
+    def counted(weight, structure, *, metric=None):
+        made.append(structure)
+        return decompose(weight, structure, metric=metric)
+
+    monkeypatch.setattr(factor_cache, "decompose", counted)
+    return made
+
+
+def equal(factors, others):
+    return all(map(torch.equal, factors, others))
+
+
+@pytest.mark.parametrize("structure", [CP, SVD])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_was_computed_is_not_computed_again(tmp_path, weight, calls, structure, dtype):
+    weight = weight.to(dtype)
+    expected = decompose(weight, structure)
+    for cache in (
+        FactorCache(tmp_path / "f", keeps=True),
+        FactorCache(tmp_path / "f", keeps=False),
+    ):
+        factors = cache(weight, structure)
+        assert equal(factors, expected)
+        assert [(a.dtype, a.shape) for a in factors] == [(a.dtype, a.shape) for a in expected]
+    assert calls == [structure]
+
+
+def test_another_question_has_another_answer(tmp_path, weight, metric, calls):
+    cache = FactorCache(tmp_path, keeps=True)
+    questions = [(weight, CP, None), (weight, OTHER, None), (2 * weight, CP, None)]
+    questions += [(weight.double(), CP, None), (weight, CP, metric)]
+    for _ in range(2):
+        for own, structure, own_metric in questions:
+            factors = cache(own, structure, metric=own_metric)
+            assert equal(factors, decompose(own, structure, metric=own_metric))
+    assert len(calls) == len(questions)
+
+
+def test_a_reader_writes_nothing(tmp_path, monkeypatch, weight):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "factors").mkdir()
+    FactorCache(tmp_path / "factors", keeps=False)(weight, CP)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "factors"]
+
+
+def damaged(content):
+    yield b""
+    yield content[: CODE_BYTES + 3]
+    yield content[:-1]
+    yield content[:-1] + bytes([content[-1] ^ 1])
+    yield bytes(CODE_BYTES) + content[CODE_BYTES:]
+
+
+def test_a_damaged_file_is_made_again(tmp_path, weight, calls):
+    cache = FactorCache(tmp_path, keeps=True)
+    expected = cache(weight, CP)
+    (path,) = tmp_path.glob("*")
+    whole = path.read_bytes()
+    for number, content in enumerate(damaged(whole), start=2):
+        path.write_bytes(content)
+        assert equal(cache(weight, CP), expected)
+        assert len(calls) == number
+        assert path.read_bytes() == whole
+
+
+def test_a_strangers_factors_are_not_taken(tmp_path, monkeypatch, weight, calls):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "theirs"))
+    FactorCache(tmp_path / "run", keeps=True)(weight, CP)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "mine"))
+    FactorCache(tmp_path / "run", keeps=False)(weight, CP)
+    FactorCache(tmp_path / "run", keeps=True)(weight, CP)
+    assert calls == [CP] * 3
+
+
+def test_factors_are_not_taken_for_others_under_another_name(tmp_path, weight, calls):
+    cache = FactorCache(tmp_path, keeps=True)
+    cache(weight, CP)
+    (of_cp,) = tmp_path.glob("*")
+    cache(weight, OTHER)
+    (of_other,) = set(tmp_path.glob("*")) - {of_cp}
+    of_other.write_bytes(of_cp.read_bytes())
+    assert equal(cache(weight, OTHER), decompose(weight, OTHER))
+    assert calls == [CP, OTHER, OTHER]
+
+
+def test_the_secret_is_for_its_user_alone(tmp_path, monkeypatch, weight):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    FactorCache(tmp_path / "run", keeps=True)(weight, CP)
+    (secret,) = (path for path in (tmp_path / "state").rglob("*") if path.is_file())
+    assert secret.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_was_not_used_for_longest_makes_room(tmp_path, monkeypatch, weight, calls):
+    structures = [Structure.parse(f"sekron:6x1x3x1,1x5x1x3@{rank}") for rank in range(1, 8)]
+    sizes = []
+    for structure in structures:
+        FactorCache(tmp_path / "sizes", keeps=True)(weight, structure)
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / "sizes").iterdir()))
+    monkeypatch.setattr(factor_cache, "LIMIT", sizes[3])
+    clock = iter(range(1, 100))
+    for structure in [*structures[:3], structures[0], *structures[3:]]:
+        FactorCache(tmp_path / "run", keeps=True)(weight, structure)
+        files = sorted((tmp_path / "run").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        os.utime(files[-1], (next(clock), 0))
+        assert sum(path.stat().st_size for path in files) <= factor_cache.LIMIT
+    del calls[:]
+    FactorCache(tmp_path / "run", keeps=False)(weight, structures[-1])
+    assert not calls
+    FactorCache(tmp_path / "run", keeps=False)(weight, structures[1])
+    assert calls == [structures[1]]
+
+
+def test_where_nothing_can_be_kept_all_is_computed(tmp_path, monkeypatch, weight):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "no" / "where"):
+        assert equal(FactorCache(folder, keeps=True)(weight, CP), decompose(weight, CP))
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "outside")
+    FactorCache(tmp_path / "link", keeps=True)(weight, CP)
+    assert not list((tmp_path / "outside").iterdir())
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    FactorCache(tmp_path / "run", keeps=True)(weight, CP)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_takes_what_its_search_has_fitted(tmp_path, calls):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3)).eval()
+    found = search.run(
+        model,
+        torch.randn(1, 3, 12, 12),
+        budget=search.Budget(flops=0.5),
+        families=("cp",),
+        max_sequence_length=4,
+        n_trials=0,
+        measure_seconds=0,
+        run=tmp_path / "run",
+        progress=False,
+    )
+    assert found.best
+    del calls[:]
+    small = found.best.apply(model)
+    again = search.load(tmp_path / "run").best.apply(model)
+    assert not calls
+    for name, structure in found.best.items():
+        weight = model.get_submodule(name).weight
+        for network in (small, again):
+            layer = network.get_submodule(name)
+            assert equal(layer.factors(), decompose(weight, structure))
