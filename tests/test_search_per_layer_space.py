@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from search.per_layer.space import Space, canonical, factorizations
+from search.per_layer.space import MOST_SECONDS, Space, canonical, factorizations
+from search.per_layer.work import work_of
 from sekron.rank_curves.curves import Spectra
 from sekron.structures.families import n_ranks
 from sekron.structures.geometry import Geometry
@@ -215,3 +216,25 @@ def test_pairs_are_all_points_of_two_factors(space):
 def test_a_weight_that_cannot_be_divided_has_no_points():
     space = Space((7, 1), 3)
     assert space.templates() == space.pairs() == []
+
+
+@pytest.mark.parametrize("shape", [(16384, 4096), (8192, 8192)])
+def test_only_templates_may_take_very_long(shape):
+    def seconds(points):
+        return max(work_of(point).seconds for point in points)
+
+    space = Space(shape)
+    (template,) = space.templates()
+    near = space.neighbours(template)
+    assert 0.5 * MOST_SECONDS < seconds(space.pairs()) <= MOST_SECONDS
+    assert seconds(near) <= MOST_SECONDS < seconds(space.templates())
+    left_out = ("sekron", ((128, 64), (128, 64))), ("chain", ((16, 1), (1024, 1), (1, 4096)))
+    assert work_of(left_out[0]).seconds > MOST_SECONDS
+    assert not set(left_out).intersection(space.pairs(), near)
+
+
+def test_of_other_layers_nothing_takes_too_long():
+    for shape in [(4096, 4096), (512, 512, 3, 3)]:
+        space = Space(shape)
+        near = {n for point in space.templates() for n in space.neighbours(point)}
+        assert all(work_of(point).seconds <= MOST_SECONDS for point in near)

@@ -10,13 +10,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, permutations, product
+from math import prod
 
 from optuna.distributions import IntDistribution
 
+from search.per_layer.work import work_of
 from sekron.decomposition.digits import divisors
+from sekron.decomposition.gram import WIDE
 from sekron.structures.families import Point, Shape
 
 DEFAULT_FAMILIES = ("sekron", "chain", "cp")
+
+MOST_SECONDS = 20.0
+"""Foretold time of a structure, on one core, up to which it is proposed.
+
+Asked only of wide weights: of others nothing takes longer. There a single structure could take as
+long as all others of its layer. Templates are scored however long they take."""
 
 
 @cache
@@ -133,15 +142,19 @@ class Space:
                         yield point
 
     def pairs(self) -> list[Point]:
-        """Return all structures of two factors."""
+        """Return all structures of two factors that may be proposed."""
         columns = [factorizations(size, 2) for size in self.weight_shape]
         points: dict[Point, None] = {}
         for choice in product(*columns):
             for family in self.families:
                 point = canonical(family, tuple(zip(*choice, strict=True)))
-                if point is not None:
+                if point is not None and self._is_proposed(point):
                     points[point] = None
         return list(points)
+
+    def _is_proposed(self, point: Point) -> bool:
+        """Whether a structure is scored soon enough."""
+        return prod(self.weight_shape) < WIDE or work_of(point).seconds <= MOST_SECONDS
 
     @cache  # noqa: B019  spaces are few and equal for layers of one shape
     def neighbours(self, point: Point) -> tuple[Point, ...]:
@@ -158,7 +171,9 @@ class Space:
         neighbours: dict[Point, None] = {}
         for moved_family, moved in self._moves(family, shapes):
             neighbour = canonical(moved_family, moved)
-            if neighbour is not None and neighbour != point:
+            if neighbour is None or neighbour == point or neighbour in neighbours:
+                continue
+            if self._is_proposed(neighbour):
                 neighbours[neighbour] = None
         return tuple(neighbours)
 
