@@ -46,6 +46,15 @@ def test_factors_and_errors_are_those_of_fp64(weight, wide, text):
     assert {factor.dtype for factor in decompose(weight, structure)} == {torch.float32}
 
 
-def test_a_gram_matrix_of_fp32_is_summed_in_fp64(weight, wide):
-    expected = torch.linalg.svdvals(weight.double()).square().flip(0)
-    assert torch.allclose(eigvalsh_of_gram(weight), expected, rtol=1e-12)
+def test_a_gram_matrix_of_fp32_is_summed_in_fp64(monkeypatch):
+    monkeypatch.setattr(gram, "COLUMNS", 64)
+    matrix = 0.1 + torch.rand(3, 2**18, generator=torch.Generator().manual_seed(0))
+    expected = torch.linalg.svdvals(matrix.double()).square().flip(0)
+    # Summed in fp32 alone, the first is off by 7e-6 of it.
+    assert torch.allclose(eigvalsh_of_gram(matrix), expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("factor", [1e-25, 1.0, 1e25])
+def test_squares_of_fp32_neither_overflow_nor_vanish(weight, wide, factor):
+    expected = torch.linalg.svdvals(factor * weight.double()).square().flip(0)
+    assert torch.allclose(eigvalsh_of_gram(factor * weight), expected, rtol=1e-5, atol=0.0)

@@ -8,8 +8,8 @@ from torch import Tensor
 BLOCK = 256
 """Rows that are computed at a time."""
 
-COLUMNS = 2**20
-"""Of a wide matrix that are in fp64 at a time."""
+COLUMNS = 2**13
+"""Of a matrix in fp32 whose products are summed in it; sums of more columns are summed in fp64."""
 
 LARGEST_DOUBLE, MOST_DOUBLE = 2048, 2**35
 """Size of an eigenvalue problem, and multiply-adds of its matrix, up to which both are in fp64.
@@ -77,12 +77,16 @@ def working(weight: Tensor) -> Tensor:
 def _scaled(matrices: Tensor) -> tuple[Tensor, float]:
     """Return the Gram matrix in the dtype that it is solved in, and the factor that it lacks."""
     rows = matrices.shape[-2]
-    if rows <= LARGEST_DOUBLE and rows * matrices[..., 0, :].numel() * rows <= MOST_DOUBLE:
-        if matrices.dtype == torch.float64:
-            return gram(matrices), 1.0
-        parts = torch.split(matrices, COLUMNS, -1)
-        return torch.stack([gram(part.double()) for part in parts]).sum(0), 1.0
+    is_small, is_wide = rows <= LARGEST_DOUBLE, matrices.dtype == torch.float32
+    if is_small and not is_wide and rows * matrices[..., 0, :].numel() * rows <= MOST_DOUBLE:
+        return gram(matrices), 1.0
     largest = float(torch.linalg.vector_norm(matrices, torch.inf)) or 1.0
-    if 1 / SAFE < largest < SAFE:
-        return gram(matrices.float()), 1.0
-    return gram((matrices / largest).float()), largest**2
+    scale = 1.0 if 1 / SAFE < largest < SAFE else largest
+    scaled = (matrices if scale == 1.0 else matrices / scale).float()
+    if not (is_small and is_wide):
+        return gram(scaled), scale**2
+    product: Tensor | float = 0.0
+    for part in torch.split(scaled, COLUMNS, -1):
+        product = gram(part).double() + product
+    assert isinstance(product, Tensor)
+    return product, scale**2
