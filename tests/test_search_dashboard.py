@@ -192,7 +192,9 @@ def test_mistakes_are_one_line(command_line, folder, tmp_path, monkeypatch):
 @contextmanager
 def served(folder):
     """Run the command and yield the address that it tells; end it as a user does."""
-    main = "from search.cli.app import main; main()"
+    # Tests that run in the background of a shell would pass on that they ignore the signal.
+    main = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    main += "from search.cli.app import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", main, "dashboard", str(folder), "--port", "0", "--json"],
         stdout=subprocess.PIPE,
