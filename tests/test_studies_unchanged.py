@@ -32,7 +32,7 @@ def checkout(tmp_path, monkeypatch):
     git(tmp_path, "commit", "--quiet", "--message", "before")
     monkeypatch.setattr(unchanged, "ROOT", tmp_path)
     nothing = {"weights": {}, "calibration": []}
-    monkeypatch.setattr(unchanged, "write_inputs", lambda path: torch.save(nothing, path))
+    monkeypatch.setattr(unchanged, "write_inputs", lambda path, _: torch.save(nothing, path))
     return tmp_path
 
 

@@ -1,6 +1,7 @@
 """Compare the searches of this checkout with those of an older commit, to the last bit.
 
-Exit code 0 if nothing differs, 1 if anything does, 2 if there is nothing to compare.
+The errors of plans are told over those of then: least and largest, over ten budgets. Exit code 0 if
+nothing differs, 1 if anything does, 2 if there is nothing to compare.
 """
 
 from __future__ import annotations
@@ -8,21 +9,24 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Collection
 from itertools import zip_longest
 from pathlib import Path
 
 import torch
 
 from studies.digits import digits
+from studies.glyphs import glyphs, trained_resnet
 from studies.networks import resnet20
 from studies.training import trained
 from studies.unchanged import probe
-from studies.unchanged.probe import CASES, Row
+from studies.unchanged.probe import CASES, ERRORS, Row
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 5
@@ -44,14 +48,16 @@ def main() -> None:
         folder = Path(name).resolve()
         try:
             extract(options.commit, folder / "old")
-            write_inputs(folder / "inputs.pt")
-            print(_line("case", "candidates", "front", f"to {options.commit}"), flush=True)
+            write_inputs(folder / "inputs.pt", {CASES[case].weights for case in options.cases})
+            print(
+                _line("case", "candidates", "front", "errors", f"to {options.commit}"), flush=True
+            )
             for case in options.cases:
                 now, was = (outcome(root, case, folder) for root in (ROOT, folder / "old"))
                 difference = first_difference(now, was)
                 n_candidates, n_members = len(now["candidates"]), len(now["front"])
-                line = _line(case, f"{n_candidates:,}", f"{n_members:,}", difference or "same")
-                print(line, flush=True)
+                counts, errors = (f"{n_candidates:,}", f"{n_members:,}"), error_ratios(now, was)
+                print(_line(case, *counts, errors, difference or "same"), flush=True)
                 is_same = is_same and difference is None
         except ValueError as error:
             parser.exit(2, f"{error}\n")
@@ -78,17 +84,22 @@ def extract(commit: str, folder: Path) -> None:
         files.extractall(folder, filter="data")
 
 
-def write_inputs(path: Path) -> None:
-    """Write what both sides are given: a ResNet-20 trained in short, and images without labels.
+def write_inputs(path: Path, names: Collection[str]) -> None:
+    """Write what both sides are given: trained networks, and images of digits without labels.
 
     Args:
-        path: For `torch.load`; the weights as a state dict.
+        path: For `torch.load`; the weights as state dicts.
+        names: Of the networks: on digits, trained in short, or on glyphs.
     """
-    split = digits()
-    model = trained("resnet20", resnet20, split.train_images, split.train_labels, epochs=EPOCHS)
+    split, weights = digits(), {}
+    if "digits" in names:
+        data = split.train_images, split.train_labels
+        weights["digits"] = trained("resnet20", resnet20, *data, epochs=EPOCHS).state_dict()
+    if "glyphs" in names:
+        weights["glyphs"] = trained_resnet(glyphs()).state_dict()
     # A view would be saved with all the images that it looks at.
     batches = [images.clone() for images in split.train_images[:N_IMAGES].split(128)]
-    torch.save({"weights": model.state_dict(), "calibration": batches}, path)
+    torch.save({"weights": weights, "calibration": batches}, path)
 
 
 def outcome(checkout: Path, case: str, folder: Path) -> dict[str, list[Row]]:
@@ -120,6 +131,20 @@ def outcome(checkout: Path, case: str, folder: Path) -> dict[str, list[Row]]:
     return found
 
 
+def error_ratios(now: dict[str, list[Row]], was: dict[str, list[Row]]) -> str:
+    """Return the least and the largest error of a plan over that of then, at budgets of both.
+
+    Example:
+        >>> now, was = {"flops ≤ 50%": (1.0).hex()}, {"flops ≤ 50%": (2.0).hex()}
+        >>> error_ratios({"errors": [now]}, {"errors": [was]})
+        '0.5000–0.5000'
+    """
+    (here,), (there,) = now[ERRORS], was[ERRORS]
+    pairs = [(float.fromhex(here[b]), float.fromhex(there[b])) for b in here if b in there]
+    ratios = [new / old for new, old in pairs if math.isfinite(old)]
+    return f"{min(ratios):.4f}–{max(ratios):.4f}"
+
+
 def first_difference(now: dict[str, list[Row]], was: dict[str, list[Row]]) -> str | None:
     """Return where two outcomes differ first and how, or None if they do not.
 
@@ -145,9 +170,9 @@ def first_difference(now: dict[str, list[Row]], was: dict[str, list[Row]]) -> st
     return None
 
 
-def _line(case: str, candidates: str, front: str, difference: str) -> str:
+def _line(case: str, candidates: str, front: str, errors: str, difference: str) -> str:
     width = max(map(len, CASES))
-    return f"{case:{width}}  {candidates:>10}  {front:>5}  {difference}"
+    return f"{case:{width}}  {candidates:>10}  {front:>5}  {errors:>13}  {difference}"
 
 
 def _last(stderr: bytes) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from torch import Tensor, nn
 import search
 import sekron
 from studies.networks import resnet20
+
+ERRORS = "errors"
+"""Table of the errors of plans."""
 
 Row = dict[str, str]
 """A row of a table, a plan by layer, or a network by tensor; floats as `float.hex`."""
@@ -40,14 +45,14 @@ class Case:
         build: Returns it with fresh weights, drawn from torch's global generator.
         shape: Of the example input.
         settings: Arguments of `search.run` other than its defaults.
-        is_trained: Whether its weights come from the file of inputs.
+        weights: Those in the file of inputs that it gets, if it does.
         is_calibrated: Whether the search sees the calibration of that file.
     """
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    is_trained: bool = False
+    weights: str = ""
     is_calibrated: bool = False
 
 
@@ -149,10 +154,15 @@ BUDGETS = (
 )
 """Of the search, and of plans asked for afterwards."""
 
-ON_DIGITS = Case(resnet20, (1, 1, 32, 32), is_trained=True)
+SHARES = (0.1, 0.15, 0.25, 0.4, 0.6)
+"""Of the FLOPs, and of the parameters, at which the errors of plans are told."""
+
+ON_DIGITS = Case(resnet20, (1, 1, 32, 32), weights="digits")
+ON_GLYPHS = Case(partial(resnet20, 44, 3), (1, 3, 32, 32), weights="glyphs")
 
 CASES = {
     "ResNet-20": ON_DIGITS,
+    "ResNet-20 on glyphs": ON_GLYPHS,
     "ResNet-20, calibrated": replace(ON_DIGITS, is_calibrated=True),
     # Beside CP, others are in few plans, and would hardly be decomposed.
     "ResNet-20, calibrated, no CP": replace(
@@ -167,23 +177,24 @@ CASES = {
 
 
 def searched(
-    case: Case, weights: Mapping[str, Tensor], calibration: Sequence[Tensor]
+    case: Case, weights: Mapping[str, Mapping[str, Tensor]], calibration: Sequence[Tensor]
 ) -> dict[str, list[Row]]:
     """Search a case, and return as text all that a user can see of it.
 
     Args:
         case: What to search.
-        weights: Of the trained network.
+        weights: Name -> those of a trained network.
         calibration: Batches of unlabelled images of shape `(N, C, H, W)`.
 
     Returns:
-        Rows of the dense network, the candidates, the front, and of each budget the plan and the
-        network that it makes; a plan and a network are one row, no row where none fits.
+        Rows of the dense network, the candidates, the front, of each budget the plan and the
+        network that it makes, and the errors of more budgets; a plan, a network and the errors are
+        one row, no row where none fits.
     """
     torch.manual_seed(0)
     model = case.build().eval()
-    if case.is_trained:
-        model.load_state_dict(weights)
+    if case.weights:
+        model.load_state_dict(weights[case.weights])
     result = search.run(
         model,
         torch.randn(case.shape),
@@ -208,7 +219,22 @@ def searched(
             plans = [plan]
         found[f"plan for {budget}"] = [_texts(plan) for plan in plans]
         found[f"network for {budget}"] = [_tensors(plan.apply(model)) for plan in plans]
+    found[ERRORS] = [_texts({str(budget): _error(result, budget) for budget in _budgets()})]
     return found
+
+
+def _budgets() -> Iterator[search.Budget]:
+    for share in SHARES:
+        yield search.Budget(flops=share)
+        yield search.Budget(params=share)
+
+
+def _error(result: search.SearchResult, budget: search.Budget) -> float:
+    """Return the error of the plan for a budget, infinite where none fits."""
+    try:
+        return result.allocate(budget).loss
+    except search.InfeasibleBudget:
+        return math.inf
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:
