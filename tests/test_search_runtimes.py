@@ -279,9 +279,12 @@ def test_a_plan_is_told_in_every_runtime_that_was_timed(worlds, both, folder):
         assert row["speedup"] == pytest.approx(1 / ratio)
         assert row["runtime_version"]
     assert search.load(folder).runtimes().equals(other.runtimes())
-    known = [timetable.networks for timetable in (other.timetable, *other.beside.values())]
-    plans = [Plan({"6": other.tables["6"].structure(row)}) for row in range(5)]
-    untimed = next(p for p in plans if not any(p.digest in networks for networks in known))
+    times = [other.timetable, *other.beside.values()]
+    table = other.tables["6"]
+    points = [p for p in table.points if all(t.point("6", p) for t in times)]
+    rows = [row for row, index in enumerate(table.point) if table.points[index] in points]
+    plans = [Plan({"6": table.structure(row)}) for row in rows]
+    untimed = next(p for p in plans if not any(p.digest in t.networks for t in times))
     unknown = other.runtimes(untimed)
     assert unknown["latency_ms"].isna().all()
     assert (unknown["predicted_ms"] > 0).all()

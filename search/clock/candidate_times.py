@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -16,7 +16,6 @@ from sekron.layers.operations import Form
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
 from sekron.rank_curves.table import CandidateTable
-from sekron.structures.families import Point
 from sekron.structures.flops import orders
 from sekron.structures.structure import Structure
 
@@ -37,7 +36,7 @@ class Wanted:
     Attributes:
         layer: That it is of; those of the same key share it.
         structures: At some of its ranks, by FLOPs.
-        promise: Milliseconds of the network that it may be about.
+        promise: Milliseconds of the network that timing it may save.
     """
 
     layer: LayerProfile
@@ -113,36 +112,20 @@ def forms(layer: LayerProfile, structure: Structure) -> list[Form]:
     return [Form(order, m) for order in near[:N_ORDERS] for m in (False, *([True] * pointwise))]
 
 
-def promising(
-    stopwatch: Stopwatch, timetable: Timetable, tables: Mapping[str, CandidateTable]
-) -> list[Wanted]:
-    """Return the structures on the layers' fronts of FLOPs, most promising first.
-
-    Layers of one key share them.
+def wanted_of(
+    rows: Sequence[tuple[LayerProfile, int]], tables: Mapping[str, CandidateTable], promise: float
+) -> Wanted:
+    """Return a structure at some of the ranks that it has in the tables of layers.
 
     Args:
-        stopwatch: Of the network.
-        timetable: What it has is not wanted again.
+        rows: Layer and row of its table, at least one; all of one structure.
         tables: Layer name -> candidates.
+        promise: Milliseconds of the network that timing it may save.
     """
-    promise: dict[tuple[str, Point], float] = {}
-    rows: dict[tuple[str, Point], list[tuple[int, Structure]]] = {}
-    owner: dict[str, LayerProfile] = {}
-    for layer in stopwatch.layers:
-        table, time_of_layer = tables[layer.name], timetable.layers[layer.name]
-        owner.setdefault(time_of_layer.key, layer)
-        on_front = table.front(1.0)
-        for index, area in table.exclusive_areas(1.0).items():
-            place = time_of_layer.key, table.points[index]
-            promise[place] = promise.get(place, 0.0) + area * time_of_layer.dense_ms
-            of_point = on_front[table.point[on_front] == index]
-            rows.setdefault(place, []).extend(
-                (int(table.flops[row]), table.structure(int(row))) for row in of_point
-            )
-    wanted = []
-    for (key, point), value in promise.items():
-        if point not in timetable.timed.get(key, {}):
-            by_flops = [s for _, s in sorted(rows[key, point], key=lambda pair: pair[0])]
-            picked = np.unique(np.linspace(0, len(by_flops) - 1, N_RANKS).round().astype(int))
-            wanted.append(Wanted(owner[key], [by_flops[i] for i in picked], value))
-    return sorted(wanted, key=lambda entry: -entry.promise)
+    pairs = [
+        (int(tables[layer.name].flops[row]), tables[layer.name].structure(row))
+        for layer, row in rows
+    ]
+    by_flops = [structure for _, structure in sorted(pairs, key=lambda pair: pair[0])]
+    picked = np.unique(np.linspace(0, len(by_flops) - 1, N_RANKS).round().astype(int))
+    return Wanted(rows[0][0], [by_flops[i] for i in picked], promise)

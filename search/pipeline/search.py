@@ -54,7 +54,7 @@ from search.pipeline.stages import (
 )
 from search.whole_network.by_score import most_scores
 from search.whole_network.judge import Judge
-from search.whole_network.plan_clock import PlanClock
+from search.whole_network.plan_clock import WEIGHTLESS, PlanClock
 from search.whole_network.trials import Trials
 from search.workers.claims import Claims, joined
 from sekron.budget import Budget, InfeasibleBudget
@@ -260,6 +260,11 @@ def _tell(
         warn(
             f"{clock.timetable.setting.runtime} does not take {len(clock.refused)} of what was to "
             f"be timed, which it has no time of; the first is {what}: {why}"
+        )
+    if clock.weightless:
+        say(
+            f"{clock.weightless} structures of layers were not timed: no plan is likely to gain "
+            f"{WEIGHTLESS:.0%} of the network's time from them."
         )
     if clock.left_out:
         say(

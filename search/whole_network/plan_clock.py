@@ -9,7 +9,8 @@ from functools import partial
 
 from torch import nn
 
-from search.clock.candidate_times import promising, untimed
+from search.clock.candidate_times import untimed
+from search.clock.prospects import Prospects
 from search.clock.race import FEWEST, WARM_UP
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import LAYERS, NETWORKS, TimeLimit
@@ -20,12 +21,16 @@ from search.whole_network.blame import blamed
 from sekron.budget import Budget
 from sekron.export.refusal import CannotRun
 from sekron.network.plan import Plan
+from sekron.profiling.network_profile import LayerProfile
 
 OFF = 0.1
 """Share by which a prediction must lie outside of a measured interval for both to be doubted."""
 
 PART = 0.25
 """Of the time that is left, what one network may take at most."""
+
+WEIGHTLESS = 0.01
+"""Share of the dense network's time below which no plan is told from another one on the clock."""
 
 NEVER = 1e6
 """Excess of what the runtime does not take, over any budget."""
@@ -60,6 +65,8 @@ class PlanClock:
         self._last = "", nn.Module()  # digest of the plan that was raced last, and its network
         self.is_late = False
         """Whether networks had to be timed when the time was up already."""
+        self.weightless = 0
+        """How many structures of layers were not timed since no plan can depend on them."""
 
     @property
     def timetable(self) -> Timetable:
@@ -86,15 +93,41 @@ class PlanClock:
         self._left_out.setdefault(what, number)
 
     def time_layers(self, choices: Choices) -> None:
-        """Time the candidates on the layers' fronts, most promising first."""
-        wanted = promising(self._stopwatch, self._timetable, choices.tables)
-        for done, candidate in enumerate(wanted):
-            if self.limit.left(LAYERS) < candidate.least_seconds(self._stopwatch, self._timetable):
-                self.leave_out("structures of layers", f"{len(wanted) - done} of {len(wanted)}")
+        """Time structures of layers, always the one that plans may gain most from.
+
+        It ends before its time is up once all that is left may save less than a race of networks
+        can show; but of every layer one structure at least is timed.
+        """
+        kinds: dict[str, list[LayerProfile]] = {}
+        for layer in self._stopwatch.layers:
+            kinds.setdefault(self._timetable.layers[layer.name].key, []).append(layer)
+
+        def prospects(key: str) -> Prospects:
+            return Prospects.of(kinds[key], choices.tables, self._timetable)
+
+        left = partial(self.limit.left, LAYERS)
+        ahead = {key: prospects(key) for key in kinds}
+        while open_kinds := {key: own for key, own in ahead.items() if own.wanted}:
+            n_left = sum(len(own.wanted) for own in open_kinds.values())
+            ahead_ms = sum(own.ahead_ms for own in open_kinds.values())
+            if ahead_ms < WEIGHTLESS * self._timetable.network_ms:
+                # Of a layer that nothing was timed of, no plan for a latency could take anything.
+                open_kinds = {k: v for k, v in open_kinds.items() if k not in self._timetable.timed}
+            if not open_kinds:
+                self.weightless = n_left
                 break
-            self._on_progress(f"{candidate.layer.name}, structure {done + 1} of {len(wanted)}")
-            left = partial(self.limit.left, LAYERS)
+            key = max(open_kinds, key=lambda name: open_kinds[name].wanted[0].promise)
+            candidate = open_kinds[key].wanted[0]
+            if left() < candidate.least_seconds(self._stopwatch, self._timetable):
+                self.leave_out("structures of layers", f"{n_left} of {self._n_timed + n_left}")
+                break
+            self._on_progress(f"{candidate.layer.name}, {n_left} structures may matter")
             self._set(candidate.timed(self._stopwatch, self._timetable, left))
+            ahead[key] = prospects(key)
+
+    @property
+    def _n_timed(self) -> int:
+        return sum(map(len, self._timetable.timed.values()))
 
     def time_candidates(self, member: Member) -> bool:
         """Time exactly the candidates of a plan; return whether any was not timed before."""

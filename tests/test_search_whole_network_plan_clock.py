@@ -1,0 +1,96 @@
+"""Which structures of layers are timed, and which are left as no plan would gain from them."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+
+import search
+from search.clock.prospects import Prospects
+from search.clock.time_limit import TimeLimit
+from search.clock.times import TimedPoint
+from search.whole_network.plan_clock import WEIGHTLESS, PlanClock
+from sekron.layers.operations import DEFAULT_FORM
+from tests.test_search_whole_network_within_latency import World
+
+NO_CHOICES = SimpleNamespace(tables={})
+"""At which only the prospects look."""
+
+
+@dataclass
+class Told:
+    """A structure of a layer that may save so many milliseconds."""
+
+    key: str
+    promise: float
+    timed_ones: list = field(repr=False)
+    layer = SimpleNamespace(name="a layer")
+
+    def least_seconds(self, *_):
+        return 0.0
+
+    def timed(self, _, timetable, left):
+        assert left() > 0.0
+        self.timed_ones.append((self.key, self.promise))
+        point = "sekron", ((len(self.timed_ones), 1), (1, 2))
+        return timetable.with_point(self.key, point, TimedPoint(DEFAULT_FORM))
+
+
+@pytest.fixture
+def clock(small_network, small_input):
+    profile = search.profile(small_network, small_input)
+    stopwatch = World(profile).stopwatch(small_network, small_input, profile, "torch")
+    limit = TimeLimit(60.0, lambda: 0.0)
+    return PlanClock(stopwatch, stopwatch.start(1.0), limit, lambda _: None, lambda _: None)
+
+
+@pytest.fixture
+def timed(monkeypatch, clock):
+    """Lets the first layers have structures of some shares of the network's time; what is timed."""
+
+    def time_layers(*shares_of_layers):
+        keys = list(dict.fromkeys(layer.key for layer in clock.timetable.layers.values()))
+        shares = dict(zip(keys, shares_of_layers, strict=False))
+        done = []
+
+        def prospects(layers, _, timetable):
+            key = timetable.layers[layers[0].name].key
+            rest = [s for s in shares.get(key, ()) if (key, s) not in done]
+            order = sorted(rest, reverse=True)
+            return Prospects(tuple(Told(key, s, done) for s in order), sum(order))
+
+        monkeypatch.setattr(Prospects, "of", prospects)
+        clock.time_layers(NO_CHOICES)
+        return [share for _, share in done]
+
+    share = clock.timetable.network_ms
+    assert len({layer.key for layer in clock.timetable.layers.values()}) > 1
+    return lambda *shares: time_layers(*([share * s for s in own] for own in shares))
+
+
+def of_network(clock, *shares):
+    return [share * clock.timetable.network_ms for share in shares]
+
+
+def test_the_most_promising_first_until_no_plan_would_gain(clock, timed):
+    small = 0.6 * WEIGHTLESS, 0.5 * WEIGHTLESS, 0.1 * WEIGHTLESS, 0.0
+    found = timed([0.1, small[0], small[2]], [0.2, small[1], small[3]])
+    assert found == of_network(clock, 0.2, 0.1, small[0])
+    assert clock.weightless == 3
+    assert clock.left_out == ""
+
+
+def test_every_layer_has_one_structure_timed(clock, timed):
+    assert timed([0.1, 0.0], [0.0001, 0.0]) == of_network(clock, 0.1, 0.0001)
+    assert clock.weightless == 2
+
+
+def test_small_shares_that_add_up_are_timed(clock, timed):
+    shares = [0.9 * WEIGHTLESS, 0.8 * WEIGHTLESS, 0.7 * WEIGHTLESS]
+    assert timed(shares) == of_network(clock, *shares[:2])
+    assert clock.weightless == 1
+
+
+def test_all_may_be_timed(clock, timed):
+    assert timed([0.3, 0.2], [0.1]) == of_network(clock, 0.3, 0.2, 0.1)
+    assert clock.weightless == 0
