@@ -16,6 +16,9 @@ from tests.soak.verdict import changed, refusal, said, snapshot
 LIMIT = 60.0
 """Seconds after which a command hangs."""
 
+FACTORS = 3
+"""Files of factors that are damaged: there are more of them than of all others together."""
+
 NAMED = ("run", "--model", MODEL)
 OUTPUT = ("--output", "out.safetensors")
 LOADED = (
@@ -73,6 +76,8 @@ def damages(user: Path, parent: Path, seed: int, numbers: Iterator[int]) -> Iter
         numbers: Of the attacks.
     """
     names = [str(path.relative_to(user)) for path in sorted(user.rglob("*")) if path.is_file()]
+    kept = [name for name in names if fnmatch(name, "*/factors/*")]
+    names = sorted(set(names) - set(kept[FACTORS:]))
     read = [name for name in names if any(fnmatch(name, pattern) for pattern in READERS)]
 
     @cache
