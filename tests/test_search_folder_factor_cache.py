@@ -123,6 +123,10 @@ def test_the_secret_is_for_its_user_alone(tmp_path, monkeypatch, weight):
     FactorCache(tmp_path / "run", keeps=True)(weight, CP)
     (secret,) = (path for path in (tmp_path / "state").rglob("*") if path.is_file())
     assert secret.stat().st_mode & 0o777 == 0o600
+    secret.write_bytes(b"cut")
+    for _ in range(2):
+        assert equal(FactorCache(tmp_path / "run", keeps=True)(weight, CP), decompose(weight, CP))
+    assert len(secret.read_bytes()) == CODE_BYTES
 
 
 def test_what_was_not_used_for_longest_makes_room(tmp_path, monkeypatch, weight, calls):

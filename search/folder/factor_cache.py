@@ -123,11 +123,12 @@ def _key(is_made: bool) -> bytes | None:
     """
     path = Path(platformdirs.user_state_path("sekron")) / "secret"
     with suppress(OSError):
-        if is_made and not path.exists():
+        key = path.read_bytes() if path.is_file() else b""
+        if len(key) != CODE_BYTES and is_made:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as partial:
                 partial.touch(mode=0o600)
                 partial.write_bytes(secrets.token_bytes(CODE_BYTES))
-        key = path.read_bytes()
+            key = path.read_bytes()  # another process may have been later
         return key if len(key) == CODE_BYTES else None
     return None
