@@ -136,12 +136,16 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path, monkeypatch, weight,
         FactorCache(tmp_path / "sizes", keeps=True)(weight, structure)
         sizes.append(sum(path.stat().st_size for path in (tmp_path / "sizes").iterdir()))
     monkeypatch.setattr(factor_cache, "LIMIT", sizes[3])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.factors").touch()
+    os.utime(tmp_path / "run" / "mine.factors", (0, 0))
     clock = iter(range(1, 100))
     for structure in [*structures[:3], structures[0], *structures[3:]]:
         FactorCache(tmp_path / "run", keeps=True)(weight, structure)
         files = sorted((tmp_path / "run").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        os.utime(files[-1], (next(clock), 0))
+        os.utime(files[-1], 2 * (next(clock),))
         assert sum(path.stat().st_size for path in files) <= factor_cache.LIMIT
+        assert files[0].name == "mine.factors"  # which nobody else may remove
     del calls[:]
     FactorCache(tmp_path / "run", keeps=False)(weight, structures[-1])
     assert not calls

@@ -27,6 +27,9 @@ from sekron.structures.structure import Structure
 LIMIT = 2**29
 """Bytes of all files together, of which those that were not used for longest are removed."""
 
+NAMES = f"{64 * '[0-9a-f]'}.factors"
+"""Pattern of their names, so that nobody else's are removed."""
+
 CODE_BYTES = 32
 """In which a file begins with its code."""
 
@@ -65,7 +68,7 @@ class FactorCache:
     def _read(self, path: Path, key: bytes) -> tuple[Tensor, ...] | None:
         """Return the factors in a file, None if there are none that this user has written."""
         try:
-            if not path.is_file() or path.is_symlink():
+            if not path.is_file() or path.is_symlink() or path.stat().st_size > LIMIT:
                 return None
             content = path.read_bytes()
             code, tensors = content[:CODE_BYTES], content[CODE_BYTES:]
@@ -92,7 +95,7 @@ class FactorCache:
 
     def _make_room(self, size: int) -> None:
         """Remove files, those that were not used for longest first, until there is room."""
-        files = [(path, path.stat()) for path in self._folder.glob("*.factors")]
+        files = [(path, path.stat()) for path in self._folder.glob(NAMES)]
         excess = sum(stat.st_size for _, stat in files) + size + LIMIT // 8 - LIMIT
         for path, stat in sorted(files, key=lambda file: file[1].st_mtime_ns):
             if excess <= 0:

@@ -191,10 +191,8 @@ class RunFolder:
         if missing:
             raise ValueError(f"{path} is damaged: it has no layer {min(missing)!r}.")
         try:
-            known = self.factors(keeps=False)
-            winners = {
-                name: plan.within(metrics, known) for name, plan in timetable.winners.items()
-            }
+            known, found = self.factors(keeps=False), timetable.winners.items()
+            winners = {question: plan.within(metrics, known) for question, plan in found}
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         return replace(timetable, winners=winners)
