@@ -1,7 +1,9 @@
 """Factors that are kept in a run folder: the same ones, for their writer alone, within a limit."""
 
 import os
+from pathlib import Path
 
+import platformdirs
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ import search
 from search.folder import factor_cache
 from search.folder.factor_cache import CODE_BYTES, FactorCache
 from sekron import Structure, decompose
+from sekron.decomposition.errors import relative_errors
 from sekron.decomposition.metric import Metric
 
 CP = Structure.parse("cp:6x1x1x1,1x5x1x1,1x1x3x1,1x1x1x3@4")
@@ -131,26 +134,81 @@ def test_the_secret_is_for_its_user_alone(tmp_path, monkeypatch, weight):
 
 def test_what_was_not_used_for_longest_makes_room(tmp_path, monkeypatch, weight, calls):
     structures = [Structure.parse(f"sekron:6x1x3x1,1x5x1x3@{rank}") for rank in range(1, 8)]
-    sizes = []
     for structure in structures:
         FactorCache(tmp_path / "sizes", keeps=True)(weight, structure)
-        sizes.append(sum(path.stat().st_size for path in (tmp_path / "sizes").iterdir()))
-    monkeypatch.setattr(factor_cache, "LIMIT", sizes[3])
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "mine.factors").touch()
-    os.utime(tmp_path / "run" / "mine.factors", (0, 0))
+    largest = max(path.stat().st_size for path in (tmp_path / "sizes").iterdir())
+    monkeypatch.setattr(factor_cache, "PART", largest)
+    monkeypatch.setattr(factor_cache, "LIMIT", 4 * largest)
+    run = tmp_path / "run"
+    run.mkdir()
+    others = run / "mine.factors", run / ("x" + "0" * 63 + ".factors")
+    for path in others:
+        path.touch()
+    (run / f"{'1' * 64}.factors").symlink_to("nowhere")
+    (run / f"{'2' * 64}.factors").mkdir()
+    left = run / f".{'3' * 64}.factors.0123456789ab"  # of a process that was killed
+    left.write_bytes(bytes(largest))
+    for path in (*others, run / f"{'2' * 64}.factors", left):
+        os.utime(path, (0, 0))
     clock = iter(range(1, 100))
     for structure in [*structures[:3], structures[0], *structures[3:]]:
-        FactorCache(tmp_path / "run", keeps=True)(weight, structure)
-        files = sorted((tmp_path / "run").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        os.utime(files[-1], 2 * (next(clock),))
+        FactorCache(run, keeps=True)(weight, structure)
+        files = [path for path in run.glob(factor_cache.NAMES) if path.is_file()]
+        newest = max(files, key=lambda path: path.stat().st_mtime_ns)
+        os.utime(newest, 2 * (next(clock),))
         assert sum(path.stat().st_size for path in files) <= factor_cache.LIMIT
-        assert files[0].name == "mine.factors"  # which nobody else may remove
+    assert all(path.exists() for path in others)  # which nobody else may remove
+    assert not left.exists()
     del calls[:]
-    FactorCache(tmp_path / "run", keeps=False)(weight, structures[-1])
+    FactorCache(run, keeps=False)(weight, structures[-1])
     assert not calls
-    FactorCache(tmp_path / "run", keeps=False)(weight, structures[1])
+    FactorCache(run, keeps=False)(weight, structures[1])
     assert calls == [structures[1]]
+
+
+def test_what_is_too_large_is_neither_kept_nor_read(tmp_path, monkeypatch, weight, calls):
+    cache = FactorCache(tmp_path, keeps=True)
+    monkeypatch.setattr(factor_cache, "PART", 10)
+    cache(weight, CP)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    FactorCache(tmp_path, keeps=True)(weight, CP)
+    (path,) = tmp_path.iterdir()
+    with path.open("r+b") as file:
+        file.truncate(2**43)
+    assert equal(FactorCache(tmp_path, keeps=False)(weight, CP), decompose(weight, CP))
+
+
+def test_a_user_without_a_home_keeps_nothing(tmp_path, monkeypatch, weight):
+    def homeless(_):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(platformdirs, "user_state_path", homeless)
+    assert equal(FactorCache(tmp_path / "run", keeps=True)(weight, CP), decompose(weight, CP))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_weight_without_values_is_refused_as_always(tmp_path, weight):
+    with pytest.raises(ValueError, match="is on the `meta` device"):
+        FactorCache(tmp_path, keeps=True)(weight.to("meta"), CP)
+
+
+def test_it_stays_in_its_folder_wherever_the_process_goes(tmp_path, monkeypatch, weight, calls):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    cache = FactorCache(Path("factors"), keeps=True)
+    monkeypatch.chdir(tmp_path / "there")
+    for _ in range(2):
+        cache(weight, CP)
+    assert calls == [CP]
+    assert not list((tmp_path / "there").iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fits_that_no_plan_is_applied_with_are_not_kept(tmp_path, weight, calls, dtype):
+    relative_errors(weight.to(dtype), [CP], None, FactorCache(tmp_path, keeps=True))
+    assert not calls
 
 
 def test_where_nothing_can_be_kept_all_is_computed(tmp_path, monkeypatch, weight):

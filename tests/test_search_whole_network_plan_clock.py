@@ -1,5 +1,6 @@
 """Which structures of layers are timed, and which are left as no plan would gain from them."""
 
+import math
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ class Told:
     key: str
     promise: float
     timed_ones: list = field(repr=False)
+    ratio: float = 0.5
     layer = SimpleNamespace(name="a layer")
 
     def least_seconds(self, *_):
@@ -33,7 +35,7 @@ class Told:
         assert left() > 0.0
         self.timed_ones.append((self.key, self.promise))
         point = "sekron", ((len(self.timed_ones), 1), (1, 2))
-        return timetable.with_point(self.key, point, TimedPoint(DEFAULT_FORM))
+        return timetable.with_point(self.key, point, TimedPoint(DEFAULT_FORM, {(1,): self.ratio}))
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def clock(small_network, small_input):
 def timed(monkeypatch, clock):
     """Lets the first layers have structures of some shares of the network's time; what is timed."""
 
-    def time_layers(*shares_of_layers):
+    def time_layers(*shares_of_layers, refused=False):
         keys = list(dict.fromkeys(layer.key for layer in clock.timetable.layers.values()))
         shares = dict(zip(keys, shares_of_layers, strict=False))
         done = []
@@ -57,7 +59,8 @@ def timed(monkeypatch, clock):
             key = timetable.layers[layers[0].name].key
             rest = [s for s in shares.get(key, ()) if (key, s) not in done]
             order = sorted(rest, reverse=True)
-            return Prospects(tuple(Told(key, s, done) for s in order), sum(order))
+            ratio = math.inf if refused and not done else 0.5
+            return Prospects(tuple(Told(key, s, done, ratio) for s in order), sum(order))
 
         monkeypatch.setattr(Prospects, "of", prospects)
         clock.time_layers(NO_CHOICES)
@@ -65,7 +68,7 @@ def timed(monkeypatch, clock):
 
     share = clock.timetable.network_ms
     assert len({layer.key for layer in clock.timetable.layers.values()}) > 1
-    return lambda *shares: time_layers(*([share * s for s in own] for own in shares))
+    return lambda *shares, **given: time_layers(*([share * s for s in o] for o in shares), **given)
 
 
 def of_network(clock, *shares):
@@ -83,6 +86,10 @@ def test_the_most_promising_first_until_no_plan_would_gain(clock, timed):
 def test_every_layer_has_one_structure_timed(clock, timed):
     assert timed([0.1, 0.0], [0.0001, 0.0]) == of_network(clock, 0.1, 0.0001)
     assert clock.weightless == 2
+
+
+def test_what_the_runtime_refuses_does_not_count(clock, timed):
+    assert timed([0.1, 0.0], refused=True) == of_network(clock, 0.1, 0.0)
 
 
 def test_small_shares_that_add_up_are_timed(clock, timed):

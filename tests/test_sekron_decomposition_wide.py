@@ -5,7 +5,7 @@ import torch
 
 from sekron.decomposition import gram
 from sekron.decomposition.decompose import decompose
-from sekron.decomposition.errors import relative_error
+from sekron.decomposition.errors import fitted_error, relative_error
 from sekron.decomposition.gram import eigvalsh_of_gram, working
 from sekron.rank_curves.curves import Spectra
 from sekron.structures.geometry import Geometry
@@ -58,3 +58,12 @@ def test_a_gram_matrix_of_fp32_is_summed_in_fp64(monkeypatch):
 def test_squares_of_fp32_neither_overflow_nor_vanish(weight, wide, factor):
     expected = torch.linalg.svdvals(factor * weight.double()).square().flip(0)
     assert torch.allclose(eigvalsh_of_gram(factor * weight), expected, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("factor", [1e-24, 1e19])
+def test_factors_of_fp32_neither_overflow_nor_vanish(weight, wide, factor):
+    for text in STRUCTURES:
+        structure = Structure.parse(text)
+        factors = decompose(factor * weight, structure)
+        exact = relative_error(factor * weight.double(), structure)
+        assert fitted_error(factor * weight, factors, structure) == pytest.approx(exact, rel=1e-4)

@@ -12,14 +12,15 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
+from search.folder.own_state import own_state
 from search.folder.run_record import RunRecord
 
 
 def remember(run: str, model: str) -> None:
     """Note that the user has named a model for a run folder on this machine."""
     note = _note(run, model)
+    if note is None:
+        return
     with suppress(OSError):  # then the user is asked again
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(f"{os.path.realpath(run)}\n{model}\n", encoding="utf-8")
@@ -45,7 +46,8 @@ def model_of(run: str, record: RunRecord, named: str) -> str:
             f"{run} was searched from Python, so its model is not known here; add --model "
             "module:attribute."
         )
-    if not _note(run, recorded).exists():
+    note = _note(run, recorded)
+    if note is None or not note.exists():
         raise ValueError(
             f"{run} says that its model is {recorded!r}, which nobody has named for it on this "
             "machine, and importing it runs its code; if that is what you want, add --model "
@@ -54,6 +56,7 @@ def model_of(run: str, record: RunRecord, named: str) -> str:
     return recorded
 
 
-def _note(run: str, model: str) -> Path:
+def _note(run: str, model: str) -> Path | None:
+    folder = own_state()
     digest = hashlib.sha256(f"{os.path.realpath(run)}\n{model}".encode()).hexdigest()
-    return Path(platformdirs.user_state_path("sekron")) / "models" / digest
+    return None if folder is None else folder / "models" / digest

@@ -8,24 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
-import platformdirs
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sekron.decomposition.decompose import decompose
+from search.folder.own_state import own_state
+from sekron.decomposition.decompose import check_weight, decompose
 from sekron.decomposition.metric import Metric
 from sekron.records import replacing
 from sekron.structures.structure import Structure
 
 LIMIT = 2**29
 """Bytes of all files together, of which those that were not used for longest are removed."""
+
+PART = LIMIT // 8
+"""Bytes that a process writes, at most, before it looks whether there is room; of a file, too."""
+
+HEAD_BYTES = 4096
+"""Most that a file is larger than its numbers."""
 
 NAMES = f"{64 * '[0-9a-f]'}.factors"
 """Pattern of their names, so that nobody else's are removed."""
@@ -46,18 +55,19 @@ class FactorCache:
     """
 
     def __init__(self, folder: Path, *, keeps: bool) -> None:
-        self._folder, self._keeps = folder, keeps
+        self._folder, self._keeps = folder.absolute(), keeps
         self._written = LIMIT  # since files were last removed: those of others are not known
 
     def __call__(
         self, weight: Tensor, structure: Structure, *, metric: Metric | None = None
     ) -> tuple[Tensor, ...]:
         """Return what `decompose` returns, for the same weight, structure and metric."""
+        check_weight(weight, structure)
         key = _key(self._keeps)
-        if key is None or not (self._keeps or self._folder.is_dir()):
+        if key is None:
             return decompose(weight, structure, metric=metric)
         path = self._folder / _name(weight, structure, metric)
-        factors = self._read(path, key)
+        factors = self._read(path, key, weight.element_size() * structure.n_params)
         if factors is None:
             factors = decompose(weight, structure, metric=metric)
             if self._keeps:
@@ -65,43 +75,50 @@ class FactorCache:
                     self._write(path, key, factors)
         return tuple(factor.to(weight.device) for factor in factors)
 
-    def _read(self, path: Path, key: bytes) -> tuple[Tensor, ...] | None:
+    def _read(self, path: Path, key: bytes, size: int) -> tuple[Tensor, ...] | None:
         """Return the factors in a file, None if there are none that this user has written."""
         try:
-            if not path.is_file() or path.is_symlink() or path.stat().st_size > LIMIT:
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size > size + HEAD_BYTES:
                 return None
             content = path.read_bytes()
             code, tensors = content[:CODE_BYTES], content[CODE_BYTES:]
             if not hmac.compare_digest(code, _code(key, path.name, tensors)):
                 return None
-            if self._keeps:
-                path.touch()
             factors = load(tensors)
         except (OSError, SafetensorError):
             return None
+        if self._keeps and not self._folder.is_symlink():
+            with suppress(OSError):  # another process may have made room
+                os.utime(path)
         return tuple(factors[str(k)] for k in range(len(factors)))
 
     def _write(self, path: Path, key: bytes, factors: Sequence[Tensor]) -> None:
-        if self._folder.is_symlink():  # which may lead out of the run folder
-            return
         tensors = save({str(k): factor.cpu() for k, factor in enumerate(factors)})
+        # A link may lead out of the run folder.
+        if self._folder.is_symlink() or len(tensors) > PART:
+            return
         self._folder.mkdir(exist_ok=True)
         self._written += len(tensors)
-        if self._written > LIMIT // 8:
-            self._make_room(len(tensors))
+        if self._written > PART:
+            self._make_room()
             self._written = len(tensors)
         with replacing(path) as partial:
             partial.write_bytes(_code(key, path.name, tensors) + tensors)
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self) -> None:
         """Remove files, those that were not used for longest first, until there is room."""
-        files = [(path, path.stat()) for path in self._folder.glob(NAMES)]
-        excess = sum(stat.st_size for _, stat in files) + size + LIMIT // 8 - LIMIT
-        for path, stat in sorted(files, key=lambda file: file[1].st_mtime_ns):
+        files = []
+        for path in chain(self._folder.glob(NAMES), self._folder.glob(f".{NAMES}.*")):
+            with suppress(OSError):  # another process may have made room
+                files.append((path, path.lstat()))
+        excess = sum(status.st_size for _, status in files) + PART - LIMIT
+        for path, status in sorted(files, key=lambda file: file[1].st_mtime_ns):
             if excess <= 0:
                 break
-            path.unlink(missing_ok=True)
-            excess -= stat.st_size
+            with suppress(OSError):
+                path.unlink()
+                excess -= status.st_size
 
 
 def _name(weight: Tensor, structure: Structure, metric: Metric | None) -> str:
@@ -124,14 +141,20 @@ def _key(is_made: bool) -> bytes | None:
     Args:
         is_made: Whether it is made where it is missing, if the disk lets it.
     """
-    path = Path(platformdirs.user_state_path("sekron")) / "secret"
+    folder = own_state()
     with suppress(OSError):
-        key = path.read_bytes() if path.is_file() else b""
-        if len(key) != CODE_BYTES and is_made:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        if folder is None:
+            return None
+        path = folder / "secret"
+        if is_made and not _is_secret(path):
+            folder.mkdir(parents=True, exist_ok=True)
             with replacing(path) as partial:
                 partial.touch(mode=0o600)
                 partial.write_bytes(secrets.token_bytes(CODE_BYTES))
-            key = path.read_bytes()  # another process may have been later
-        return key if len(key) == CODE_BYTES else None
+        if _is_secret(path):  # that of another process, if it was later
+            return path.read_bytes()
     return None
+
+
+def _is_secret(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == CODE_BYTES

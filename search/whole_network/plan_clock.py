@@ -112,7 +112,7 @@ class PlanClock:
             ahead_ms = sum(own.ahead_ms for own in open_kinds.values())
             if ahead_ms < WEIGHTLESS * self._timetable.network_ms:
                 # Of a layer that nothing was timed of, no plan for a latency could take anything.
-                open_kinds = {k: v for k, v in open_kinds.items() if k not in self._timetable.timed}
+                open_kinds = {key: own for key, own in open_kinds.items() if not self._runs(key)}
             if not open_kinds:
                 self.weightless = n_left
                 break
@@ -124,6 +124,10 @@ class PlanClock:
             self._on_progress(f"{candidate.layer.name}, {n_left} structures may matter")
             self._set(candidate.timed(self._stopwatch, self._timetable, left))
             ahead[key] = prospects(key)
+
+    def _runs(self, key: str) -> bool:
+        """Whether any structure was timed that the runtime takes in the layers of a key."""
+        return any(times.runs for times in self._timetable.timed.get(key, {}).values())
 
     @property
     def _n_timed(self) -> int:

@@ -169,7 +169,7 @@ def leading(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     vectors = eigh_of_gram(matrices.mT)[1].to(matrices)
     right = vectors.flip(-1)[..., :rank]  # (batch, n, rank)
     scaled = matrices @ right
-    norms = scaled.norm(dim=-2, keepdim=True)
+    norms = torch.linalg.vector_norm(scaled, dim=-2, keepdim=True, dtype=torch.float64).to(scaled)
     return scaled / norms.clamp_min(torch.finfo(norms.dtype).tiny), norms.mT * right.mT
 
 

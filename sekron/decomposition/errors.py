@@ -55,8 +55,11 @@ def relative_errors(
     """
     check_weight(weight, structures[0])
     is_exact = structures[0].family in EXACT
-    # Narrower factors would be rounded, which is not what tells structures apart.
-    fittable = weight.detach() if weight.dtype == torch.float32 else weight.detach().double()
+    fittable = weight.detach()
+    if weight.dtype not in (torch.float32, torch.float64):
+        # Narrower factors would be rounded, which is not what tells structures apart; in fp64 they
+        # are not those that a plan is applied with, so that it is no use to keep them.
+        fittable, decomposition = fittable.double(), decompose
     if metric is None and is_exact:
         return [_exact_error(weight, structure) for structure in structures]
     if metric is None:
