@@ -263,8 +263,8 @@ def _tell(
         )
     if clock.weightless:
         say(
-            f"{clock.weightless} structures of layers were not timed: no plan is likely to gain "
-            f"{WEIGHTLESS:.0%} of the network's time from them."
+            f"{clock.weightless} structures of layers were not timed: on average plans would gain "
+            f"less than {WEIGHTLESS:.0%} of the network's time from them."
         )
     if clock.left_out:
         say(
