@@ -3,8 +3,11 @@
 import json
 import shutil
 
+import platformdirs
 import pytest
 
+from search.cli.trust import model_of
+from search.folder.run_folder import RunFolder
 from tests.test_search_cli_app import QUICK, files, run_folder, sekron_command
 
 __all__ = ["files", "run_folder", "sekron_command"]  # fixtures are found by their names
@@ -86,3 +89,14 @@ def test_a_folder_behind_a_link_to_itself_is_one_line(sekron_command, files):
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "--traceback" not in err
     assert "loop/run" in err
+
+
+def test_a_user_without_a_home_is_asked_every_time(run_folder, monkeypatch):
+    def homeless(_):
+        raise RuntimeError("could not determine the home directory")
+
+    record = RunFolder(run_folder).read()
+    monkeypatch.setattr(platformdirs, "user_state_path", homeless)
+    assert model_of(str(run_folder), record, record.source.model) == record.source.model
+    with pytest.raises(ValueError, match="which nobody has named for it on this machine"):
+        model_of(str(run_folder), record, "")

@@ -167,16 +167,16 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path, monkeypatch, weight,
 
 
 def test_what_is_too_large_is_neither_kept_nor_read(tmp_path, monkeypatch, weight, calls):
-    cache = FactorCache(tmp_path, keeps=True)
-    monkeypatch.setattr(factor_cache, "PART", 10)
-    cache(weight, CP)
+    with monkeypatch.context() as patched:
+        patched.setattr(factor_cache, "PART", 10)
+        FactorCache(tmp_path, keeps=True)(weight, CP)
     assert not list(tmp_path.iterdir())
-    monkeypatch.undo()
     FactorCache(tmp_path, keeps=True)(weight, CP)
     (path,) = tmp_path.iterdir()
     with path.open("r+b") as file:
         file.truncate(2**43)
     assert equal(FactorCache(tmp_path, keeps=False)(weight, CP), decompose(weight, CP))
+    assert calls == [CP] * 3
 
 
 def test_a_user_without_a_home_keeps_nothing(tmp_path, monkeypatch, weight):

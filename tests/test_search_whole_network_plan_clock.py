@@ -60,7 +60,8 @@ def timed(monkeypatch, clock):
             rest = [s for s in shares.get(key, ()) if (key, s) not in done]
             order = sorted(rest, reverse=True)
             ratio = math.inf if refused and not done else 0.5
-            return Prospects(tuple(Told(key, s, done, ratio) for s in order), sum(order))
+            first = Told(key, order[0], done, ratio) if order else None
+            return Prospects(first, len(order), sum(order))
 
         monkeypatch.setattr(Prospects, "of", prospects)
         clock.time_layers(NO_CHOICES)

@@ -23,12 +23,14 @@ class Prospects:
     """What layers of one kind, which share their measurements, may gain from more of them.
 
     Attributes:
-        wanted: The structures that were not timed, most promising first.
+        first: The most promising one of the structures that were not timed, None if all were.
+        n_left: How many were not.
         ahead_ms: What all of them together may save of the network's time, on average over the
             errors that a plan may allow these layers.
     """
 
-    wanted: tuple[Wanted, ...]
+    first: Wanted | None
+    n_left: int
     ahead_ms: float
 
     @classmethod
@@ -69,8 +71,10 @@ class Prospects:
                 rows.setdefault(point, []).extend((layer, int(row)) for row in own)
                 least = np.minimum(least, could)
             ahead_ms += dense_ms * _mean_gain(now, least)
-        order = sorted(gains, key=lambda point: -gains[point])
-        return cls(tuple(wanted_of(rows[point], tables, gains[point]) for point in order), ahead_ms)
+        if not gains:
+            return cls(None, 0, 0.0)
+        best = max(gains, key=lambda point: gains[point])
+        return cls(wanted_of(rows[best], tables, gains[best]), len(gains), ahead_ms)
 
 
 def _least(errors: Floats, ratios: Floats) -> Floats:

@@ -16,12 +16,12 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from search.folder.own_state import own_state
+from search.per_layer.identity import digest
 from sekron.decomposition.decompose import check_weight, decompose
 from sekron.decomposition.metric import Metric
 from sekron.records import replacing
@@ -123,12 +123,9 @@ class FactorCache:
 
 def _name(weight: Tensor, structure: Structure, metric: Metric | None) -> str:
     """Return the name of the file for what decides the factors."""
-    digest = hashlib.sha256(f"{VERSION} {structure} {tuple(weight.shape)}".encode())
-    for tensor in [weight] if metric is None else [weight, metric.output, metric.input]:
-        digest.update(str(tensor.dtype).encode())
-        numbers = tensor.detach().cpu().contiguous()
-        digest.update(numbers.flatten().view(torch.uint8).numpy().data)
-    return f"{digest.hexdigest()}.factors"
+    tensors = [weight] if metric is None else [weight, metric.output, metric.input]
+    asked = " ".join([str(VERSION), str(structure), *map(digest, tensors)])
+    return f"{hashlib.sha256(asked.encode()).hexdigest()}.factors"
 
 
 def _code(key: bytes, name: str, tensors: bytes) -> bytes:

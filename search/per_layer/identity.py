@@ -22,9 +22,9 @@ def weight_digests(model: nn.Module, measured: NetworkProfile) -> dict[str, str]
 def digest(weight: Tensor) -> str:
     """Return a digest of a weight's shape, type and numbers."""
     data = weight.detach().cpu().contiguous()
-    head = f"{tuple(data.shape)} {data.dtype}".encode()
-    numbers = data.flatten().view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(head + numbers).hexdigest()
+    digest_of = hashlib.sha256(f"{tuple(data.shape)} {data.dtype}".encode())
+    digest_of.update(data.flatten().view(torch.uint8).numpy().data)
+    return digest_of.hexdigest()
 
 
 def identity(layer: LayerProfile, digests: dict[str, str], calibrated: bool) -> tuple[object, ...]:

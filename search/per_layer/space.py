@@ -16,16 +16,16 @@ from optuna.distributions import IntDistribution
 
 from search.per_layer.work import work_of
 from sekron.decomposition.digits import divisors
-from sekron.decomposition.gram import WIDE
 from sekron.structures.families import Point, Shape
 
 DEFAULT_FAMILIES = ("sekron", "chain", "cp")
 
-MOST_SECONDS = 20.0
-"""Foretold time of a structure, on one core, up to which it is proposed.
+MOST_SECONDS, ALL_QUICK = 20.0, 2**23
+"""Foretold time of a structure, on one core, up to which it is proposed, and numbers of a weight up
+to which none takes longer, so that it need not be asked.
 
-Asked only of wide weights: of others nothing takes longer. There a single structure could take as
-long as all others of its layer. Templates are scored however long they take."""
+In a larger layer a single structure could take as long as all others. Templates are scored however
+long they take."""
 
 
 @cache
@@ -154,7 +154,7 @@ class Space:
 
     def _is_proposed(self, point: Point) -> bool:
         """Whether a structure is scored soon enough."""
-        return prod(self.weight_shape) < WIDE or work_of(point).seconds <= MOST_SECONDS
+        return prod(self.weight_shape) <= ALL_QUICK or work_of(point).seconds <= MOST_SECONDS
 
     @cache  # noqa: B019  spaces are few and equal for layers of one shape
     def neighbours(self, point: Point) -> tuple[Point, ...]:

@@ -108,7 +108,7 @@ def join(
         tables = tables_of(profile, digests, settings.calibrated, lambda layer: found[layer.name])
         if settings.is_timed or (settings.is_scored and judge is None):
             return False
-        choices = Choices(profile, tables, metrics, None, folder.factors())
+        choices = Choices(profile, tables, metrics, decomposition=folder.factors())
         _finish(request, choices, judge, folder, opened, claims, course)
     return True
 

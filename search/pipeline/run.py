@@ -75,7 +75,7 @@ def run(
         rank_multiple: Of which all ranks are multiples, such as 8 where the device has units that
             work on so many channels at once.
         run: Folder that keeps everything; a later call with it goes on where this one ended. Its
-            `factors`, at most 512 MiB, are only there to be computed no second time.
+            `factors`, about 512 MiB at most, are only there to be computed no second time.
         storage: Optuna storage URL; default a journal in the run folder, or memory without one.
         name: Prefix of the studies' names, for a storage that several searches share.
         seed: Of the samplers; same seed, same trials, and without a clock the same plan.

@@ -107,17 +107,17 @@ class PlanClock:
 
         left = partial(self.limit.left, LAYERS)
         ahead = {key: prospects(key) for key in kinds}
-        while open_kinds := {key: own for key, own in ahead.items() if own.wanted}:
-            n_left = sum(len(own.wanted) for own in open_kinds.values())
-            ahead_ms = sum(own.ahead_ms for own in open_kinds.values())
+        while n_left := sum(own.n_left for own in ahead.values()):
+            first = {key: own.first for key, own in ahead.items() if own.first is not None}
+            ahead_ms = sum(own.ahead_ms for own in ahead.values())
             if ahead_ms < WEIGHTLESS * self._timetable.network_ms:
                 # Of a layer that nothing was timed of, no plan for a latency could take anything.
-                open_kinds = {key: own for key, own in open_kinds.items() if not self._runs(key)}
-            if not open_kinds:
+                first = {key: own for key, own in first.items() if not self._runs(key)}
+            if not first:
                 self.weightless = n_left
                 break
-            key = max(open_kinds, key=lambda name: open_kinds[name].wanted[0].promise)
-            candidate = open_kinds[key].wanted[0]
+            key = max(first, key=lambda name: first[name].promise)
+            candidate = first[key]
             if left() < candidate.least_seconds(self._stopwatch, self._timetable):
                 self.leave_out("structures of layers", f"{n_left} of {self._n_timed + n_left}")
                 break

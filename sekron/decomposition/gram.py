@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,8 @@ COLUMNS = 2**13
 """Of a matrix in fp32 whose products are summed in it; sums of more columns are summed in fp64."""
 
 LARGEST_DOUBLE, MOST_DOUBLE = 2048, 2**35
-"""Size of an eigenvalue problem, and multiply-adds of its matrix, up to which both are in fp64.
+"""Size of an eigenvalue problem, and multiply-adds of its matrix, up to which both are in fp64 where
+the weight is.
 
 A larger one is solved in fp32, in half of the time. What its first values sum up to is then off by
 about 1e-6 of all of them, which a relative error of an approximation above 0.01 does not show."""
@@ -77,16 +80,13 @@ def working(weight: Tensor) -> Tensor:
 def _scaled(matrices: Tensor) -> tuple[Tensor, float]:
     """Return the Gram matrix in the dtype that it is solved in, and the factor that it lacks."""
     rows = matrices.shape[-2]
-    is_small, is_wide = rows <= LARGEST_DOUBLE, matrices.dtype == torch.float32
-    if is_small and not is_wide and rows * matrices[..., 0, :].numel() * rows <= MOST_DOUBLE:
+    is_small, is_single = rows <= LARGEST_DOUBLE, matrices.dtype == torch.float32
+    if is_small and not is_single and rows * matrices[..., 0, :].numel() * rows <= MOST_DOUBLE:
         return gram(matrices), 1.0
     largest = float(torch.linalg.vector_norm(matrices, torch.inf)) or 1.0
     scale = 1.0 if 1 / SAFE < largest < SAFE else largest
     scaled = (matrices if scale == 1.0 else matrices / scale).float()
-    if not (is_small and is_wide):
+    if not (is_small and is_single):
         return gram(scaled), scale**2
-    product: Tensor | float = 0.0
-    for part in torch.split(scaled, COLUMNS, -1):
-        product = gram(part).double() + product
-    assert isinstance(product, Tensor)
-    return product, scale**2
+    parts = (gram(part).double() for part in torch.split(scaled, COLUMNS, -1))
+    return reduce(torch.add, parts), scale**2
