@@ -14,8 +14,8 @@ COLUMNS = 2**13
 """Of a matrix in fp32 whose products are summed in it; sums of more columns are summed in fp64."""
 
 LARGEST_DOUBLE, MOST_DOUBLE = 2048, 2**35
-"""Size of an eigenvalue problem, and multiply-adds of its matrix, up to which both are in fp64 where
-the weight is.
+"""Size of an eigenvalue problem, and multiply-adds of its matrix, up to which both are in fp64;
+of a weight in fp32 only sums are, and the problem.
 
 A larger one is solved in fp32, in half of the time. What its first values sum up to is then off by
 about 1e-6 of all of them, which a relative error of an approximation above 0.01 does not show."""
