@@ -19,7 +19,7 @@ the index of one candidate per layer; None where the rule finds nothing that fit
 
 
 def exact(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | None:
-    """Choose the least sum of squared errors, by the integer program."""
+    """Choose the least sum of what the layers lose, by the integer program."""
     allocation = allocate(layers, capacities)
     return None if allocation is None else allocation.choice
 
@@ -50,10 +50,11 @@ def uniform(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | 
 
 
 def minimax(layers: Sequence[Options], capacities: Sequence[float]) -> Choice | None:
-    """Give every layer the same bound on its relative error, found by bisection.
+    """Give every layer the same bound on what it loses, found by bisection.
 
-    Under one budget the largest relative error of a layer is then the least possible. Keeping the
-    same share of energy in every layer, brought to a budget, is the same rule.
+    Under one budget the largest loss of a layer is then the least possible. Plainly that is its
+    squared relative error, and keeping the same share of energy in every layer, brought to a
+    budget, is the same rule; in a metric its sensitivity counts too.
 
     Reference:
         Liebenwein et al., Compressing neural networks: ALDS, arXiv 2107.11442, section 3.

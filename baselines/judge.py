@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from baselines.contenders import Entry
 from baselines.rows import COLUMNS, Row
@@ -67,10 +68,10 @@ class Judge:
         if self.clock is not None:
             row["latency_ms"], row["speedup"] = self.clock(self.model, entry.network)
         if self.score is not None:
-            row["score"] = self.score(entry.network)
+            row["score"] = float(self.score(entry.network))
             if self.calibration is not None:
                 recalibrate(entry.network, self.calibration)
-                row["score_recalibrated"] = self.score(entry.network)
+                row["score_recalibrated"] = float(self.score(entry.network))
         return row
 
     def repair_best(self, made: Sequence[tuple[Row, Entry | None]]) -> None:
@@ -86,7 +87,7 @@ class Judge:
         if scored:
             row, network = max(scored, key=lambda pair: float(str(pair[0]["score_recalibrated"])))
             repair(network, self.model, self.calibration, progress=False)
-            row["score_repaired"] = self.score(network)
+            row["score_repaired"] = float(self.score(network))
 
     def fingerprint(self, example_input: Inputs, max_seconds: float) -> str:
         """Return a digest of what rows depend on: the network, its images, what is measured.
@@ -97,7 +98,7 @@ class Judge:
         """
         shapes = [tuple(tensor.shape) for tensor in first_image(example_input, self.model).tensors]
         layers = [layer.name for layer in self.profile.searched]
-        flags = [self.score is not None, self.clock is not None, self.repairs]
+        flags = [_named(self.score), _named(self.clock), self.repairs]
         metric = NetworkMetric(self.metric).digest
         digest = hashlib.sha256(f"{shapes} {layers} {flags} {max_seconds} {metric}".encode())
         batches = [
@@ -106,13 +107,24 @@ class Judge:
             for tensor in batch.tensors
         ]
         for name, tensor in (*self.model.state_dict().items(), *batches):
+            if not isinstance(tensor, Tensor):  # a module may keep more than tensors
+                continue
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            numbers = tensor.detach().cpu().contiguous().flatten()
+            digest.update(numbers.view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
 
+def _named(function: Any) -> str | None:
+    """Return the name of a function, which is all that tells it from another one."""
+    if function is None:
+        return None
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
 def error_in_metric(network: nn.Module, dense: nn.Module, metric: Mapping[str, Metric]) -> float:
-    """Return `Σ sensitivityₗ · errorₗ⁴` over the factorized layers of a network.
+    """Return `Σ sensitivityₗ · errorₗ⁴` over the layers of a network that were factorized.
 
     Args:
         network: From `Plan.apply` on `dense`, or with factors of any other origin.
@@ -122,7 +134,10 @@ def error_in_metric(network: nn.Module, dense: nn.Module, metric: Mapping[str, M
     total = 0.0
     structures = structures_of(network)
     dense = opened(dense, structures)
+    already = structures_of(dense)
     for name, structure in structures.items():
+        if name in already:
+            continue
         layer = network.get_submodule(name)
         assert isinstance(layer, Factorized)
         error = fitted_error(weight_of(dense, name), layer.factors(), structure, metric[name])

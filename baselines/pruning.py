@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.forward.inputs import Arguments, Inputs, example_of
@@ -108,7 +109,7 @@ def _last_layers(nodes: Iterable[Any]) -> list[nn.Module]:
         node = pending.pop()
         if id(node) not in seen:
             seen.add(id(node))
-            if isinstance(node.module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            if isinstance(node.module, nn.Linear | _ConvNd):
                 layers.append(node.module)
             else:
                 pending += node.inputs

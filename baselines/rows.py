@@ -21,6 +21,9 @@ COLUMNS = (
 )
 STORED = (*COLUMNS, "fingerprint")
 
+TEXTS = dict.fromkeys((*COLUMNS[:3], "fingerprint"), str)
+"""Columns that hold no numbers, whatever stands there."""
+
 SEAL = "-"
 """What stands between a fingerprint and the checksum of its row; older rows have none."""
 
@@ -97,7 +100,7 @@ def _is_of(row: Mapping[Any, Any], fingerprint: str) -> bool:
 def _as_read(row: Mapping[str, object]) -> Mapping[Any, object]:
     """Return a row as it will be read again: of a number not every digit may be written."""
     frame = pd.DataFrame([row], columns=list(COLUMNS))
-    return from_csv(as_csv(frame), {}).to_dict("records")[0]
+    return from_csv(as_csv(frame), dict.fromkeys(COLUMNS[:3], str)).to_dict("records")[0]
 
 
 def _checksum(row: Mapping[Any, object]) -> str:
@@ -125,7 +128,7 @@ def _read(path: Path) -> pd.DataFrame:
         path.write_text(lines, encoding="utf-8")
     if not lines:
         return pd.DataFrame(columns=list(STORED))
-    frame = from_csv(lines, {"fingerprint": str})
+    frame = from_csv(lines, TEXTS)
     for row in frame.to_dict("records"):
         _, is_sealed, checksum = str(row["fingerprint"]).partition(SEAL)
         if is_sealed and checksum != _checksum(row):

@@ -23,6 +23,9 @@ class InfeasibleBudget(ValueError):
 MOST = 2**62
 """Multiply-adds or parameters that a network could have."""
 
+ROUNDED = 1.0 + 2.0**-51
+"""What a share that was divided may be rounded down by, once it is multiplied again."""
+
 QUOTED = 30
 """Digits of a number that an error quotes."""
 
@@ -72,6 +75,8 @@ class Budget:
                 )
             if name in RESOURCES:
                 _check_static(name, value)
+            else:  # 8 ms are 8.0 ms
+                object.__setattr__(self, name, _as_float(name, value))
         if self.latency is not None and not 0.0 < self.latency <= 1.0:
             raise ValueError(f"`latency` as a share must be in (0, 1], got {self.latency}.")
         if self.latency_ms is not None and not 0.0 < self.latency_ms < float("inf"):
@@ -84,7 +89,7 @@ class Budget:
     def limit(self, resource: str, dense: int) -> int | None:
         """Return the absolute limit of a resource, given what the dense network uses of it."""
         value: float | int | None = getattr(self, resource)
-        return int(value * dense) if isinstance(value, float) else value
+        return int(value * dense * ROUNDED) if isinstance(value, float) else value
 
     @property
     def digest(self) -> str:
@@ -134,6 +139,13 @@ class Budget:
         if self.min_score is not None:
             limits.append(f"score ≥ {self.min_score:g}")
         return ", ".join(limits) or "no limit"
+
+
+def _as_float(name: str, value: float | int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"`{name}` must be finite, got {shown(value)[:QUOTED]}….") from None
 
 
 def _percent(share: float) -> str:

@@ -29,9 +29,15 @@ def from_csv(text: str, dtype: Mapping[str, type[str]]) -> pd.DataFrame:
 
     Args:
         text: CSV.
-        dtype: Column -> type, where that cannot be told from the numbers.
+        dtype: Column -> type, where that cannot be told from the numbers. In a column of texts
+            none is taken for a number that is missing.
     """
-    return _mapped(pd.read_csv(StringIO(text), dtype=dict(dtype)), _as_it_was)
+    frame = pd.read_csv(StringIO(text), dtype=dict(dtype))
+    texts = [name for name, kind in dtype.items() if kind is str and name in frame]
+    if texts:
+        whole = pd.read_csv(StringIO(text), dtype=str, usecols=texts, keep_default_na=False)
+        frame = frame.assign(**{name: whole[name] for name in texts})
+    return _mapped(frame, _as_it_was)
 
 
 def _mapped(frame: pd.DataFrame, change: Callable[[object], object]) -> pd.DataFrame:

@@ -206,12 +206,13 @@ def test_budgets_that_differ_little_have_rows_of_their_own(tmp_path, small_netwo
 
 
 def test_an_interruption_gives_the_rows_that_are_finished(tmp_path, small_network, small_input):
-    scores = iter([1.0, 2.0])
+    values = iter([1.0, 2.0])
 
     def score(_):
-        for value in scores:
-            return value
-        raise KeyboardInterrupt
+        value = next(values, None)
+        if value is None:
+            raise KeyboardInterrupt
+        return value
 
     run = partial(brief, small_network, small_input, HALF, allocations=["exact", "uniform"])
     arguments = {"methods": ["channel_svd", "gkpd"], "output": tmp_path / "rows.csv"}
@@ -219,7 +220,8 @@ def test_an_interruption_gives_the_rows_that_are_finished(tmp_path, small_networ
         frame = run(score=score, **arguments)
     assert list(frame.score) == [1.0, 2.0]
     assert list(frame.method) == ["channel_svd"] * 2
-    resumed = run(score=lambda _: 3.0, **arguments)
+    values = iter([3.0, 3.0])
+    resumed = run(score=score, **arguments)
     assert list(resumed.score) == [1.0, 2.0, 3.0, 3.0]
 
 
@@ -335,3 +337,52 @@ def test_a_file_with_other_columns_is_refused_and_kept(tmp_path, small_network, 
     with pytest.raises(ValueError, match=r"other.csv must be a comparison, .* got 'a,b' first"):
         brief(small_network, small_input, HALF, output=path)
     assert path.read_text(encoding="utf-8") == "a,b\n1,2\n"
+
+
+def test_another_score_is_another_comparison(tmp_path, small_network, small_input):
+    def first(network):
+        return torch.tensor(1.0)
+
+    def second(network):
+        return torch.tensor(2.0)
+
+    path = tmp_path / "rows.csv"
+    for score, value in ((first, 1.0), (second, 2.0), (first, 1.0)):
+        frame = brief(small_network, small_input, HALF, score=score, output=path)
+        assert frame["score"].tolist() == [value]
+    assert len(pd.read_csv(path)) == 2
+
+
+@pytest.mark.parametrize("method", ["1", "01", "True", "None", "nan", "1e3"])
+def test_a_method_may_be_named_like_a_number(method, tmp_path):
+    row = dict.fromkeys(COLUMNS, 0.5) | {"budget": "flops", "ranks_by": "plan", "score": math.nan}
+    rows = Rows(tmp_path / "rows.csv", "0" * 16)
+    for name in (method, "cp"):
+        rows.add({**row, "method": name})
+    again = Rows(tmp_path / "rows.csv", "0" * 16)
+    assert ("flops", method, "plan") in again
+    assert again.frame()["method"].tolist() == [method, "cp"]
+    assert again.frame()["score"].isna().all()
+
+
+def test_a_network_that_came_factorized_in_part_is_compared(small_network, small_input, small_run):
+    found = search.load(small_run)
+    first, *_ = found.best
+    part = Plan({first: found.best[first]}).apply(small_network)
+    calibrated = search.run(
+        part,
+        small_input,
+        budget=HALF,
+        n_trials=0,
+        measure_seconds=0,
+        calibration=[small_input],
+        progress=False,
+    )
+    frame = brief(
+        part,
+        small_input,
+        HALF,
+        methods=["channel_svd in metric"],
+        metric=calibrated.metrics,
+    )
+    assert (frame["error_in_metric"] > 0).any()

@@ -69,3 +69,16 @@ def test_pruning_does_not_depend_on_gradients(small_network, small_input, traina
         same = copy.deepcopy(small_network).requires_grad_(trainable)
         network = prune(same, small_input, HALF)
     assert [p.shape for p in network.parameters()] == [p.shape for p in expected.parameters()]
+
+
+def test_a_last_transposed_convolution_keeps_its_outputs(small_input):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3),
+        nn.ReLU(),
+        nn.ConvTranspose2d(16, 4, 2),
+    )
+    small = prune(network, small_input, HALF)
+    assert small(small_input).shape == network(small_input).shape

@@ -142,8 +142,20 @@ def test_budgets_of_equal_limits_have_one_digest():
     ]
     assert len({budget.digest for budget in budgets}) == len(budgets)
     assert Budget(0.5).digest == Budget(flops=0.5, latency=None).digest
+    assert Budget(latency_ms=8).digest == Budget(latency_ms=8.0).digest
 
 
 def test_the_limits_of_a_budget_have_no_goal():
     assert Budget(flops=0.5, min_score=0.9).limits == Budget(flops=0.5)
     assert Budget(latency=0.5).limits == Budget(latency=0.5)
+
+
+def test_a_share_that_was_divided_is_the_number_again():
+    for dense in (3, 49, 1000, 41_217_344, 10**15 + 1):
+        for number in {1, dense // 3, dense // 2 + 1, dense - 1, dense}:
+            assert Budget(flops=number / dense).limit("flops", dense) == number
+
+
+def test_a_number_that_is_too_large_for_a_time_is_refused():
+    with pytest.raises(ValueError, match="`latency_ms` must be finite, got 1000"):
+        Budget(latency_ms=10**400)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import sekron
 from sekron.calibration import patches
 from sekron.calibration.moments import moments
 from sekron.calibration.patches import Drawn, channels_of, inputs_at, patches_of, rows_needed
@@ -116,3 +117,57 @@ def test_what_is_drawn_has_about_the_moments_of_all(enough, layer):
     assert torch.equal(some[0].inputs, some[1].inputs)
     difference = (some[0].inputs - whole).abs().max()
     assert 0.0 < float(difference) < 6 * (2.0 / (400 * 27)) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("one", "both"),
+    [
+        (nn.Conv2d(3, 4, 3, dilation=(2,)), nn.Conv2d(3, 4, 3, dilation=2)),
+        (nn.Conv2d(3, 4, 3, stride=(2,), padding=(1,)), nn.Conv2d(3, 4, 3, stride=2, padding=1)),
+    ],
+)
+def test_one_size_stands_for_all_axes(one, both):
+    x = torch.randn(2, 3, 7, 8)
+    assert torch.equal(rows_of(patches_of(one, x)), rows_of(patches_of(both, x)))
+
+
+class EachAlone(nn.Module):
+    """Calls its layers without an axis for images."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x):
+        return torch.stack([self.layers(image) for image in x])
+
+
+@pytest.mark.parametrize("largest_patch", [0, 1000])
+@pytest.mark.parametrize("size", [8, 12])  # 8: as many rows as channels
+def test_images_may_come_one_by_one(size, largest_patch):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 5, 3, padding=1))
+    batches = [torch.randn(4, 3, size, size) for _ in range(2)]
+    options = {"output": "values", "largest_patch": largest_patch}
+    found = moments(EachAlone(layers), ["layers.0", "layers.2"], batches, **options)
+    wanted = moments(layers, ["0", "2"], batches, **options)
+    for name, own in found.items():
+        other = wanted[name.removeprefix("layers.")]
+        torch.testing.assert_close(own.inputs, other.inputs, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(own.gradients, other.gradients, rtol=1e-5, atol=1e-6)
+        assert own.n_positions == other.n_positions
+
+
+def test_a_network_of_single_images_is_repaired_as_that_of_all():
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 5, 3, padding=1))
+    batches = [torch.randn(4, 3, 8, 8) for _ in range(2)]
+    structure = sekron.Structure.parse("chain:8x1x3x1,1x3x1x3@3")
+    small = sekron.Plan({"0": structure}).apply(layers)
+    alone = sekron.Plan({"layers.0": structure}).apply(EachAlone(layers))
+    outcomes = [
+        sekron.repair(network, dense, batches, output="values", progress=False)
+        for network, dense in ((small, layers), (alone, EachAlone(layers)))
+    ]
+    assert outcomes[1].after == pytest.approx(outcomes[0].after, rel=1e-2)
+    assert outcomes[1].after < outcomes[1].before

@@ -252,3 +252,8 @@ def test_saving_mends_a_metric_file(calibrated, metric, linear, tmp_path):
     metric_path(tmp_path, metric.digest).write_bytes(b"damaged")
     calibrated.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json").apply(linear) is not None
+
+
+def test_a_plan_is_made_of_structures():
+    with pytest.raises(TypeError, match=r"layer '0' must get a `Structure`, got str; `Structure.p"):
+        Plan({"0": "chain:16x1x3x1,1x8x1x3@4"})

@@ -14,6 +14,8 @@ from sekron import Plan, SeKronConv2d, SeKronLinear, Structure
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.eligibility import reason_to_skip, replaceable_modules, shared_weights
 from sekron.network.surgery import check_finite, compressed, forms_of, rebuild, structures_of
+from sekron.profiling.count import count_flops
+from sekron.profiling.profile import profile
 
 CONV = Structure.parse("chain:7x1x3x1,1x3x1x3@6")
 LINEAR = Structure.parse("sekron:5x1,1x7@4")
@@ -256,3 +258,24 @@ def test_a_compressed_network_trains_and_copies():
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
     assert not torch.equal(twin.conv.weights[0], small.conv.weights[0])
+
+
+def test_one_module_under_two_names_gets_one_structure():
+    layer = nn.Linear(8, 8)
+    network = nn.Sequential(layer, nn.ReLU(), layer)
+    ranks = [Structure.parse(f"chain:8x1,1x8@{rank}") for rank in (2, 5)]
+    assert structures_of(Plan({"0": ranks[0], "2": ranks[0]}).apply(network)) == {"0": ranks[0]}
+    with pytest.raises(ValueError, match="one structure, but '0' and '2' are one and get two"):
+        Plan({"0": ranks[0], "2": ranks[1]}).apply(network)
+
+
+@pytest.mark.parametrize("options", [{"dilation": (2,)}, {"stride": (2,)}, {"padding": (1,)}])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_one_size_stands_for_all_axes(kind, options):
+    torch.manual_seed(0)
+    network = nn.Sequential(kind(8, 8, 3, **options))
+    small = Plan({"0": Structure.parse("chain:8x1x3x1,1x8x1x3@24")}).apply(network)
+    x = torch.randn(2, 8, 9, 10)
+    torch.testing.assert_close(small(x), network(x), rtol=1e-4, atol=1e-5)
+    (layer,) = profile(network, x, include=["*"]).searched
+    assert layer.flops == count_flops(network, (x[:1],))[0]

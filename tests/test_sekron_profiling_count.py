@@ -185,3 +185,21 @@ def test_within_autocast_the_same_is_counted():
         model(x)  # its weights are cast, and kept for the next call
         assert count_flops(model, x) == wanted
         assert torch.is_autocast_cache_enabled()
+
+
+class Packed(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        packed = nn.utils.rnn.pack_padded_sequence(x, [7, 7], enforce_sorted=True)
+        return self.inner(packed)[0].data
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python")  # a trace has fixed lengths
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_packed_sequences_cost_what_padded_ones_do(kind):
+    model = kind(3, 4, num_layers=2, bidirectional=True).eval()
+    padded, packed = (count_flops(m, tensors((7, 2, 3)))[0] for m in (model, Packed(model)))
+    assert packed == padded

@@ -128,3 +128,15 @@ def test_one_gram_matrix_serves_all_earlier_ranks(rows):
             relative_error(weight, Structure("chain", curve.shapes, tuple(curve.ranks[row]))),
             abs=2e-7,
         )
+
+
+def test_what_was_kept_for_few_ranks_is_computed_anew_for_more(monkeypatch):
+    monkeypatch.setattr(unfoldings, "CACHE_BYTES", 7200)  # not all ranks fit, some do
+    torch.manual_seed(0)
+    blocks = torch.randn(1, 64, 64, dtype=torch.float64)
+    shapes = shapes_of("16x8,4x1,1x8")
+    known = Unfoldings(blocks)
+    known.right(shapes, 3)
+    found, wanted = known.right(shapes, 29), Unfoldings(blocks).right(shapes, 29)
+    assert found.shape == wanted.shape == (1, 29, *wanted.shape[2:])
+    torch.testing.assert_close(found.abs(), wanted.abs())

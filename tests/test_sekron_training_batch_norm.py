@@ -140,3 +140,26 @@ def test_without_batch_norm_there_is_a_warning():
     with pytest.warns(UserWarning, match="no batch norm with statistics; nothing was changed"):
         recalibrate(model, batches())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class Auxiliary(nn.Module):
+    """Its second head runs in training alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        return (x, self.head(x)) if self.training else x
+
+
+def test_a_norm_that_does_not_run_keeps_what_it_knows():
+    torch.manual_seed(0)
+    model = Auxiliary()
+    model(torch.randn(9, 3, 8, 8))
+    before = state(model.eval())
+    recalibrate(model, batches())
+    assert not torch.equal(model.norm.running_mean, before["norm.running_mean"])
+    for name, buffer in model.head.named_buffers():
+        assert torch.equal(buffer, before[f"head.{name}"])

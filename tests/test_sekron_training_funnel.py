@@ -227,3 +227,11 @@ def test_gates_must_move(model, loader):
 def test_there_must_be_a_layer_to_factorize(loader):
     with pytest.raises(ValueError, match="no layer that can be factorized"):
         funnel(nn.Sequential(nn.Conv2d(3, 4, 3)), loader, IMAGE, budget=search.Budget(flops=0.5))
+
+
+def test_a_network_that_came_factorized_in_part_is_trained(model, loader):
+    part = sekron.Plan({"3": sekron.Structure.parse("chain:12x1x3x1,1x8x1x3@8")}).apply(model)
+    budget = search.Budget(params=0.9)
+    result = funnel(part, loader, IMAGE, budget=budget, recipe=RECIPE, progress=False)
+    assert "3" not in result.plan
+    assert result.network(IMAGE).shape == (1, 4)

@@ -252,3 +252,39 @@ def test_a_schedule_or_epochs_that_cannot_be_are_refused(data, tmp_path, change)
     pointer.write_text(json.dumps(document | change | {"schedule": schedule}))
     with pytest.raises(ValueError, match=r"training\.json is damaged: its (schedule|epochs)"):
         sekron.finetune(small, **arguments, progress=False)
+
+
+def test_a_training_by_another_network_is_another_one(data, tmp_path):
+    dense, small = networks()
+    plan = recipe(epochs=1)
+    options = {"recipe": plan, "folder": tmp_path, "progress": False}
+    sekron.finetune(small, loader_of(*data), dense=dense, **options)
+    with torch.no_grad():
+        next(dense.parameters()).mul_(1.5)
+    with pytest.raises(ValueError, match="but holds another"):
+        sekron.finetune(networks()[1], loader_of(*data), dense=dense, **options)
+
+
+class Extra(nn.Linear):
+    """Keeps more than tensors."""
+
+    def get_extra_state(self):
+        return {"scale": 2}
+
+    def set_extra_state(self, state):
+        assert state == {"scale": 2}
+
+
+def test_what_a_module_keeps_besides_tensors_is_its_own(data, tmp_path):
+    dense, small = networks()
+    small.extra = Extra(2, 2)
+    before = [parameter.detach().clone() for parameter in small.parameters()]
+    options = {"dense": dense, "recipe": recipe(), "progress": False}
+    sekron.finetune(small, loader_of(*data), **options)
+    assert not all(map(torch.equal, before, small.parameters()))
+    with pytest.raises(ValueError, match=r"tensors alone to be saved, but 'extra._extra_state' is"):
+        sekron.save(small, tmp_path / "small")
+    with pytest.raises(
+        ValueError, match=r"'extra._extra_state' is of dict; train without `folder`"
+    ):
+        sekron.finetune(small, loader_of(*data), folder=tmp_path / "ft", **options)

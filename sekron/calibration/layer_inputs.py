@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from sekron.calibration.patches import batched
 from sekron.forward.inputs import Arguments
 
 AHEAD = 4
@@ -66,7 +67,7 @@ def layer_inputs(
         def hook(_: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
             # A copy: what comes next may work in place.
             x = positional[0] if positional else named["input"]
-            found[name].append(x.detach().clone())
+            found[name].append(batched(network.get_submodule(name), x.detach().clone()))
             if all(len(inputs) == n_calls.get(layer) for layer, inputs in found.items()):
                 raise _AllCalled
 

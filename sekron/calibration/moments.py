@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from sekron.calibration.output_kind import Output, kind_of, real_tensors
-from sekron.calibration.patches import Drawn, channels_of
+from sekron.calibration.patches import Drawn, batched, channels_of
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import inputs_of, must_allow_gradients, output_of
 from sekron.forward.inputs import Arguments
@@ -152,7 +152,7 @@ class _Sums:
         output: Tensor,
     ) -> Tensor:
         """Add the input, and the gradient at the output once it is known."""
-        x = (inputs[0] if inputs else kwargs["input"]).detach()
+        x = batched(module, (inputs[0] if inputs else kwargs["input"]).detach())
         for rows in self._drawn.rows(module, x):
             self._inputs = self._inputs + _products(rows)
             self._input_sum = self._input_sum + rows.sum(dim=-2).double()
@@ -161,7 +161,7 @@ class _Sums:
             output = output.detach().requires_grad_()
 
         def collect(gradient: Tensor) -> None:
-            for g in channels_of(module, gradient).rows():
+            for g in channels_of(module, batched(module, gradient)).rows():
                 self._gradients = self._gradients + _products(g)
                 self._n_outputs += g.shape[-2]
 

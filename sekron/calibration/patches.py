@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sekron.layers.factorized import Factorized
+from sekron.structures.geometry import per_axis
+
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 PIECE = 2**24
@@ -73,6 +76,17 @@ class Positions:
         return rows.reshape(len(rows), self.groups, -1).movedim(1, 0)
 
 
+def batched(module: nn.Module, x: Tensor) -> Tensor:
+    """Return what a layer takes in or puts out with an axis for images, also where it has none."""
+    if isinstance(module, Factorized):
+        n_axes = len(module.structure.weight_shape)
+    else:
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        n_axes = weight.dim()
+    return x if x.dim() >= n_axes else x.unsqueeze(0)
+
+
 def channels_of(module: nn.Module, x: Tensor) -> Positions:
     """Return the channels at every position: of a linear layer the last axis, else axis 1."""
     view = x if isinstance(module, nn.Linear) else x.movedim(1, -1)
@@ -81,12 +95,15 @@ def channels_of(module: nn.Module, x: Tensor) -> Positions:
 
 def patches_of(module: Convolution, x: Tensor) -> Positions:
     """Return what the kernel sees at every position, `(N, positions…, in, kernel…)`."""
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    x = F.pad(x, module._reversed_padding_repeated_twice, mode)
-    options = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    n_axes = len(module.kernel_size)
+    mode, pads = module.padding_mode, module._reversed_padding_repeated_twice
+    if mode == "zeros" and not isinstance(module.padding, str):
+        pads = [pad for pad in reversed(per_axis(module.padding, n_axes)) for _ in range(2)]
+    x = F.pad(x, pads, "constant" if mode == "zeros" else mode)
+    strides, dilations = per_axis(module.stride, n_axes), per_axis(module.dilation, n_axes)
+    options = zip(module.kernel_size, strides, dilations, strict=True)
     for axis, (extent, stride, dilation) in enumerate(options):
         x = x.unfold(2 + axis, dilation * (extent - 1) + 1, stride)[..., ::dilation]
-    n_axes = len(module.kernel_size)
     places, kernel = range(2, 2 + n_axes), range(2 + n_axes, 2 + 2 * n_axes)
     return Positions(x.permute(0, *places, 1, *kernel), 1 + n_axes, module.groups)
 

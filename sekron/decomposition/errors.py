@@ -24,7 +24,8 @@ def relative_error(weight: Tensor, structure: Structure, metric: Metric | None =
     """Return `‖W − Ŵ‖ / ‖W‖` for the factors that `decompose` gives, in the Frobenius norm.
 
     For `sekron` and `chain` nothing is rebuilt: all factors but the last are orthonormal, so the
-    last one holds exactly the energy that is kept, `error² = 1 − ‖A_S‖² / ‖W‖²`.
+    last one holds exactly the energy that is kept, `error² = 1 − ‖A_S‖² / ‖W‖²`. Of a weight in
+    half precision it is the error of factors that are not rounded to that.
 
     Args:
         weight: Shape `structure.weight_shape`.

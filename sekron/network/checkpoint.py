@@ -16,7 +16,7 @@ from sekron.network.opening import opened
 from sekron.network.plan import FORMAT, UNTOLD, Plan
 from sekron.network.surgery import forms_of, rebuild, structures_of
 from sekron.network.tensor_names import fitted_names
-from sekron.network.weights import load_weights
+from sekron.network.weights import load_weights, must_keep_tensors
 from sekron.records import replacing
 
 
@@ -28,11 +28,13 @@ def save(model: nn.Module, path: str | Path) -> None:
         path: Of the file.
 
     Raises:
-        ValueError: If a weight of a factorized layer is not finite.
+        ValueError: If a weight of a factorized layer is not finite, or a module keeps what is no
+            tensor.
         OSError: If the file cannot be written.
     """
     check_folder(path)
     plan = Plan(structures_of(model), forms_of(model))
+    must_keep_tensors(model, "save its `state_dict()` by `torch.save`")
     _check_finite(model, "the network", {n for n in model.state_dict() if not _is_in(n, plan)})
     with replacing(Path(path)) as partial:
         save_model(model, str(partial), metadata={FORMAT: plan.to_json(), CHECKSUM: UNKNOWN})

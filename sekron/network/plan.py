@@ -74,6 +74,12 @@ class Plan(Mapping[str, Structure]):
         decomposition: Decomposition = decompose,
     ) -> None:
         self._layers = dict(layers)
+        for name, structure in self._layers.items():
+            if not isinstance(structure, Structure):
+                raise TypeError(
+                    f"layer {name!r} must get a `Structure`, got {type(structure).__name__}; "
+                    "`Structure.parse` reads one from text."
+                )
         self._forms = {name: form for name, form in (forms or {}).items() if form != DEFAULT_FORM}
         self._metrics = metrics if isinstance(metrics, NetworkMetric) else NetworkMetric(metrics)
         self._metric_digest = self._metrics.digest

@@ -88,6 +88,7 @@ def _factorized(model: nn.Module) -> Iterator[tuple[str, Factorized]]:
 
 def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
     modules = dict(network.named_modules(remove_duplicate=False))
+    first: dict[int, str] = {}
     for name, structure in structures.items():
         if name not in modules or not isinstance(modules[name], KINDS):
             kind = type(modules[name]).__name__ if name in modules else "no module"
@@ -109,6 +110,12 @@ def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
             raise ValueError(
                 f"the plan must fit the network, but layer {name!r} has a weight {shape} there "
                 f"and {structure.weight_shape} in the plan."
+            )
+        other = first.setdefault(id(modules[name]), name)
+        if structures[other] != structure:
+            raise ValueError(
+                f"the plan must give one module one structure, but {other!r} and {name!r} are one "
+                "and get two."
             )
 
 

@@ -27,8 +27,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
 
     All is taken that `load_state_dict` takes, and names into which a wrapper has put its own. A
     tensor that the network shares between several names may be missing under all but one; so may
-    the counters of batch norm, which old files do not have. What of the network is on the `meta`
-    device gets memory on the CPU.
+    the counters of batch norm, which old files do not have, and what is no tensor. What of the
+    network is on the `meta` device gets memory on the CPU.
 
     Args:
         model: Modified in place, only when everything fits.
@@ -64,12 +64,30 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
     return next((f"{name!r} for {own!r}" for name, own in taken.items()), "")
 
 
+def must_keep_tensors(model: nn.Module, cure: str) -> None:
+    """Refuse a network whose modules keep more than a file of tensors can hold.
+
+    Args:
+        model: The network.
+        cure: What can be done instead.
+
+    Raises:
+        ValueError: If one does; it is named.
+    """
+    for name, kept in model.state_dict().items():
+        if not isinstance(kept, Tensor):
+            raise ValueError(
+                f"the network must keep tensors alone to be saved, but {name!r} is of "
+                f"{type(kept).__name__}; {cure}."
+            )
+
+
 def _completed(given: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Add what a state dict may lack: further names of a tensor, and counters of batch norm."""
+    """Add what a state dict may lack: further names, counters of batch norm, other than tensors."""
     holders: dict[int, list[str]] = {}
     for name, tensor in expected.items():
         holders.setdefault(id(tensor), []).append(name)
-    complete = dict(given)
+    complete = {n: kept for n, kept in expected.items() if not isinstance(kept, Tensor)} | given
     for names in holders.values():
         known = next((name for name in names if name in given), None)
         if known is not None:

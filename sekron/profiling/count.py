@@ -178,7 +178,9 @@ def _einsum(inputs: list[Any], outputs: list[Any]) -> int:
 def _recurrent(inputs: list[Any], outputs: list[Any]) -> int:
     """Every matrix is applied once for each step of each sequence."""
     steps = prod(_shape(outputs[0])[:-1])
-    weights = [_shape(value) for value in inputs[2].node().inputs()]
+    # Lists of tensors are the states and then the weights, where sequences are packed as elsewhere.
+    lists = [value.node() for value in inputs if value.node().kind() == "prim::ListConstruct"]
+    weights = [_shape(value) for value in lists[-1].inputs()]
     return steps * sum(prod(weight) for weight in weights if len(weight) == 2)
 
 

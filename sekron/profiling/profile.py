@@ -32,7 +32,7 @@ from sekron.profiling.selection import Selection, left_out, patterns_of, sensiti
 from sekron.profiling.unsearched import leftovers, matrices
 from sekron.scalars import number
 from sekron.structures.flops import flops_of_calls
-from sekron.structures.geometry import Geometry
+from sekron.structures.geometry import Geometry, per_axis
 from sekron.structures.structure import Structure
 
 
@@ -206,15 +206,16 @@ def _geometry(module: nn.Module, x: Tensor, output: Tensor) -> Geometry:
     before, after = tuple(x.shape[-n_axes:]), tuple(output.shape[-n_axes:])
     if isinstance(module, TRANSPOSED):  # its steps are those of a convolution the other way
         before, after = tuple(map(min, after, _most_reached(module, before))), before
-    return Geometry(after, before, module.stride, module.dilation, module.groups)
+    stride, dilation = per_axis(module.stride, n_axes), per_axis(module.dilation, n_axes)
+    return Geometry(after, before, stride, dilation, module.groups)
 
 
 def _most_reached(module: _ConvNd, sizes: tuple[int, ...]) -> tuple[int, ...]:
     """Return how far a transposed convolution computes; rows beyond that are zeros."""
-    axes = zip(sizes, module.kernel_size, module.stride, module.dilation, strict=True)
-    full = [n * s + d * (k - 1) for n, k, s, d in axes]
     assert not isinstance(module.padding, str)
-    return tuple(n - p for n, p in zip(full, module.padding, strict=True))
+    options = (per_axis(x, len(sizes)) for x in (module.stride, module.dilation, module.padding))
+    axes = zip(sizes, module.kernel_size, *options, strict=True)
+    return tuple(n * s + d * (k - 1) - p for n, k, s, d, p in axes)
 
 
 def _layer(name: str, module: nn.Module, calls: tuple[Geometry, ...], reason: str) -> LayerProfile:

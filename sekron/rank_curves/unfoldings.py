@@ -45,7 +45,7 @@ class Unfoldings:
         """
         blocks, shapes = self._reduced(shapes)
         key = tuple(blocks.shape), shapes[0]
-        if key not in self._kept:
+        if key not in self._kept or self._kept[key].shape[1] < rank:
             matrices, rest = _unfolded(blocks, shapes[0])
             fits = 8 * blocks.numel() <= CACHE_BYTES
             # The next structure may ask for a larger rank, unless nothing can be kept for it.

@@ -45,8 +45,15 @@ class Geometry:
 
 
 def per_axis(value: int | Sequence[int], n_axes: int) -> tuple[int, ...]:
-    """Return a size for every axis, where one may stand for all."""
+    """Return a size for every axis, where one may stand for all, also within a sequence.
+
+    Raises:
+        ValueError: If there are others, but not one for every axis.
+    """
     try:
         return (index(cast("int", value)),) * n_axes
     except TypeError:  # it is no whole number
-        return tuple(map(index, cast("Sequence[int]", value)))
+        sizes = tuple(map(index, cast("Sequence[int]", value)))
+    if len(sizes) not in (1, n_axes):
+        raise ValueError(f"there must be a size for each of {n_axes} axes, or one, got {sizes}.")
+    return sizes * n_axes if len(sizes) == 1 else sizes

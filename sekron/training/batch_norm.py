@@ -21,8 +21,8 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
     no gradients, and often recovers most of the loss. Train flags and momenta are restored.
 
     Args:
-        model: Its batch-norm buffers are changed, nothing else. One without batch norm is left
-            alone, with a warning.
+        model: Its batch-norm buffers are changed, nothing else, and those of a batch norm that does
+            not run in evaluation stay. One without batch norm is left alone, with a warning.
         batches: Inputs of the network: tensors, mappings of keyword arguments, or tuples of inputs
             and then labels, which are left out (`sekron.forward.batches.arguments_of`).
 
@@ -66,7 +66,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
             module.training = True
         for norm, (momentum, buffers) in zip(norms, backup, strict=True):
             norm.momentum = momentum
-            if not finished:
+            if not finished or not norm.num_batches_tracked:  # one that did not run knows nothing
                 for name, buffer in buffers.items():
                     getattr(norm, name).copy_(buffer)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from sekron.layers.operations import DEFAULT_FORM
 from sekron.network.copying import copy_of
 from sekron.network.opening import opened
 from sekron.network.plan import Plan
-from sekron.network.surgery import blank_layer, compressed, structures_of, weight_of
+from sekron.network.surgery import blank_layer, compressed, weight_of
 from sekron.network.swap import swap
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.profiling.profile import profile
@@ -124,7 +124,7 @@ def funnel(
     structures = {x.name: _largest(x, point or _default_point) for x in measured.searched}
     if not structures:
         raise ValueError("the network has no layer that can be factorized.")
-    network = _gate(compressed(model, structures))
+    network = _gate(compressed(model, structures), structures)
     layers = gated(network)
     _threshold(budget, measured, layers)  # refuses a budget that is out of reach
     gates = [gate for layer in layers.values() for gate in layer.gates]
@@ -181,9 +181,10 @@ def _largest(layer: LayerProfile, point: Callable[[tuple[int, ...]], Point]) -> 
     return Structure(family, shapes, clipped_ranks(family, shapes, unlimited), layer.groups)
 
 
-def _gate(network: nn.Module) -> nn.Module:
+def _gate(network: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Put gates on some factorized layers."""
     layers = {}
-    for name in structures_of(network):
+    for name in names:
         layer = network.get_submodule(name)
         assert isinstance(layer, Factorized)
         layers[name] = Gated(layer)

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sekron.forward.evaluation import one_line
 from sekron.network.surgery import structures_of
+from sekron.network.weights import must_keep_tensors
 from sekron.records import Count, check_no_link, decode, encode, read_text, unwritten, write_text
 from sekron.training.random_state import random_state, set_random_state
 
@@ -101,6 +102,7 @@ class TrainingRecord:
         self._state = ""  # name of the state in the folder that is whole
         self._folder = None if folder is None else Path(folder)
         if self._folder is not None:
+            must_keep_tensors(model, "train without `folder`")
             self._resume(self._folder)
 
     @property
@@ -244,4 +246,5 @@ def _copied(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
+        if isinstance(tensor, Tensor)  # what else a module keeps is its own
     }
