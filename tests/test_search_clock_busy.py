@@ -145,7 +145,7 @@ def test_a_moment_of_waiting_is_not_all_of_it(before):
     clock = PlanClock(stopwatch, timetable, TimeLimit(1.0), kept.append, lambda _: None)
     for share in (0.4, 0.02):
         queue.share = share
-        clock.crown(f"{share}", SimpleNamespace(plan=Plan({})))
+        clock.crown(f"{share}", SimpleNamespace(plan=Plan({})), 0)
     assert [found.waited for found in kept] == [0.4, max(before, 0.02)]
 
 

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import math
 import numpy as np
 import pytest
 
 from search import Budget
-from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
+from search.clock.times import Effort, LayerTime, NetworkTime, Setting, TimedPoint
 from search.clock.timetable import Effect, Timetable
 from search.front.layer_options import LayerOptions
 from sekron.layers.operations import DEFAULT_FORM, Form
@@ -150,7 +151,7 @@ def test_another_order_costs_otherwise():
 def test_what_is_measured_next_makes_another_timetable():
     empty, plan = timetable(), Plan({"body.3": Structure(*CHAIN, (3,))})
     time = NetworkTime(0.75, 0.3, 1.5, 1)
-    full = empty.with_network(plan, time).with_winner("question", plan)
+    full = empty.with_network(plan, time).with_winner("question", plan, Effort(math.inf, 0))
     full = full.with_point("key", CHAIN, at({3: 0.5})).with_point("key", CHAIN, at({4: 0.6}))
     assert (full.of(plan), full.winners["question"]) == (time, plan)
     assert full.point("body.3", CHAIN) == at({4: 0.6})

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
+from search.clock.times import Effort, LayerTime, NetworkTime, Setting, TimedPoint
 from search.clock.timetable import Timetable
 from search.clock.timetable_record import from_json, to_json
 from sekron.layers.operations import Form
@@ -28,7 +28,7 @@ def full():
         .with_point("key", SPLIT, times)
         .with_point("Linear on (2, 3)", LONG, TimedPoint(Form(), {(2, 3): 1 / 3, (1, 1): 0.1}))
         .with_network(PLAN, NetworkTime(0.75, 0.3, 1.5, 4, 0.74, 0.77))
-        .with_winner("question", PLAN)
+        .with_winner("question", PLAN, Effort(30.0, 4))
     )
 
 
@@ -112,7 +112,7 @@ def test_half_a_file_is_refused(full):
     ("field", "value", "message"),
     [
         ("format", "sekron.run", "must be 'sekron.latency', but is 'sekron.run'"),
-        ("version", 2, "must have version 3 or 4 or 5, got 2; use the release that wrote it"),
+        ("version", 2, "must have version 3 or 4 or 5 or 6, got 2; use the release that wrote it"),
     ],
 )
 def test_another_format_or_version_is_named(full, field, value, message):

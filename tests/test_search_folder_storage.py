@@ -217,3 +217,31 @@ def test_a_driver_that_is_missing_is_named(monkeypatch, url, module, what):
     message = rf"must have its driver installed, but the module '{module}' is missing.*{what}"
     with pytest.raises(ValueError, match=message if module else "must open, but it raised"):
         open_storage(url)
+
+
+def test_a_file_that_is_named_by_a_url_is_read_again(small_network, small_input, tmp_path):
+    url = f"sqlite:///file:{tmp_path}/study.db?uri=true"
+    result = run(small_network, small_input, run=tmp_path / "run", storage=url)
+    assert search.load(tmp_path / "run", url).candidates().equals(result.candidates())
+    (tmp_path / "study.db").unlink()
+    with pytest.raises(FileNotFoundError, match="must exist, but does not"):
+        read_storage(url)
+    assert not (tmp_path / "study.db").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"families": ("chain", "sekron")},
+        {"max_sequence_length": 3},
+        {"rank_multiple": 2},
+    ],
+)
+def test_searches_of_other_structures_do_not_mix(small_network, small_input, tmp_path, change):
+    url = f"sqlite:///{tmp_path}/study.db"
+    own = {"families": ("sekron", "chain"), "storage": url}
+    run(small_network, small_input, run=tmp_path / "one", **own)
+    told = r"no other search under the name 'sekron/.*', but the one there is of other structures"
+    with pytest.raises(ValueError, match=told):
+        run(small_network, small_input, run=tmp_path / "two", **own | change)
+    run(small_network, small_input, run=tmp_path / "three", name="two", **own | change)

@@ -129,7 +129,7 @@ def test_a_trial_is_worth_the_hypervolume_of_its_structure(small_weight):
 def test_least_structures_are_the_templates_at_rank_one():
     space = Space((8, 6, 3, 2), 3)
     geometry = Geometry.of(space.weight_shape, (7, 5), stride=2)
-    least = least_structures(space, (geometry, geometry))
+    least = least_structures(space.templates(), (geometry, geometry))
     assert [(s.family, s.shapes) for s, _, _ in least] == space.templates()
     for structure, flops, params in least:
         assert set(structure.ranks) == {1}

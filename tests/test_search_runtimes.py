@@ -463,3 +463,12 @@ def test_the_command_line_names_the_runtime(command_line, monkeypatch, tmp_path)
     monkeypatch.setattr("search.cli.search.search_network", search_network)
     assert "asked for torch" in command_line(*asked, "--flops", "50%")[2]
     assert "asked for openvino" in command_line(*asked, "--runtime", "openvino")[2]
+
+
+def test_a_result_on_another_clock_knows_the_clock_of_the_search(both):
+    _, other = both
+    there = other.in_runtime("torch")
+    assert there.runtimes()["runtime"].tolist() == ["torch", "onnxruntime"]
+    back = there.in_runtime("onnxruntime")
+    assert back.runtimes().equals(other.runtimes())
+    assert back.best == other.best

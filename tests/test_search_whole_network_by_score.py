@@ -17,6 +17,7 @@ from search import Budget, InfeasibleBudget
 from search.clock.timetable_record import to_json
 from search.folder.run_folder import SCORES as FILE
 from search.whole_network import by_score as scored
+from search.whole_network.plan_clock import NEVER
 from tests.test_search_whole_network_within_latency import AMPLE, World
 from tests.test_search_whole_network_within_latency import run as run_in
 
@@ -181,11 +182,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run(network, small_input, images, breaking, **arguments)
-    with (
-        pytest.raises(ValueError, match="must hold a finished search, but its plan was not scored")
-        if (budget.min_score is not None)
-        else warnings.catch_warnings()
-    ):
+    with pytest.raises(ValueError, match="must hold a finished search, but its plan was not score"):
         search.load(tmp_path / "broken")
     resumed = run(network, small_input, images, breaking, **arguments)
     assert resumed.scores == whole.scores
@@ -364,3 +361,16 @@ def test_where_all_are_slower_the_fewest_flops_win_with_a_warning(
     assert result.scores.of(result.best) >= 0.45
     for value, other, _ in by_score(result):
         assert value < 0.45 or other["flops"] >= used
+
+
+def test_what_does_not_run_never_wins(small_run):
+    choices = search.load(small_run).choices
+    plans = [choices.best(Budget(flops=share)) for share in (0.7, 0.5)]
+    for excess, slower in ((NEVER, None), (0.5, plans[1])):
+        contest = scored._Contest(
+            choices, Budget(min_score=0.1), lambda _, **__: 1.0, lambda _, e=excess: e
+        )
+        for plan in plans:
+            contest.enter(plan)
+        assert contest.best is None
+        assert (contest.slower and contest.slower.plan) == slower

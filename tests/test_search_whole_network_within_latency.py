@@ -22,6 +22,7 @@ from search.folder.recorder import Nobody
 from search.folder.run_folder import RunFolder
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
+from search.whole_network.within_latency import tightened
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
 from sekron.network.surgery import forms_of, structures_of
@@ -580,3 +581,51 @@ def test_forms_tried_compute_the_same(small_network, small_input, finished):
             ]
             for output in outputs[1:]:
                 torch.testing.assert_close(output, outputs[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_search_with_more_time_goes_on_where_the_last_one_had_none(
+    world, small_network, small_input, tmp_path
+):
+    class Slow(World):
+        """A second passes with everything that is measured."""
+
+        def __init__(self, profile):
+            super().__init__(profile)
+            self.now = lambda: float(sum(self.measured))
+
+    slow = Slow(world.profile)
+    hurried = {"budget": Budget(latency=0.9), "run": tmp_path, "measure_seconds": 6.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it has too little time
+        first = run(slow, small_network, small_input, **hurried)
+        races = slow.races
+        run(slow, small_network, small_input, **hurried)
+        assert slow.races == races
+    again = run(slow, small_network, small_input, **hurried | {"measure_seconds": AMPLE})
+    assert slow.races > races
+    assert error_of(again, again) < error_of(again, first)
+    races = slow.races
+    assert run(slow, small_network, small_input, **hurried).best == again.best
+    assert slow.races == races
+
+
+def error_of(result, other):
+    """Error of another result's best plan."""
+    return result.choices.member(result.choices.choice(other.best)).error
+
+
+def test_that_a_plan_is_slower_is_told_whenever_it_is_found(
+    world, small_network, small_input, tmp_path
+):
+    world.slowness = 20.0
+    for told in ("fewer FLOPs|slower", "takes .* of the dense network's time"):
+        with pytest.warns(UserWarning, match=told):
+            run(world, small_network, small_input, tmp_path, budget=Budget(flops=0.8))
+
+
+@pytest.mark.parametrize("limit", [{"latency_ms": 20.0}, {"latency": 0.9}, {"speedup": 1.25}])
+def test_a_tighter_limit_is_one_in_milliseconds(limit):
+    budget = Budget(params=0.1, **limit)
+    tighter = tightened(budget, 0.3, 10.0)
+    assert tighter.limit_ms(10.0) == pytest.approx(budget.limit_ms(10.0) - 3.0)
+    assert (tighter.params, tightened(budget, 0.0, 10.0)) == (0.1, budget)

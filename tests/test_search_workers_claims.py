@@ -48,7 +48,10 @@ def elsewhere(monkeypatch, number):
 
 
 def test_a_piece_of_work_is_one_workers(reopened):
-    with joined(reopened(), "search", False) as first, joined(reopened(), "search", False) as other:
+    with (
+        joined(reopened(), "search", is_search=False) as first,
+        joined(reopened(), "search", is_search=False) as other,
+    ):
         held = first.take("layer")
         assert other.take("layer") is None
         assert other.take("another") is not None
@@ -59,7 +62,7 @@ def test_a_piece_of_work_is_one_workers(reopened):
         assert other.finished("layer") == 3.0
         assert other.finished("layer", after=other.number) == 3.0
         assert other.take("layer") is not None  # done once more, by whoever wants it
-    with joined(reopened(), "search", False) as late:
+    with joined(reopened(), "search", is_search=False) as late:
         assert late.finished("layer") == 3.0
         assert late.finished("layer", after=late.number) is None
     assert TrialState.RUNNING not in states(reopened())
@@ -69,7 +72,7 @@ def test_of_many_that_claim_at_once_one_gets_it(reopened):
     start, taken = threading.Barrier(4), []
 
     def work():
-        with joined(reopened(), "search", False) as own:
+        with joined(reopened(), "search", is_search=False) as own:
             start.wait(60)
             for piece in "abcdef":
                 claim = own.take(piece)
@@ -96,32 +99,35 @@ def test_what_is_done_once_is_waited_for(reopened):
 
     def other():
         begun.wait(60)
-        with joined(reopened(), "search", False) as own:
+        with joined(reopened(), "search", is_search=False) as own:
             found.append(own.once("piece", lambda: 8.0))
 
     found = []
     thread = threading.Thread(target=other)
     thread.start()
-    with joined(reopened(), "search", False) as own:
+    with joined(reopened(), "search", is_search=False) as own:
         assert own.once("piece", work) == 7.0
         thread.join()
     assert (done, found) == ([1], [7.0])
 
 
-def test_a_search_that_wants_to_be_alone_says_who_is_there(reopened):
-    with joined(reopened(), "search", True) as first:
+def test_there_is_one_search_at_a_time_and_it_says_where(reopened):
+    with joined(reopened(), "search", is_search=True) as first:
         first.take("layer")
         told = rf"'search' must not be made twice, but process {os.getpid()} on .* is at it; "
-        with pytest.raises(ValueError, match=told), joined(reopened(), "search", True):
+        with pytest.raises(ValueError, match=told), joined(reopened(), "search", is_search=True):
             pass
-        with joined(reopened(), "other", True), joined(reopened(), "search", False):
+        with (
+            joined(reopened(), "other", is_search=True),
+            joined(reopened(), "search", is_search=False),
+        ):
             pass
-    with joined(reopened(), "search", True) as again:
+    with joined(reopened(), "search", is_search=True) as again:
         assert again.take("layer") is not None
 
 
 def _held_until_killed(path, ready):
-    with joined(open_journal(path), "search", False) as own:
+    with joined(open_journal(path), "search", is_search=True) as own:
         own.take("layer")
         ready.set()
         time.sleep(600)
@@ -134,9 +140,9 @@ def test_what_a_killed_process_had_in_hand_is_free_at_once(tmp_path):
     assert ready.wait(120)
     storage = open_journal(path)
     told = f"process {process.pid} on"
-    with pytest.raises(ValueError, match=told), joined(storage, "search", True):
+    with pytest.raises(ValueError, match=told), joined(storage, "search", is_search=True):
         pass
-    with joined(storage, "search", False) as own:
+    with joined(storage, "search", is_search=False) as own:
         assert own.take("layer") is None
         os.kill(process.pid, signal.SIGKILL)
         own.wait("")  # though its parent has not asked for it yet
@@ -150,13 +156,13 @@ def test_what_a_killed_process_had_in_hand_is_free_at_once(tmp_path):
 )
 def test_a_process_that_ended_is_dead_and_so_is_one_whose_number_another_has(monkeypatch, change):
     storage = InMemoryStorage()
-    place = alive.whereabouts("thread")
+    place = alive.whereabouts("thread", is_search=True)
     monkeypatch.setattr(
-        "search.workers.worker.whereabouts", lambda _: {**place, **change}, raising=True
+        "search.workers.worker.whereabouts", lambda _, **__: {**place, **change}, raising=True
     )
     Claims(storage, "search").worker.stop()
     monkeypatch.undo()
-    with joined(storage, "search", True):
+    with joined(storage, "search", is_search=True):
         assert states(storage)[0] == TrialState.FAIL
 
 
@@ -168,7 +174,7 @@ def test_of_another_machine_the_signs_of_life_count(reopened, monkeypatch):
     first.worker.stop()
     first.take("layer")
     elsewhere(monkeypatch, 2)
-    with joined(reopened(), "search", False) as other:
+    with joined(reopened(), "search", is_search=False) as other:
         for _ in range(20):  # longer than the grace period
             first.worker.beat()
             other.look()
@@ -206,10 +212,34 @@ def test_a_process_that_was_stopped_asks_before_it_writes(monkeypatch):
     stopped = Claims(storage, "search")
     stopped.hold()
     stopped.worker.stop()
-    with joined(storage, "search", False) as other:
+    with joined(storage, "search", is_search=False) as other:
         assert other.take("layer") is not None  # by its thread, the one that stopped is dead
     stopped.hold()  # it has given a sign of life just now
     worker = stopped.worker
     monkeypatch.setattr("search.workers.worker.time.time", lambda: worker._beaten_at + alive.GRACE)
     with pytest.raises(ConnectionError, match=r"must give a sign of life every 60 s"):
         stopped.hold()
+
+
+def test_a_search_that_was_killed_goes_on_beside_its_workers(reopened):
+    with joined(reopened(), "search", is_search=False) as helper:
+        claim = helper.take("layer")
+        with joined(reopened(), "search", is_search=True) as search:
+            assert search.held() == {"layer"}
+            claim.done(3.0)
+            assert search.once("layer", pytest.fail) == 3.0
+
+
+def test_one_error_is_not_the_end_of_the_signs_of_life(monkeypatch):
+    monkeypatch.setattr("search.workers.worker.BEAT", 0.01)
+    beats, given = [], threading.Event()
+
+    def beat(worker):
+        beats.append(worker)
+        if len(beats) == 1:
+            raise OSError("the disk is full")
+        given.set()
+
+    monkeypatch.setattr("search.workers.worker.Worker.beat", beat)
+    with joined(InMemoryStorage(), "search", is_search=True):
+        assert given.wait(30.0)

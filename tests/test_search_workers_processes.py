@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from search.cli.worker import CODE
 from search.workers.processes import Processes
 
 FAILS = "import sys; sys.stderr.write('a warning\\nsekron: the model is gone\\n'); sys.exit(2)"
@@ -51,12 +52,32 @@ def test_they_get_arguments_storage_and_modules_and_end_with_the_block(tmp_path,
     assert said == []
 
 
+def test_without_a_storage_they_get_none_that_another_search_has(monkeypatch):
+    monkeypatch.setenv("SEKRON_STORAGE", "sqlite:///others.db")
+    said = []
+    code = "import os, sys; sys.exit('SEKRON_STORAGE' in os.environ)"
+    with Processes(1, code, [], None, said.append) as others:
+        others.begin()
+        for thread in others._threads:
+            thread.join()
+    assert said == []
+
+
+def test_a_worker_that_is_begun_ends_with_its_parent():
+    before, _, _ = CODE.partition("from search.cli")  # what it does before it works
+    code = f"{before}import time; time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    process.stdin.close()
+    assert process.wait(60) == 1
+
+
 def test_their_input_ends_when_their_parent_is_killed(tmp_path):
     path = tmp_path / "child"
     wait = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); sys.stdin.read()"
     over = f"{wait}; open(sys.argv[1] + '-over', 'w').close()"
     code = f"""
 import time
+from search.cli.worker import CODE
 from search.workers.processes import Processes
 with Processes(1, {over!r}, [{str(path)!r}], None, print) as others:
     others.begin()

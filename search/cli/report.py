@@ -9,7 +9,7 @@ import typer
 
 from search.cli.arguments import Json, NamedModel, Run, Storage, Timed, Weights
 from search.cli.output import note, print_json, say
-from search.cli.results import compare as compare_with_rivals
+from search.cli.results import compared
 from search.folder.run_folder import RunFolder
 from search.pipeline.load import load_so_far
 from search.report.page import Report
@@ -30,7 +30,7 @@ def report(
 ) -> None:
     """Write one HTML page that shows a run, finished or not; it opens without a network."""
     if compare:
-        compare_with_rivals(run, model, weights, storage=storage, runtime=runtime)
+        compared(run, model, weights, storage=storage, runtime=runtime)
     record = RunFolder(run).read()
     result, lacks = load_so_far(run, storage)
     result = result.in_runtime(runtime) if runtime else result

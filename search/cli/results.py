@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
+import pandas as pd
 import typer
 from torch import nn
 
@@ -55,6 +56,9 @@ from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.export.refusal import CannotRun
 from sekron.network.checkpoint import check_folder, save
 from sekron.spreadsheet import as_csv
+
+MOST_SECONDS = 600.0
+"""For the candidates of each method that a run is compared with."""
 
 
 def front(
@@ -130,7 +134,7 @@ def compare(
     params: Limit = None,
     max_seconds: Annotated[
         float, typer.Option(help="Limit for the candidates of each method.")
-    ] = 600.0,
+    ] = MOST_SECONDS,
     calibration: Calibration = "",
     normalize: Normalize = None,
     images: Images = None,
@@ -146,6 +150,48 @@ def compare(
     `--calibration` activation_svd is compared too.
     """
     check_form(csv, as_json)
+    budget, frame = compared(
+        run,
+        model,
+        weights,
+        budget=budget_of(flops, params),
+        max_seconds=max_seconds,
+        batches=(calibration, normalize, images),
+        storage=storage,
+        runtime=runtime,
+    )
+    if csv:
+        sys.stdout.write(as_csv(frame))
+    elif as_json:
+        print_json({"budget": str(budget), "rows": rows_of(frame)})
+    else:
+        say(f"{budget}, least error first")
+        print_frame(frame)
+
+
+def compared(
+    run: str,
+    model: str,
+    weights: str,
+    *,
+    budget: Budget | None = None,
+    max_seconds: float = MOST_SECONDS,
+    batches: tuple[str, Any, int | None] = ("", None, None),
+    storage: str | None,
+    runtime: str,
+) -> tuple[Budget, pd.DataFrame]:
+    """Compare a run with its rivals; return the budget of the rows, and the rows.
+
+    Args:
+        run: The folder.
+        model: As for `model_of`.
+        weights: File of the weights; empty for those of the search.
+        budget: Default, as where it limits nothing, that of the search.
+        max_seconds: For the candidates of each method.
+        batches: As for `load_calibration`.
+        storage: URL, if the search has one.
+        runtime: Whose clock counts; empty for that of the search.
+    """
     record, result, network = _opened(run, model, weights, storage)
     result = result.in_runtime(runtime) if runtime else result
     runtime = runtime or record.settings.runtime
@@ -154,8 +200,7 @@ def compare(
             f"{run} must say what its network takes, but does not: give the same `sekron search` "
             "again, or use `baselines.compare` where it was searched from Python."
         )
-    budget = budget_of(flops, params)
-    if budget == Budget():
+    if budget is None or budget == Budget():
         budget = Budget(flops=result.budget.flops, params=result.budget.params)
     if budget == Budget():
         budget = Budget(flops=result.profile.totals(result.best)["flops"])
@@ -177,7 +222,7 @@ def compare(
         budget,
         plans={"sekron": result.plan},
         metric=result.metrics or None,
-        calibration=load_calibration(calibration, record.source.inputs, normalize, images),
+        calibration=load_calibration(batches[0], record.source.inputs, *batches[1:]),
         clock=None if result.timetable is None else clock,
         include=record.settings.include,
         exclude=record.settings.exclude,
@@ -190,14 +235,7 @@ def compare(
     frame = frame.sort_values("error_in_metric" if result.metrics else "error")
     if frame["flops"].isna().all():
         raise InfeasibleBudget(f"the budget must be reachable, got {budget}; nothing reaches it.")
-    frame = frame.drop(columns=["budget", *RESOURCES]).dropna(axis="columns", how="all")
-    if csv:
-        sys.stdout.write(as_csv(frame))
-    elif as_json:
-        print_json({"budget": str(budget), "rows": rows_of(frame)})
-    else:
-        say(f"{budget}, least error first")
-        print_frame(frame)
+    return budget, frame.drop(columns=["budget", *RESOURCES]).dropna(axis="columns", how="all")
 
 
 def _opened(

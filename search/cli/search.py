@@ -100,6 +100,7 @@ def search(
     max_length: Annotated[int, typer.Option(help="Most factors in a sequence.")] = 3,
     sampler: Annotated[str, typer.Option(help="neighbour, tpe, nsga2 or random.")] = "neighbour",
     storage: Storage = None,
+    name: Annotated[str, typer.Option(help="Of the search, among others in its storage.")] = "",
     seed: int = 0,
     threads: Annotated[
         int | None, typer.Option(help="Layers searched at a time; default as torch has threads.")
@@ -150,6 +151,7 @@ def search(
         rank_multiple=rank_multiple,
         sampler=sampler,
         storage=storage,
+        name=name,
         seed=seed,
         measure_seconds=measure_seconds,
         keep_latency=keep_latency,

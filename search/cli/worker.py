@@ -19,7 +19,11 @@ from search.folder.run_folder import RunFolder
 from search.pipeline.join import join
 from search.workers.processes import STORAGE
 
-CODE = "from search.cli.app import main; main()"
+CODE = (
+    "from search.workers.processes import end_with_parent; end_with_parent(); "
+    "from search.cli.app import main; main()"
+)
+"""Of a worker that another process begins."""
 
 
 def worker(

@@ -29,6 +29,23 @@ def is_wide(low: Any, middle: Any, high: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class Effort:
+    """What the best plan was looked for with.
+
+    Attributes:
+        seconds: Limit of all measuring; infinite where it left nothing out.
+        trials: Of whole networks.
+    """
+
+    seconds: float
+    trials: int
+
+    def covers(self, other: Effort) -> bool:
+        """Whether nothing better is to be expected of the other one."""
+        return self.seconds >= other.seconds and self.trials >= other.trials
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """What a latency depends on besides the network; latencies of two settings never mix.
 

@@ -14,7 +14,7 @@ from scipy.optimize import lsq_linear
 from search.clock.race import EAGER
 from search.clock.run_queue import BUSY
 from search.clock.steadiness import UNSTEADY
-from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
+from search.clock.times import Effort, LayerTime, NetworkTime, Setting, TimedPoint
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
@@ -79,6 +79,7 @@ class Timetable:
         timed: Key of a layer -> the structures that were timed.
         networks: Digest of a plan -> time of its network.
         winners: Digest of a question -> the plan that was measured to hold its budget.
+        efforts: Digest of a question -> what that plan was looked for with.
         waited: Share of the measured time for which threads waited for a processor.
         spread: Of the dense network's times, over their median.
         network_low_ms: Lower end of the dense network's 95 % confidence interval, NaN where it is
@@ -92,6 +93,7 @@ class Timetable:
     timed: Mapping[str, Mapping[Point, TimedPoint]] = field(default_factory=dict)
     networks: Mapping[str, NetworkTime] = field(default_factory=dict)
     winners: Mapping[str, Plan] = field(default_factory=dict)
+    efforts: Mapping[str, Effort] = field(default_factory=dict)
     waited: float = 0.0
     spread: float = 0.0
     network_low_ms: float = math.nan
@@ -158,9 +160,18 @@ class Timetable:
         """Return a timetable that has the time of one more network, or a new one of it."""
         return replace(self, networks={**self.networks, plan.digest: time})
 
-    def with_winner(self, question: str, plan: Plan) -> Timetable:
-        """Return a timetable that knows which plan holds a budget."""
-        return replace(self, winners={**self.winners, question: plan})
+    def with_winner(self, question: str, plan: Plan, effort: Effort) -> Timetable:
+        """Return a timetable that knows which plan holds a budget, and how it was looked for."""
+        efforts = {**self.efforts, question: effort}
+        return replace(self, winners={**self.winners, question: plan}, efforts=efforts)
+
+    def is_settled(self, question: str, effort: Effort) -> bool:
+        """Whether a winner is known that an effort would not better.
+
+        Records of older releases do not tell how theirs were looked for.
+        """
+        known = self.efforts.get(question)
+        return question in self.winners and (known is None or known.covers(effort))
 
     def estimate(self, layer: LayerProfile, table: CandidateTable) -> Estimate:
         """Return the times of a layer's candidates.

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from search.clock.race import EAGER
-from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
+from search.clock.times import Effort, LayerTime, NetworkTime, Setting, TimedPoint
 from search.clock.timetable import Timetable
 from sekron.layers.operations import Form
 from sekron.network.plan import Plan, PlanRecord
@@ -18,7 +18,7 @@ from sekron.records import QUOTED, Count, NotNegative, Positive, Size, decode, e
 from sekron.structures.families import Point
 from sekron.structures.structure import Structure
 
-FORMAT, VERSION = "sekron.latency", 5
+FORMAT, VERSION = "sekron.latency", 6
 
 
 class _Setting(msgspec.Struct, omit_defaults=True):
@@ -70,6 +70,7 @@ class _Timetable(msgspec.Struct):
     spread: NotNegative = 0.0  # as what follows, as in version 4
     network_low_ms: Positive | None = None
     network_high_ms: Positive | None = None
+    efforts: dict[str, tuple[NotNegative | None, Count]] | None = None  # as in version 5
 
 
 def to_json(timetable: Timetable) -> str:
@@ -113,6 +114,10 @@ def to_json(timetable: Timetable) -> str:
         timetable.spread,
         _known(timetable.network_low_ms),
         _known(timetable.network_high_ms),
+        {
+            question: (_known(effort.seconds), effort.trials)
+            for question, effort in timetable.efforts.items()
+        },
     )
     return encode(record, FORMAT, VERSION, is_sealed=True)
 
@@ -123,7 +128,7 @@ def from_json(text: str | bytes, source: str) -> Timetable:
     Raises:
         ValueError: If it is damaged; the message names `source`.
     """
-    record = decode(text, _Timetable, FORMAT, (3, 4, VERSION), source)
+    record = decode(text, _Timetable, FORMAT, (3, 4, 5, VERSION), source)
     winners = {
         question: Plan.from_record(plan, f"{source}, a winner")
         for question, plan in record.winners.items()
@@ -152,6 +157,10 @@ def from_json(text: str | bytes, source: str) -> Timetable:
         spread=record.spread,
         network_low_ms=_number(record.network_low_ms),
         network_high_ms=_number(record.network_high_ms),
+        efforts={
+            question: Effort(math.inf if seconds is None else seconds, trials)
+            for question, (seconds, trials) in (record.efforts or {}).items()
+        },
     )
     keys = {time.key for time in record.layers.values()}
     for index, entry in enumerate(record.timed):

@@ -63,7 +63,7 @@ class FactorCache:
     ) -> tuple[Tensor, ...]:
         """Return what `decompose` returns, for the same weight, structure and metric."""
         check_weight(weight, structure)
-        key = _key(self._keeps)
+        key = _key(self._keeps) if self._keeps or self._folder.is_dir() else None
         if key is None:
             return decompose(weight, structure, metric=metric)
         path = self._folder / _name(weight, structure, metric)

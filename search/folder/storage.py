@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -59,7 +59,7 @@ def read_storage(url: str) -> BaseStorage:
         ValueError: If it cannot be opened; the message does not tell the password.
     """
     database = _parsed(url)
-    if database.drivername.startswith("sqlite") and not Path(database.database or "").is_file():
+    if database.drivername.startswith("sqlite") and not _file_of(database).is_file():
         raise FileNotFoundError(f"the storage {without_password(url)} must exist, but does not.")
     try:
         return RDBStorage(url, skip_table_creation=True)
@@ -125,6 +125,12 @@ def _parsed(url: str) -> URL:
             "a storage reads 'sqlite:///study.db' or 'postgresql+psycopg://user@host/database', "
             "but what was given is no such URL."
         ) from None
+
+
+def _file_of(database: URL) -> Path:
+    """Return the file of an SQLite database, which may itself be named by a URL."""
+    name = database.database or ""
+    return Path(unquote(urlsplit(name).path) if "uri" in database.query else name)
 
 
 def _is_of_database(error: Exception) -> bool:

@@ -11,8 +11,10 @@ from sekron.budget import Budget
 from sekron.network.plan import Plan
 
 
-def choices_in(runtime: str, choices: Choices, beside: Mapping[str, Timetable]) -> Choices:
-    """Return choices on the clock of a runtime.
+def choices_in(
+    runtime: str, choices: Choices, beside: Mapping[str, Timetable]
+) -> tuple[Choices, Mapping[str, Timetable]]:
+    """Return choices on the clock of a runtime, and what the other ones said.
 
     Args:
         runtime: Its name.
@@ -22,16 +24,15 @@ def choices_in(runtime: str, choices: Choices, beside: Mapping[str, Timetable]) 
     Raises:
         ValueError: If it was not timed.
     """
-    own = [] if choices.timetable is None else [choices.timetable.setting.runtime]
-    if runtime in own:
-        return choices
-    if runtime not in beside:
+    own = choices.timetable
+    timed = dict(beside) if own is None else {own.setting.runtime: own, **beside}
+    if runtime not in timed:
         raise ValueError(
             "`runtime` must be one that was timed in this run folder: "
-            f"{', '.join([*own, *beside]) or 'none was'}, got {runtime!r}; search again with it, "
-            "in the same folder."
+            f"{', '.join(timed) or 'none was'}, got {runtime!r}; search again with it, in the same "
+            "folder."
         )
-    return choices.retimed(beside[runtime])
+    return choices.retimed(timed.pop(runtime)), timed
 
 
 def winner(choices: Choices, budget: Budget, scores: Scores | None) -> Plan | None:

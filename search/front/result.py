@@ -262,9 +262,9 @@ class SearchResult:
         Raises:
             ValueError: If the runtime was not timed.
         """
-        choices = choices_in(runtime, self.choices, self.beside)
-        best = winner(choices, self.budget, self.scores)
-        return replace(self, choices=choices, best=self.best if best is None else best)
+        choices, beside = choices_in(runtime, self.choices, self.beside)
+        best = winner(choices, self.budget, self.scores) or self.best
+        return replace(self, choices=choices, best=best, beside=beside)
 
     def plan(self, budget: Budget, runtime: str | None = None) -> Plan:
         """Return the plan with the least error within any budget; nothing is searched again.

@@ -7,7 +7,7 @@ computing anything again, and a search that was killed loses the trial it was in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import optuna
@@ -32,6 +32,9 @@ from sekron.structures.structure import Structure
 
 IDENTITY = "weight"
 """User attribute of a study: the digest of the weight that it searches, in its metric."""
+
+SPACE = "space"
+"""User attribute of a study: what its trials' parameters and ranks mean."""
 
 METRIC_NAMES = ("front of error and FLOPs", "front of error and params")
 """Of the two objectives: the share of the plane that a structure dominates at all its ranks."""
@@ -84,21 +87,28 @@ class LayerStudy:
         self._asked = in_memory(self.study, SAMPLERS[sampler](space, self.table, seed), known)
 
     def _check_identity(self) -> None:
-        """Refuse a study of another weight, or of this one in another metric.
+        """Refuse a study of another weight, in another metric or of other structures.
 
         Raises:
             ValueError: If the study in the storage is one.
         """
-        identity = digest(self.spectra.weight)
-        recorded = self.study.user_attrs.get(IDENTITY)
-        if recorded is None:
-            self.study.set_user_attr(IDENTITY, identity)
-        elif recorded != identity:
-            raise ValueError(
-                f"the storage must hold no other search under the name {self.study.study_name!r}, "
-                "but the one there is of another weight or in another metric; choose another "
-                "`name`."
-            )
+        space = self.space
+        own = {
+            IDENTITY: digest(self.spectra.weight),
+            SPACE: f"{', '.join(space.families)}; at most {space.max_length} factors; ranks that "
+            f"are multiples of {self.spectra.rank_multiple}",
+        }
+        recorded = self.study.user_attrs
+        kinds = {IDENTITY: "of another weight or in another metric", SPACE: "of other structures"}
+        for key, kind in kinds.items():
+            if recorded.get(key, own[key]) != own[key]:
+                raise ValueError(
+                    f"the storage must hold no other search under the name "
+                    f"{self.study.study_name!r}, but the one there is {kind}; choose another "
+                    "`name` (`--name`), and another run folder."
+                )
+        for key in own.keys() - recorded.keys():
+            self.study.set_user_attr(key, own[key])
 
     def run(self, n_trials: int, on_trial: Callable[[bool], None] = lambda _: None) -> None:
         """Enumerate the templates, then propose until the study has that many proposals.
@@ -216,14 +226,11 @@ def replay(
 
 
 def least_structures(
-    space: Space, geometries: tuple[Geometry, ...], rank_multiple: int = 1
+    points: Iterable[Point], geometries: tuple[Geometry, ...], rank_multiple: int = 1
 ) -> list[tuple[Structure, int, int]]:
-    """Return every template at its least ranks with its FLOPs and parameters.
-
-    That is about the least that a layer can cost.
-    """
+    """Return structures at their least ranks with their FLOPs and parameters."""
     least = []
-    for family, shapes in space.templates():
+    for family, shapes in points:
         ranks = (rank_multiple,) * n_ranks(family, len(shapes))
         if clipped_ranks(family, shapes, ranks) != ranks:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from search.per_layer.space import Space
@@ -10,12 +12,16 @@ from sekron.allocation.allocate import allocate
 from sekron.allocation.relaxation import Options
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
+from sekron.structures.families import Point
 
 
 def check_feasible(
     budget: Budget, profile: NetworkProfile, spaces: dict[str, Space], rank_multiple: int = 1
 ) -> None:
     """Refuse a budget that the cheapest structures of all layers do not meet.
+
+    Those are templates, or of two factors: a search may find longer ones that are cheaper still,
+    but need not.
 
     Args:
         budget: Of the whole network.
@@ -26,9 +32,23 @@ def check_feasible(
     Raises:
         InfeasibleBudget: With the least that is reachable and what holds it up.
     """
+    try:
+        _check(budget, profile, {n: s.templates() for n, s in spaces.items()}, rank_multiple)
+    except InfeasibleBudget:
+        # Those that divide channels may be smaller, but there are many.
+        points = {name: [*space.templates(), *space.pairs()] for name, space in spaces.items()}
+        _check(budget, profile, points, rank_multiple)
+
+
+def _check(
+    budget: Budget,
+    profile: NetworkProfile,
+    points: Mapping[str, Sequence[Point]],
+    rank_multiple: int,
+) -> None:
     available = profile.available(budget)
     options = [
-        _least_options(layer, spaces[layer.name], rank_multiple) for layer in profile.searched
+        _least_options(layer, points[layer.name], rank_multiple) for layer in profile.searched
     ]
     for name, capacity in available.items():
         column = RESOURCES.index(name)
@@ -44,8 +64,8 @@ def check_feasible(
         )
 
 
-def _least_options(layer: LayerProfile, space: Space, rank_multiple: int) -> Options:
-    structures = least_structures(space, layer.calls, rank_multiple)
+def _least_options(layer: LayerProfile, points: Sequence[Point], rank_multiple: int) -> Options:
+    structures = least_structures(points, layer.calls, rank_multiple)
     least = [(flops, params) for _, flops, params in structures]
     costs = np.array([*least, (layer.flops, layer.params)], dtype=float)
     return Options(np.zeros(len(costs)), costs)

@@ -15,6 +15,7 @@ from search.per_layer.identity import weight_digests
 from search.pipeline.course import Course
 from search.pipeline.foresight import DENSE_SCORE, LAYERS, SCORES, seconds_side_by_side, slowness
 from search.pipeline.plans import judge_of, plan_by_score
+from search.pipeline.processes import helped
 from search.pipeline.request import Request
 from search.pipeline.search import OUTCOME, outcome, quiet_optuna, trials_of
 from search.pipeline.stages import (
@@ -56,7 +57,8 @@ def join(
         calibration: Unlabelled batches to re-estimate batch norm with before networks are scored,
             as the search has them.
         progress: Whether to show a progress bar on stderr.
-        n_threads: Layers that are searched at the same time, each on one thread.
+        n_threads: Layers that are searched at the same time, each on one thread, in processes of
+            their own where that pays.
 
     Returns:
         Whether all is done and the folder has its front and plan; otherwise what is left needs the
@@ -92,19 +94,23 @@ def join(
         progress=progress,
         n_threads=n_threads,
     )
-    judge = judge_of(request, folder, folder.scores(metrics), _warn)
+    judge = None
+    if not settings.is_timed:  # else scores come after the clock, in the process that has it
+        judge = judge_of(request, folder, folder.scores(metrics), _warn)
     opened = folder.trials(storage)
     work = layer_work(settings, profile, digests)
     task = LayerTask(settings, profile, metrics, opened, work, folder.factors())
     weights = search_weights(model, work)
-    joining = joined(opened, settings.name, is_alone=False)
+    joining = joined(opened, settings.name, is_search=False)
     with quiet_optuna(), told(storage), joining as claims, Course(progress) as course:
         _check_score(claims, judge)
         if progress:
             seconds = seconds_side_by_side(work.values(), n_threads)
             course.foresee({LAYERS: slowness() * seconds})
         task.announce(course, n_threads)
-        found = search_layers(task, weights, claims, course, n_threads)
+        left = task.left(claims)
+        with helped(folder.path, storage, weights, left, n_threads, _warn) as here:
+            found = search_layers(task, weights, claims, course, here)
         tables = tables_of(profile, digests, settings.calibrated, lambda layer: found[layer.name])
         if settings.is_timed or (settings.is_scored and judge is None):
             return False

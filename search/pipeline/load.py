@@ -76,14 +76,10 @@ def load_so_far(run: str | Path, storage: str | None = None) -> tuple[SearchResu
     on_clock = None
     if timetable is not None:
         on_clock = timetable.winners.get(choices.question(budget.limits))
-    if by_score is None and budget.min_score is not None:
+    if by_score is None and record.settings.is_scored:
         lacks.append("its plan was not scored yet")
-    if on_clock is None and budget.is_clocked:
+    if on_clock is None and record.settings.is_timed:
         lacks.append("its plan was not measured yet")
-    if not lacks:  # then what has no winner was stopped before
-        scores = None if by_score is None else scores
-        timetable = None if on_clock is None else timetable
-    choices = choices.retimed(timetable)
     best = on_clock if by_score is None else by_score
     if best is None:
         best = _best_so_far(choices, budget) if lacks else choices.best(budget)

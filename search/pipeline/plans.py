@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import BEFORE_SCORES, DENSE, NETWORKS, TimeLimit
+from search.clock.times import Effort
 from search.clock.timetable import Timetable
 from search.folder.recorder import Recorder
 from search.folder.scores import Scores
@@ -15,9 +16,9 @@ from search.pipeline.request import Request
 from search.whole_network.by_score import Admission, best_by_score
 from search.whole_network.judge import Judge
 from search.whole_network.nearby import NetworkStudy
-from search.whole_network.plan_clock import PlanClock
+from search.whole_network.plan_clock import NEVER, PlanClock
 from search.whole_network.trials import Trials
-from search.whole_network.within_latency import not_slower
+from search.whole_network.within_latency import not_slower, tell_slower
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
@@ -75,6 +76,9 @@ def plan_on_clock(
 ) -> Plan:
     """Time the layers, then plans as whole networks until one holds the budget.
 
+    One that an earlier search has found is taken, unless this one has more time or more trials
+    than that one, which could have used them.
+
     Args:
         request: The search.
         choices: The candidates.
@@ -87,7 +91,10 @@ def plan_on_clock(
     """
     budget = request.budget.limits
     question = choices.question(budget)
-    if question not in clock.timetable.winners:
+    n_trials = trials.number if budget.is_clocked else 0
+    if clock.timetable.is_settled(question, Effort(clock.limit.seconds, n_trials)):
+        tell_slower(clock.timetable.winners[question], budget, clock, warn)
+    else:
         clock.time_layers(choices)
         winner = not_slower(choices, budget, clock, warn)
         if budget.is_clocked:
@@ -97,7 +104,7 @@ def plan_on_clock(
                 now, budget, winner, front, lambda member: clock.excess(member, budget), trials
             )
             winner = study.run(lambda: clock.limit.left(NETWORKS))
-        clock.crown(question, winner)
+        clock.crown(question, winner, n_trials)
     return clock.timetable.winners[question]
 
 
@@ -180,27 +187,27 @@ def judge_of(
 
 
 def _admission(budget: Budget, start: Plan, clock: PlanClock | None) -> Admission:
-    """Return what says whether a plan holds the budget on the clock, by measuring it.
+    """Return what says by how much a plan exceeds the budget on the clock, by measuring it.
 
     Where only FLOPs are limited, it must not be slower than the dense network, or than the best
     plan by error if that one is slower already.
     """
     if clock is None:
-        return lambda _: True
+        return lambda _: 0.0
     first = clock.timetable.of(start) if budget.min_score is None else None
     slowest = 1.0
     if first is not None and first.runs and first.is_sure:
         slowest = max(1.0, first.ratio)
 
-    def admits(member: Member) -> bool:
+    def admits(member: Member) -> float:
         if not member.plan and not budget.is_clocked:
-            return True
+            return 0.0
         with clock.limit.running():
             excess = clock.excess(member, budget)
-        if budget.is_clocked or budget.params is not None:
-            return excess <= 0.0
+        if budget.is_clocked or budget.params is not None or excess >= NEVER:
+            return excess
         measured = clock.time(member)  # by `excess`
-        return measured.ratio <= slowest or not measured.is_sure
+        return measured.ratio - slowest if measured.is_sure else 0.0
 
     return admits
 

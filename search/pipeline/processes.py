@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Thread
 
 import optuna
 import torch
@@ -25,7 +24,7 @@ from search.folder.run_folder import RunFolder
 from search.pipeline.course import Course
 from search.pipeline.stages import LayerTask, layer_work, search_layers
 from search.workers.claims import joined
-from search.workers.processes import STORAGE, Processes
+from search.workers.processes import STORAGE, Processes, end_with_parent
 from sekron.forward.evaluation import one_line
 from sekron.network.network_metric import NetworkMetric
 
@@ -82,7 +81,7 @@ def helped(
 def main() -> None:
     """Search layers of a run folder, as one of the processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which is for the search, that ends this one
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     run, path = sys.argv[1:]
@@ -90,15 +89,10 @@ def main() -> None:
     record = folder.read()
     settings, profile = record.settings, record.profile
     metrics = folder.metric() or NetworkMetric()
+    folder.check_storage(os.environ.get(STORAGE))
     storage = folder.trials(os.environ.get(STORAGE))
     work = layer_work(settings, profile, record.weights)
     own = {name: work[name] for name in weights}
     task = LayerTask(settings, profile, metrics, storage, own, folder.factors())
-    with joined(storage, settings.name, is_alone=False) as claims, Course(False) as course:
+    with joined(storage, settings.name, is_search=False) as claims, Course(False) as course:
         search_layers(task, weights, claims, course, 1)
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1):  # nothing comes before its end
-        pass
-    os._exit(1)

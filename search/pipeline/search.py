@@ -125,8 +125,8 @@ def _searched(
     with course.stage(CALIBRATION):
         metrics = metrics_for(request, profile, recorded, warn)
     storage = recorder.trials(request.storage)
-    alone = joined(storage, settings.name, is_alone=True)
-    with quiet_optuna(), told(request.storage), alone as claims:
+    searching = joined(storage, settings.name, is_search=True)
+    with quiet_optuna(), told(request.storage), searching as claims:
         recorder.begin(settings, profile, digests, metrics)
         if judge is not None:
             claims.note(DENSE_SCORE, judge.scores.dense)

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial
 from search.front.choices import Choices, Member
 from search.per_layer.in_memory import in_memory
 from search.whole_network.judge import Judge
+from search.whole_network.plan_clock import NEVER
 from search.whole_network.shared_judge import SharedJudge
 from search.whole_network.shared_trials import PLAN, SharedTrials, study_of
 from search.whole_network.trials import Trials
@@ -39,8 +40,8 @@ N_STARTUP = 8
 FIRST = -1
 """Number of the plans that compete before any trial."""
 
-Admission = Callable[[Member], bool]
-"""Whether a plan may win: where there is a clock, by that."""
+Admission = Callable[[Member], float]
+"""By how much a plan is too slow to win, where there is a clock; `NEVER` if it does not run."""
 
 
 def best_by_score(
@@ -107,7 +108,7 @@ def most_scores(budget: Budget, n_trials: int) -> int:
 class _Contest:
     """The best plan so far, its score, the best score at all, and how many plans competed.
 
-    The cheapest of the plans that are good enough, but that the clock does not admit, is kept too.
+    The cheapest of the plans that are good enough, but slower than the clock admits, is kept too.
     """
 
     choices: Choices
@@ -143,9 +144,10 @@ class _Contest:
         else:
             own, best = member.used["flops"], self.best.used["flops"]
             is_better = score >= least and (own, number) < (best, self.entered)
-        if is_better and self.admits(member):
+        excess = self.admits(member) if is_better else NEVER
+        if excess <= 0.0:
             self.best, self.score, self.entered = member, score, number
-        elif is_better and (
+        elif excess < NEVER and (
             self.slower is None or member.used["flops"] < self.slower.used["flops"]
         ):
             self.slower = member

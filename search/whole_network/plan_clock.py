@@ -14,7 +14,7 @@ from search.clock.prospects import Prospects
 from search.clock.race import FEWEST, WARM_UP
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import LAYERS, NETWORKS, TimeLimit
-from search.clock.times import Interval, NetworkTime, TimedPoint
+from search.clock.times import Effort, Interval, NetworkTime, TimedPoint
 from search.clock.timetable import Timetable
 from search.front.choices import Choices, Member
 from search.whole_network.blame import blamed
@@ -235,9 +235,17 @@ class PlanClock:
             return False
         return True
 
-    def crown(self, question: str, member: Member) -> None:
-        """Record the plan that was measured to hold a budget."""
-        self._set(self._timetable.with_winner(question, member.plan))
+    def crown(self, question: str, member: Member, trials: int) -> None:
+        """Record the plan that was measured to hold a budget.
+
+        Args:
+            question: What it is the answer to.
+            member: The plan.
+            trials: Of whole networks that it was looked for with.
+        """
+        is_hurried = bool(self._left_out) or self.limit.left(NETWORKS) == 0.0
+        effort = Effort(self.limit.seconds if is_hurried else math.inf, trials)
+        self._set(self._timetable.with_winner(question, member.plan, effort))
 
     def _compressed(self, plan: Plan) -> nn.Module:
         """Return the network under a plan; the last one is kept, ready as it is."""

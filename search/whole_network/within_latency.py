@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from search.clock.times import NetworkTime
 from search.front.choices import Choices, Member, slower_than_dense
 from search.front.sweep import STEPS
 from search.whole_network.plan_clock import PlanClock
 from sekron.budget import Budget, InfeasibleBudget
+from sekron.network.plan import Plan
 
 ROUNDS = 16
 """Plans measured for one budget, each under a tighter limit than the one that missed it."""
@@ -98,8 +100,8 @@ def tightened(budget: Budget, share: float, network_ms: float) -> Budget:
     limit = budget.limit_ms(network_ms)
     if limit is None or share == 0.0:
         return budget
-    left = max(limit / network_ms - share, 1e-6)
-    return replace(budget, latency=left, latency_ms=None, speedup=None)
+    left = max(limit - share * network_ms, 1e-6 * network_ms)
+    return replace(budget, latency=None, latency_ms=left, speedup=None)
 
 
 def not_slower(
@@ -118,9 +120,8 @@ def not_slower(
     member = hold_latency(choices, budget, clock)
     if not budget.is_clocked and choices.retimed(clock.timetable).allocate(budget).is_slower:
         warn(slower_than_dense(budget))
-    measured = clock.time(member)
-    ratio, is_slower = measured.ratio, measured.is_sure and measured.ratio > 1.0
-    if budget.is_clocked or budget.params is not None or not is_slower or not member.plan:
+    ratio = clock.time(member).ratio
+    if not _is_too_slow(member.plan, budget, clock.time(member)):
         return member
     if not clock.has_time:
         warn(
@@ -136,6 +137,19 @@ def not_slower(
             f"plan takes {ratio:.4f} of its time."
         )
         return member
+
+
+def tell_slower(plan: Plan, budget: Budget, clock: PlanClock, warn: Callable[[str], None]) -> None:
+    """Warn of a plan of an earlier search that is slower than the dense network."""
+    measured = clock.timetable.of(plan)
+    if measured is not None and _is_too_slow(plan, budget, measured):
+        warn(f"the plan for {budget} takes {measured.ratio:.4f} of the dense network's time.")
+
+
+def _is_too_slow(plan: Plan, budget: Budget, measured: NetworkTime) -> bool:
+    """Whether a plan is surely slower than the dense network, and was not asked to be small."""
+    is_asked = budget.is_clocked or budget.params is not None
+    return bool(plan) and not is_asked and measured.is_sure and measured.ratio > 1.0
 
 
 def _estimated(choices: Choices, budget: Budget) -> Member | None:

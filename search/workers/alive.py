@@ -25,15 +25,20 @@ MACHINE, THREAD = "machine", "thread"
 """User attributes of the trial of a worker: its signs of life so far, and where it lives."""
 
 
-def whereabouts(thread: str) -> dict[str, Any]:
+SEARCHES = "searches"
+"""User attribute of a worker that is the search itself, of which there is one at a time."""
+
+
+def whereabouts(thread: str, *, is_search: bool) -> dict[str, Any]:
     """Return the user attributes of a worker of this process.
 
     Args:
         thread: Name of the thread that gives its signs of life.
+        is_search: Whether it is the search that others help with.
     """
     pid = os.getpid()
     process = {HOST: socket.gethostname(), PID: pid, SINCE: _since(pid), MACHINE: _machine()}
-    return {BEATS: 0, **process, THREAD: thread}
+    return {BEATS: 0, **process, THREAD: thread, SEARCHES: is_search}
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search.workers.alive import HOST, PID, Watch
+from search.workers.alive import HOST, PID, SEARCHES, Watch
 from search.workers.worker import Worker, create_running, fail
 
 WHAT, WORKER = "what", "worker"
@@ -71,23 +71,24 @@ class Claims:
     Args:
         storage: Of the search.
         name: Of the search.
+        is_search: Whether this is the search itself, not a worker that helps with it.
     """
 
-    def __init__(self, storage: BaseStorage, name: str) -> None:
+    def __init__(self, storage: BaseStorage, name: str, *, is_search: bool = False) -> None:
         self._storage, self._name = storage, name
         self._study = _study_id(storage, f"{name}/workers/claims")
         self._watch = Watch()
-        self.worker = Worker(storage, self._study)
+        self.worker = Worker(storage, self._study, is_search=is_search)
         self.number = self.worker.number
         self.look()
 
     def refuse_others(self) -> None:
-        """Refuse to be one of several workers.
+        """Refuse to search beside another search; workers of one that is gone may be there.
 
         Raises:
             ValueError: If another one is at work; the message says where.
         """
-        while others := self._earlier():
+        while others := [trial for trial in self._earlier() if trial.user_attrs.get(SEARCHES)]:
             for other in filter(self._watch.is_known_alive, others):
                 raise ValueError(
                     f"the search {self._name!r} must not be made twice, but process "
@@ -246,21 +247,21 @@ class Claims:
 
 
 @contextmanager
-def joined(storage: BaseStorage, name: str, is_alone: bool) -> Iterator[Claims]:
+def joined(storage: BaseStorage, name: str, *, is_search: bool) -> Iterator[Claims]:
     """Be a worker of a search, until the end of the block.
 
     Args:
         storage: Of the search.
         name: Of the search.
-        is_alone: Whether to refuse to be one where others are already.
+        is_search: Whether this is the search itself, of which there may be one at a time.
 
     Raises:
-        ValueError: If there are others; the message says where.
+        ValueError: If there is another one; the message says where.
     """
-    claims = Claims(storage, name)
+    claims = Claims(storage, name, is_search=is_search)
     state = TrialState.FAIL
     try:
-        if is_alone:
+        if is_search:
             claims.refuse_others()
         yield claims
         state = TrialState.COMPLETE

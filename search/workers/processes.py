@@ -17,7 +17,7 @@ class Processes:
     """Processes of Python that help; one that fails is told of, and missed by nobody.
 
     They find the modules that this process finds. Their standard input ends when it does, however
-    that comes.
+    that comes, so that they may call `end_with_parent`.
 
     Args:
         number: Of them.
@@ -38,6 +38,7 @@ class Processes:
         self._number, self._command = number, [sys.executable, "-c", code, *arguments]
         path = os.pathsep.join(filter(None, sys.path))
         self._environment = {**os.environ, "PYTHONPATH": path}
+        self._environment.pop(STORAGE, None)  # perhaps another search's
         if storage is not None:
             self._environment[STORAGE] = storage
         self._complain = complain
@@ -83,3 +84,14 @@ class Processes:
         if process.returncode and not self._is_over:
             last = said.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
             self._complain(f"a worker has ended: {last[0].removeprefix('sekron: ')}")
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that began it does; nobody else would end it."""
+    Thread(target=_wait_for_end, daemon=True).start()
+
+
+def _wait_for_end() -> None:
+    while os.read(0, 1):  # nothing comes before its end
+        pass
+    os._exit(1)

@@ -24,9 +24,10 @@ class Worker:
     Args:
         storage: Of the search.
         study: That workers are trials of.
+        is_search: Whether it is the search that others help with.
     """
 
-    def __init__(self, storage: BaseStorage, study: int) -> None:
+    def __init__(self, storage: BaseStorage, study: int, *, is_search: bool) -> None:
         self._storage = storage
         self._beats, self._beaten_at, self._is_lost = 0, time.time(), False
         self._is_over = threading.Event()
@@ -34,15 +35,15 @@ class Worker:
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()  # first, since it tells other threads that this worker lives
         try:
-            self._trial = create_running(storage, study, whereabouts(name))
+            self._trial = create_running(storage, study, whereabouts(name, is_search=is_search))
             self.number = storage.get_trial_number_from_id(self._trial)
         except BaseException:
             self.stop()
             raise
 
     def _live(self) -> None:
-        with suppress(Exception):  # the worker itself will meet and tell it
-            while not self._is_over.wait(BEAT):
+        while not (self._is_lost or self._is_over.wait(BEAT)):
+            with suppress(Exception):  # the worker itself will meet and tell it, if it stays
                 self.beat()
 
     def stop(self) -> None:
