@@ -1,8 +1,8 @@
 """What the clock said, kept and read again, and what it means for candidates not timed."""
 
+import math
 from dataclasses import replace
 
-import math
 import numpy as np
 import pytest
 

@@ -277,7 +277,7 @@ class Extra(nn.Linear):
 
 def test_what_a_module_keeps_besides_tensors_is_its_own(data, tmp_path):
     dense, small = networks()
-    small.extra = Extra(2, 2)
+    small.extra = Extra(4, 4)
     before = [parameter.detach().clone() for parameter in small.parameters()]
     options = {"dense": dense, "recipe": recipe(), "progress": False}
     sekron.finetune(small, loader_of(*data), **options)
