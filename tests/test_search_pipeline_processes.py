@@ -1,6 +1,7 @@
 """Layers that other processes search: the same candidates, where it pays, and for no longer."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -165,3 +166,28 @@ def test_the_password_of_a_storage_stands_in_no_argument(tmp_path, monkeypatch):
     assert number == 1
     assert "s3cr3tword" not in f"{code} {arguments}"
     assert storage == url
+
+
+KILLED = """
+import os, signal, sys
+import torch
+from search.pipeline import processes
+weights = {name: torch.zeros(2) for name in "ab"}
+with processes.helped(sys.argv[1], None, weights, dict.fromkeys(weights, 99.0), 2, print):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_of_a_search_that_was_killed_no_weights_are_left(tmp_path):
+    searched(run=tmp_path / "run")
+    places = tmp_path / "temporary"
+    places.mkdir()
+    environment = {**os.environ, "TMPDIR": str(places)}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path / "run"], env=environment, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    end = time.monotonic() + 60.0
+    while list(places.iterdir()):
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -11,7 +11,8 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -78,13 +79,20 @@ def helped(
         yield here
 
 
+def _remove(weights: Path) -> None:
+    """Remove the weights that a process was begun with, and their folder."""
+    with suppress(OSError):  # others do it too
+        weights.unlink()
+        weights.parent.rmdir()
+
+
 def main() -> None:
     """Search layers of a run folder, as one of the processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which is for the search, that ends this one
-    end_with_parent()
+    run, path = sys.argv[1:]
+    end_with_parent(partial(_remove, Path(path)))
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    run, path = sys.argv[1:]
     folder, weights = RunFolder(run), load_file(path)
     record = folder.read()
     settings, profile = record.settings, record.profile

@@ -86,12 +86,19 @@ class Processes:
             self._complain(f"a worker has ended: {last[0].removeprefix('sekron: ')}")
 
 
-def end_with_parent() -> None:
-    """Let this process end when the one that began it does; nobody else would end it."""
-    Thread(target=_wait_for_end, daemon=True).start()
+def end_with_parent(at_end: Callable[[], object] = lambda: None) -> None:
+    """Let this process end when the one that began it does; nobody else would end it.
+
+    Args:
+        at_end: Called before, with what that one may not have been able to do.
+    """
+    Thread(target=_wait_for_end, args=(at_end,), daemon=True).start()
 
 
-def _wait_for_end() -> None:
-    while os.read(0, 1):  # nothing comes before its end
-        pass
-    os._exit(1)
+def _wait_for_end(at_end: Callable[[], object]) -> None:
+    try:
+        while os.read(0, 1):  # nothing comes before its end
+            pass
+        at_end()
+    finally:
+        os._exit(1)
