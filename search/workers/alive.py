@@ -24,7 +24,6 @@ BEATS, HOST, PID, SINCE = "beats", "host", "pid", "since"
 MACHINE, THREAD = "machine", "thread"
 """User attributes of the trial of a worker: its signs of life so far, and where it lives."""
 
-
 SEARCHES = "searches"
 """User attribute of a worker that is the search itself, of which there is one at a time."""
 
