@@ -37,8 +37,8 @@ def test_all_limits_of_latency_are_tightened_alike(budget):
 def test_the_tightest_limit_counts_and_others_stay():
     budget = Budget(flops=0.3, params=1000, latency=0.9, latency_ms=12.0)
     tighter = tightened(budget, share=0.25, network_ms=20.0)
-    assert tighter.latency == pytest.approx(0.35)
-    assert replace(tighter, latency=None) == Budget(flops=0.3, params=1000)
+    assert tighter.latency_ms == pytest.approx(0.35 * 20.0)
+    assert replace(tighter, latency_ms=None) == Budget(flops=0.3, params=1000)
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,4 @@ def test_what_needs_no_tightening_stays_as_it_is(budget, share):
 
 
 def test_a_limit_stays_positive():
-    assert 0.0 < tightened(Budget(latency=0.5), 0.7, 20.0).latency < 1e-3
+    assert 0.0 < tightened(Budget(latency=0.5), 0.7, 20.0).latency_ms < 1e-3

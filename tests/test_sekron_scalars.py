@@ -48,7 +48,7 @@ def test_whole_numbers(kind):
     assert of_type(whole("steps", kind(7)), 7)
     assert of_type(number("rate", kind(7)), 7)
     assert of_type(search.Budget(flops=kind(7)).flops, 7)
-    assert of_type(search.Budget(speedup=kind(7)).speedup, 7)
+    assert of_type(search.Budget(speedup=kind(7)).speedup, 7.0)
     assert of_type(sekron.Recipe(epochs=kind(7)).epochs, 7)
 
 

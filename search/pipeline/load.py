@@ -76,9 +76,9 @@ def load_so_far(run: str | Path, storage: str | None = None) -> tuple[SearchResu
     on_clock = None
     if timetable is not None:
         on_clock = timetable.winners.get(choices.question(budget.limits))
-    if by_score is None and record.settings.is_scored:
+    if by_score is None and (record.settings.is_scored or budget.min_score is not None):
         lacks.append("its plan was not scored yet")
-    if on_clock is None and record.settings.is_timed:
+    if on_clock is None and (record.settings.is_timed or budget.is_clocked):
         lacks.append("its plan was not measured yet")
     best = on_clock if by_score is None else by_score
     if best is None:
