@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 import time
 import warnings
 import zlib
@@ -22,7 +23,7 @@ from search.folder.recorder import Nobody
 from search.folder.run_folder import RunFolder
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
-from search.whole_network.within_latency import tightened
+from search.whole_network.within_latency import WORTHWHILE, tightened
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
 from sekron.network.surgery import forms_of, structures_of
@@ -198,6 +199,16 @@ def test_the_best_plan_does_not_save_more_than_it_must(finished):
     assert len(best) == 1
     held = front[1.0 / front["speedup"] <= 0.7]
     assert held["error"].min() == best["error"].iloc[0]
+
+
+def test_what_networks_save_more_than_their_layers_promise_is_used(
+    world, small_network, small_input, monkeypatch
+):
+    monkeypatch.setattr(sys.modules[__name__], "REALIZED", 1.25)
+    result = run(world, small_network, small_input, budget=Budget(latency=0.75), n_network_trials=0)
+    assert measured_ratio(result, result.best) <= 0.75
+    by_all_that_is_known = result.allocate(Budget(latency=0.75)).loss
+    assert error_of(result, result) <= by_all_that_is_known / WORTHWHILE
 
 
 def test_milliseconds_and_speedup_are_the_same_limit(world, small_network, small_input, finished):

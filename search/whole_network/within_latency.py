@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from search.clock.time_limit import NETWORKS
 from search.clock.times import NetworkTime
 from search.front.choices import Choices, Member, slower_than_dense
 from search.front.sweep import STEPS
@@ -17,6 +18,9 @@ from sekron.network.plan import Plan
 ROUNDS = 16
 """Plans measured for one budget, each under a tighter limit than the one that missed it."""
 
+WORTHWHILE = 0.98
+"""Share of a plan's error below which another one is worth a measurement."""
+
 TIMED_ROUNDS = 4
 """Plans before them whose layers are timed one by one, where they were only inferred."""
 
@@ -26,7 +30,9 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
 
     The integer program takes an estimate of the latency for the latency. So its plan is measured,
     and as long as it misses, the program is solved again under a tighter limit, with all that the
-    clock has said by then.
+    clock has said by then. Of one that holds, what its network has saved more than its layers
+    promised is known too: as long as that allows for a plan with clearly less error, and there is
+    time, that one is tried.
 
     Args:
         choices: The candidates.
@@ -37,15 +43,15 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
         InfeasibleBudget: If no plan holds the budget on the clock.
         CannotRun: If the runtime does not take a plan, and it is not for one of its layers.
     """
-    for _ in range(TIMED_ROUNDS):
-        member = _estimated(choices.retimed(clock.timetable), budget)
-        if member is None or not clock.time_candidates(member):
-            break
+    _time_layers_of_plans(choices, budget, clock)
+    held: Member | None = None
     fastest: Member | None = None
     share = 0.0
     for _ in range(ROUNDS):
         now = choices.retimed(clock.timetable)
         member = _estimated(now, tightened(budget, share, clock.timetable.network_ms))
+        if held is not None and not _is_worth_trying(member, held, clock):
+            return held
         if member is None:
             if fastest is not None:
                 break
@@ -54,7 +60,8 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
         is_again = clock.timetable.of(member.plan) is not None
         missed = clock.excess(member, budget)
         if missed <= 0.0 and member is not fastest:
-            return member
+            held = member
+            continue
         if not clock.time(member).runs:
             clock.blame(member)
             fastest = None
@@ -62,6 +69,8 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
         effect, measured = clock.timetable.effect(), clock.time(member).ratio
         predicted = effect.ratio(member.saved, len(member.plan))
         share = next_share(share, missed, measured - predicted, is_again)
+    if held is not None:
+        return held
     if fastest is not None and clock.excess(fastest, budget) <= 0.0:
         return fastest
     best = min((t.ratio for t in clock.timetable.networks.values() if t.is_sure), default=1.0)
@@ -70,6 +79,20 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
         f"{best:.4f} of the dense network. Raise the budget, or `measure_seconds`, so that more "
         "structures are timed."
     )
+
+
+def _time_layers_of_plans(choices: Choices, budget: Budget, clock: PlanClock) -> None:
+    """Time the layers of the first plans, as long as some of them were only inferred."""
+    for _ in range(TIMED_ROUNDS):
+        member = _estimated(choices.retimed(clock.timetable), budget)
+        if member is None or not clock.time_candidates(member):
+            break
+
+
+def _is_worth_trying(member: Member | None, held: Member, clock: PlanClock) -> bool:
+    """Whether a plan is clearly better than one that holds the budget, and can be measured."""
+    is_better = member is not None and member.error < WORTHWHILE * held.error
+    return is_better and clock.limit.left(NETWORKS) > 0.0
 
 
 def next_share(share: float, missed: float, unexplained: float, is_again: bool) -> float:
