@@ -85,7 +85,7 @@ def compare(
             activation SVD sees them too.
         repair: Whether to repair, on the same batches, the network of each budget and method whose
             score after `recalibrate` is the highest, and to take its score a third time. A repair
-            takes up to a minute; what is pruned cannot be repaired.
+            takes a minute and more; what is pruned cannot be repaired.
         clock: From the dense and another network to the other's milliseconds and its speed-up.
         include: Patterns of the layers to compress, as in a search.
         exclude: Patterns of the layers to leave dense.

@@ -45,8 +45,9 @@ class Budget:
             plan with the fewest FLOPs is wanted, not the one with the least error.
 
     Raises:
-        ValueError: If a share is outside (0, 1] or a number is not positive.
-        TypeError: If a limit is no number, or an absolute number of FLOPs is not whole.
+        ValueError: If a share is outside (0, 1], as any float above 1 is, or a number is not
+            positive or not finite.
+        TypeError: If a limit is no number.
 
     Example:
         >>> Budget(flops=0.5).limit("flops", dense=1000)

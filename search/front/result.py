@@ -125,8 +125,8 @@ class SearchResult:
     ) -> pd.DataFrame:
         """Return the plans that no other beats in error and costs together.
 
-        Each is the proven optimum for one budget of a sweep over FLOPs, over parameters and,
-        where it was measured, over latency, or for the budget of the search.
+        Each is the optimum for one budget of a sweep over FLOPs, over parameters and, where it was
+        measured, over latency, or for the budget of the search, or was scored.
 
         Args:
             budget: Of the plans that are returned, under the numbers that they have in the whole

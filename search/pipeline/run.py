@@ -53,9 +53,9 @@ def run(
 ) -> SearchResult:
     """Search the factorization of every layer, and choose among them under a budget.
 
-    Per layer, all structures that keep every mode whole are enumerated, then one Optuna study
-    proposes others; each brings all its ranks with their exact errors. The choice across layers
-    is an integer program solved to the proof.
+    Per layer, all structures that keep every mode whole, or divide a long kernel, are enumerated,
+    then one Optuna study proposes others; each brings all its ranks with their exact errors. The
+    choice across layers is an integer program, solved exactly or with the gap reported.
 
     Args:
         model: A trained network; never modified.
