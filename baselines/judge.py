@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from baselines.contenders import Entry
 from baselines.rows import COLUMNS, Row
@@ -19,6 +18,7 @@ from sekron.decomposition.metric import ERROR_POWER, Metric
 from sekron.forward.evaluation import Score
 from sekron.forward.inputs import Arguments, Inputs
 from sekron.layers.factorized import Factorized
+from sekron.network.digest import digest_of
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened
 from sekron.network.surgery import structures_of, weight_of
@@ -100,19 +100,14 @@ class Judge:
         layers = [layer.name for layer in self.profile.searched]
         flags = [_named(self.score), _named(self.clock), self.repairs]
         metric = NetworkMetric(self.metric).digest
-        digest = hashlib.sha256(f"{shapes} {layers} {flags} {max_seconds} {metric}".encode())
-        batches = [
-            (str(number), tensor)
+        batches = {
+            f"batch {number}, {place}": tensor
             for number, batch in enumerate(self.calibration or ())
-            for tensor in batch.tensors
-        ]
-        for name, tensor in (*self.model.state_dict().items(), *batches):
-            if not isinstance(tensor, Tensor):  # a module may keep more than tensors
-                continue
-            digest.update(name.encode())
-            numbers = tensor.detach().cpu().contiguous().flatten()
-            digest.update(numbers.view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+            for place, tensor in enumerate(batch.tensors)
+        }
+        seen = digest_of(self.model.state_dict() | batches)
+        text = f"{shapes} {layers} {flags} {max_seconds} {metric} {seen}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _named(function: Any) -> str | None:

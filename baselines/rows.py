@@ -21,7 +21,7 @@ COLUMNS = (
 )
 STORED = (*COLUMNS, "fingerprint")
 
-TEXTS = dict.fromkeys((*COLUMNS[:3], "fingerprint"), str)
+TEXTS = (*COLUMNS[:3], "fingerprint")
 """Columns that hold no numbers, whatever stands there."""
 
 SEAL = "-"
@@ -100,7 +100,7 @@ def _is_of(row: Mapping[Any, Any], fingerprint: str) -> bool:
 def _as_read(row: Mapping[str, object]) -> Mapping[Any, object]:
     """Return a row as it will be read again: of a number not every digit may be written."""
     frame = pd.DataFrame([row], columns=list(COLUMNS))
-    return from_csv(as_csv(frame), dict.fromkeys(COLUMNS[:3], str)).to_dict("records")[0]
+    return from_csv(as_csv(frame), TEXTS).to_dict("records")[0]
 
 
 def _checksum(row: Mapping[Any, object]) -> str:

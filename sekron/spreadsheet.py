@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from io import StringIO
 
 import pandas as pd
@@ -24,19 +24,16 @@ def as_csv(frame: pd.DataFrame, header: bool = True) -> str:
     return _mapped(frame, _as_text).to_csv(index=False, header=header)
 
 
-def from_csv(text: str, dtype: Mapping[str, type[str]]) -> pd.DataFrame:
+def from_csv(text: str, texts: Iterable[str]) -> pd.DataFrame:
     """Read what `as_csv` wrote.
 
     Args:
         text: CSV.
-        dtype: Column -> type, where that cannot be told from the numbers. In a column of texts
-            none is taken for a number that is missing.
+        texts: Columns that hold texts, whatever number a cell looks like.
     """
-    frame = pd.read_csv(StringIO(text), dtype=dict(dtype))
-    texts = [name for name, kind in dtype.items() if kind is str and name in frame]
-    if texts:
-        whole = pd.read_csv(StringIO(text), dtype=str, usecols=texts, keep_default_na=False)
-        frame = frame.assign(**{name: whole[name] for name in texts})
+    kinds = dict.fromkeys(texts, str)
+    # "None" and "nan" may be texts: a number that is missing is an empty cell.
+    frame = pd.read_csv(StringIO(text), dtype=kinds, keep_default_na=False, na_values=[""])
     return _mapped(frame, _as_it_was)
 
 

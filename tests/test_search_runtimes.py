@@ -1,6 +1,7 @@
 """A runtime as the clock of a search: what it times, and that two of them never mix."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from search import Budget
 from search.clock.race import EAGER, processor_name
 from search.clock.sides import LEAST
 from search.clock.stopwatch import Stopwatch
+from search.clock.times import Effort
 from search.clock.timetable_record import to_json
 from search.folder.run_folder import RunFolder
 from sekron.layers.operations import Form
@@ -472,3 +474,12 @@ def test_a_result_on_another_clock_knows_the_clock_of_the_search(both):
     back = there.in_runtime("onnxruntime")
     assert back.runtimes().equals(other.runtimes())
     assert back.best == other.best
+
+
+def test_the_dense_network_may_be_the_best_on_another_clock(both):
+    _, other = both
+    eager = other.beside["torch"]
+    question = other.choices.retimed(eager).question(other.budget.limits)
+    crowned = eager.with_winner(question, Plan({}), Effort(math.inf, 0))
+    there = replace(other, beside={"torch": crowned}).in_runtime("torch")
+    assert there.best == Plan({}) != other.best

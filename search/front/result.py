@@ -263,7 +263,8 @@ class SearchResult:
             ValueError: If the runtime was not timed.
         """
         choices, beside = choices_in(runtime, self.choices, self.beside)
-        best = winner(choices, self.budget, self.scores) or self.best
+        own = winner(choices, self.budget, self.scores)  # perhaps the dense network's, an empty one
+        best = self.best if own is None else own
         return replace(self, choices=choices, best=best, beside=beside)
 
     def plan(self, budget: Budget, runtime: str | None = None) -> Plan:

@@ -35,7 +35,7 @@ def read_rivals(run: str | Path, runtime: str = EAGER) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        frame = from_csv(path.read_text(encoding="utf-8"), dict.fromkeys(TEXTS, str))
+        frame = from_csv(path.read_text(encoding="utf-8"), TEXTS)
         frame = frame[[*TEXTS, *NUMBERS]]
         for name in NUMBERS:
             frame[name] = frame[name].astype(float)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sekron.decomposition.metric import Metric
+from sekron.network.digest import digest_of
 from sekron.records import replacing
 
 PARTS = ("output", "input", "sensitivity")
@@ -28,7 +28,7 @@ class NetworkMetric(Mapping[str, Metric]):
 
     def __init__(self, layers: Mapping[str, Metric] | None = None) -> None:
         self._layers = {name: metric.to("cpu") for name, metric in (layers or {}).items()}
-        self._digest = _digest(_tensors(self._layers)) if self._layers else ""
+        self._digest = digest_of(_tensors(self._layers)) if self._layers else ""
 
     def __getitem__(self, name: str) -> Metric:
         return self._layers[name]
@@ -110,14 +110,6 @@ def _exact(matrix: Tensor) -> Tensor:
     single = matrix.detach().cpu().float()
     exact = single if torch.equal(single.double(), matrix.detach().cpu().double()) else matrix
     return exact.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _metric(output: Tensor, inputs: Tensor, sensitivity: Tensor) -> Metric:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from sekron.calibration.output_kind import Output
 from sekron.forward.evaluation import Score, evaluating, must_allow_gradients
 from sekron.layers.factorized import Factorized
 from sekron.network.copying import copy_of
+from sekron.network.digest import digest_of
 from sekron.network.precision import check_trainable
 from sekron.network.weights import load_weights
 from sekron.progress import bar
@@ -129,7 +129,7 @@ def fit(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
         settings = asdict(recipe) | {
             "regularizer": regularizer and regularizer.name,
-            "taught": None if dense is None else _digest(dense),
+            "taught": None if dense is None else digest_of(dense.state_dict()),
             "scored": score is not None,
             "batches": n_batches,
             **({} if task_loss is None else {"loss": "given"}),
@@ -191,17 +191,6 @@ def _accelerator(recipe: Recipe) -> Accelerator:
             "`mixed_precision` must stay what it was in this process's first training, got "
             f"{recipe.mixed_precision!r}; start another process."
         ) from error
-
-
-def _digest(network: nn.Module) -> str:
-    """Return what tells the weights of a network from all others."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        if isinstance(tensor, Tensor):
-            digest.update(name.encode())
-            numbers = tensor.detach().cpu().contiguous().flatten()
-            digest.update(numbers.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _n_batches(loader: DataLoader[Any]) -> int:
