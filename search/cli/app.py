@@ -9,6 +9,7 @@ from collections.abc import Callable
 import typer
 from typer.main import get_command
 
+from search.cli.answers import alone_on_stdout
 from search.cli.dashboard import dashboard
 from search.cli.deploy import export, verify
 from search.cli.failure import fail, say_in_one_line
@@ -46,7 +47,8 @@ app = typer.Typer(
     epilog=EPILOG,
 )
 for command, arguments in EXAMPLES.items():
-    app.command(epilog=f"Example: sekron {command.__name__} {arguments}\n\n{EPILOG}")(command)
+    epilog = f"Example: sekron {command.__name__} {arguments}\n\n{EPILOG}"
+    app.command(epilog=epilog)(alone_on_stdout(command))
 
 
 def main() -> None:

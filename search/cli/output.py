@@ -1,8 +1,7 @@
-"""What the commands print: tables and lines on stdout, complaints on stderr."""
+"""What the commands print: tables and lines as answers, complaints on stderr."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import msgspec
@@ -10,6 +9,7 @@ import pandas as pd
 from rich.console import Console, Group
 from rich.table import Table
 
+from search.cli.answers import answers
 from search.cli.front_plot import front_plot
 from search.front.result import SearchResult
 from sekron.budget import RESOURCES
@@ -49,8 +49,8 @@ def print_frame(frame: pd.DataFrame) -> None:
 def print_json(value: object) -> None:
     """Print a value as JSON; a number that is not finite is null."""
     text = msgspec.json.format(msgspec.json.encode(value), indent=1)
-    sys.stdout.write(f"{text.decode()}\n")
-    sys.stdout.flush()  # a command may go on
+    answers().write(f"{text.decode()}\n")
+    answers().flush()  # a command may go on
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -67,7 +67,7 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 200, markup=False)
+    return Console(file=answers(), width=None if answers().isatty() else 200, markup=False)
 
 
 def _table(frame: pd.DataFrame) -> Table:
@@ -81,8 +81,8 @@ def _table(frame: pd.DataFrame) -> Table:
 
 
 def say(text: str) -> None:
-    """Print a line on stdout."""
-    Console(soft_wrap=True, markup=False, highlight=False).print(text)
+    """Print a line as an answer."""
+    Console(file=answers(), soft_wrap=True, markup=False, highlight=False).print(text)
 
 
 def note(text: str) -> None:

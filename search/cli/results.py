@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 from torch import nn
 
 import baselines
+from search.cli.answers import answers
 from search.cli.arguments import (
     Calibration,
     Csv,
@@ -75,7 +75,7 @@ def front(
     if lacks:
         note(f"the search in {run} is not finished ({lacks[0]}); this is what is there.")
     if csv:
-        sys.stdout.write(as_csv(result.pareto_front().drop(columns="plan")))
+        answers().write(as_csv(result.pareto_front().drop(columns="plan")))
     elif as_json:
         asked, rows = str(result.budget), rows_of(result.pareto_front())
         clock = None if result.timetable is None else result.timetable.setting.runtime
@@ -161,7 +161,7 @@ def compare(
         runtime=runtime,
     )
     if csv:
-        sys.stdout.write(as_csv(frame))
+        answers().write(as_csv(frame))
     elif as_json:
         print_json({"budget": str(budget), "rows": rows_of(frame)})
     else:
