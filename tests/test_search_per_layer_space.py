@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from search.per_layer.cost import proposal_seconds
 from search.per_layer.space import ALL_QUICK, MOST_SECONDS, Space, canonical, factorizations
 from search.per_layer.work import work_of
 from sekron.rank_curves.curves import Spectra
@@ -240,3 +241,19 @@ def test_of_other_layers_nothing_takes_too_long():
         assert 0.98 * ALL_QUICK < prod(shape) <= ALL_QUICK  # so that nothing is left out
         near = {n for point in space.templates() for n in space.neighbours(point)}
         assert all(work_of(point).seconds <= MOST_SECONDS for point in near)
+
+
+WIDE = (128, 1024, 64, 1)
+
+
+def test_in_a_metric_divided_channels_take_as_long_as_their_errors_are_rebuilt():
+    def slower(point):
+        return work_of(point, in_metric=True).seconds / work_of(point).seconds
+
+    divided, whole = ((8, 1024, 1, 1), (16, 1, 64, 1)), ((128, 1, 1, 1), (1, 1024, 64, 1))
+    assert slower(("sekron", divided)) > 5
+    assert slower(("sekron", whole)) == 1
+    longer = ((8, 1024, 1, 1), (16, 1, 8, 1), (1, 1, 8, 1))
+    assert slower(("chain", longer)) > slower(("sekron", longer))
+    space = Space(WIDE, 2)
+    assert proposal_seconds(space, 1, in_metric=True) > 5 * proposal_seconds(space, 1)

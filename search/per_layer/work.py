@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 
@@ -10,7 +10,7 @@ from sekron.decomposition.cp import fit_work
 from sekron.decomposition.decompose import REFINED, SWEEPS
 from sekron.rank_curves.rank_grid import CP_RANKS, FITTED_RANKS, cp_ranks, earlier_ranks
 from sekron.rank_curves.unfoldings import reduced, vectors_too
-from sekron.structures.families import Point
+from sekron.structures.families import Point, Shape
 
 PER_PRODUCT, PER_EIGENVALUE, PER_MATRIX = 5e-11, 4e-10, 2e-5
 """Seconds of a multiply-add in fp64, of the cube of the size of an eigenvalue problem with its
@@ -58,17 +58,52 @@ class Work:
 
 
 @cache
-def work_of(point: Point, is_first_new: bool = True, n_cp_ranks: int = CP_RANKS) -> Work:
+def work_of(
+    point: Point,
+    is_first_new: bool = True,
+    n_cp_ranks: int = CP_RANKS,
+    in_metric: bool = False,
+) -> Work:
     """Return what scoring a structure at all its ranks takes, for one group.
 
     Args:
         point: The structure.
         is_first_new: Whether the unfolding along its first factor is not known from another.
         n_cp_ranks: Ranks at which a `cp` is fitted, at most.
+        in_metric: Whether errors are measured in a metric of the channels.
     """
     family, shapes = point
+    divided = [mode for mode in (0, 1) if sum(shape[mode] > 1 for shape in shapes) > 1]
+    if not in_metric or not divided or family == "cp" or family in REFINED:
+        return _plain_work(point, is_first_new, n_cp_ranks)
+    # Its own whitened weight is decomposed, a longer chain for each rank, and then rebuilt and
+    # magnified along the channels that it divides.
+    work, times = _plain_work(point, True, n_cp_ranks), 1
+    if family == "chain" and len(shapes) > 2:
+        times = FITTED_RANKS
+    size = prod(prod(shape) for shape in shapes)
+    channels = [prod(shape[mode] for shape in shapes) for mode in (0, 1)]
+    whole = sum(channels[mode] for mode in (0, 1) if mode not in divided)
+    each = _cap(shapes) // 2 + sum(channels[mode] for mode in divided)
+    return replace(
+        work,
+        products=times * work.products + size * (whole + FITTED_RANKS * each),
+        eigen=times * work.eigen,
+        matrices=times * work.matrices,
+    )
+
+
+def _cap(shapes: tuple[Shape, ...]) -> int:
+    """Return about the largest rank that saves parameters."""
     sizes = [prod(shape) for shape in shapes]
-    cap = max(prod(sizes) // sum(sizes), 1)  # about the largest rank that saves parameters
+    return max(prod(sizes) // sum(sizes), 1)
+
+
+def _plain_work(point: Point, is_first_new: bool, n_cp_ranks: int) -> Work:
+    """Return the same of a weight without a metric."""
+    family, shapes = point
+    sizes = [prod(shape) for shape in shapes]
+    cap = _cap(shapes)
     if family == "cp" and len(shapes) > 2:
         ranks = cp_ranks(cap, prod(sizes), number=n_cp_ranks)[:, 0].tolist()
         total = sum(fit_work(prod(sizes), rank) for rank in ranks)

@@ -49,7 +49,14 @@ class LayerWork:
     n_trials: int
 
     @classmethod
-    def of(cls, space: Space, groups: int, n_trials: int, n_cp_ranks: int = CP_RANKS) -> LayerWork:
+    def of(
+        cls,
+        space: Space,
+        groups: int,
+        n_trials: int,
+        n_cp_ranks: int = CP_RANKS,
+        in_metric: bool = False,
+    ) -> LayerWork:
         """Return the work of a layer.
 
         Args:
@@ -57,9 +64,10 @@ class LayerWork:
             groups: Number of groups of its convolution.
             n_trials: Proposals.
             n_cp_ranks: Ranks at which a `cp` is fitted, at most.
+            in_metric: Whether errors are measured in a metric.
         """
-        proposal = proposal_seconds(space, groups) if n_trials else 0.0
-        return cls(template_seconds(space, groups, n_cp_ranks), proposal, n_trials)
+        proposal = proposal_seconds(space, groups, in_metric) if n_trials else 0.0
+        return cls(template_seconds(space, groups, n_cp_ranks, in_metric), proposal, n_trials)
 
     @property
     def steps(self) -> list[float]:
@@ -77,6 +85,7 @@ def work_of_layers(
     spaces: Mapping[str, Space],
     profile: NetworkProfile,
     n_trials: int,
+    in_metric: bool,
 ) -> dict[str, LayerWork]:
     """Return layer name -> work; that of layers of one shape is found once.
 
@@ -85,6 +94,7 @@ def work_of_layers(
         spaces: Layer name -> its structures.
         profile: Of the network.
         n_trials: Proposals of a layer that counts.
+        in_metric: Whether errors are measured in a metric.
     """
     known: dict[tuple[Space, int, int, int], LayerWork] = {}
     found = {}
@@ -92,7 +102,7 @@ def work_of_layers(
         depth = n_trials_of(layer, profile, n_trials), n_cp_ranks_of(layer, profile)
         key = spaces[layer.name], layer.groups, *depth
         if key not in known:
-            known[key] = LayerWork.of(*key)
+            known[key] = LayerWork.of(*key, in_metric)
         found[layer.name] = known[key]
     return found
 

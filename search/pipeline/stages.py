@@ -114,7 +114,7 @@ def layer_work(
     """
     owners = {o.name: o for o in _owners(profile, digests, settings.calibrated).values()}
     spaces = spaces_of(profile, settings)
-    return work_of_layers(owners.values(), spaces, profile, settings.n_trials)
+    return work_of_layers(owners.values(), spaces, profile, settings.n_trials, settings.calibrated)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
