@@ -123,7 +123,10 @@ def test_a_busy_machine_is_told_and_measured_anew(world, small_network, small_in
         return found
 
     world.stopwatch = stopwatch
-    with pytest.warns(UserWarning, match=r"too busy for the clock: threads waited 40% of the time"):
+    with pytest.warns(
+        UserWarning,
+        match=r"too busy for the clock: threads waited, all together, for 40% of the time",
+    ):
         run(world, small_network, small_input, budget=Budget(flops=0.6), run=tmp_path)
     share[0] = BUSY / 2  # of all that this search measures
     with pytest.warns(UserWarning, match=r"on a busy machine; they are measured anew"):

@@ -110,6 +110,26 @@ def test_channels_weigh_every_place_of_a_kernel_alike(dense, batches):
     assert after == pytest.approx((lost[0] / float(metric.whiten(weight).norm())) ** 2, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cp:12x1x1x1,1x8x1x1,1x1x3x3@5",
+        "sekron:12x1x3x1,1x8x1x3@4",
+        "chain:12x1x1x1,1x1x3x3,1x8x1x1@4,3",
+        "sekron:4x8x1x1,3x1x3x3@2",  # divides channels: no coordinates hold all of the metric
+    ],
+)
+def test_a_metric_of_channels_is_that_of_patches_in_which_places_are_alike(dense, batches, text):
+    metric, weight = metric_of(moments(dense, ["3"], batches)["3"]), dense[3].weight.detach()
+    whole = replace(metric, input=torch.kron(metric.input, torch.eye(9, dtype=torch.float64)))
+    errors = []
+    for own in (metric, whole):
+        layer = Plan({"3": Structure.parse(text)}).apply(dense)[3]
+        errors.append(fit_factors(layer, weight, own, 200))
+    assert errors[1] == pytest.approx(errors[0], rel=1e-2)
+    assert errors[0][1] < errors[0][0]
+
+
 def test_diagonals_weigh_as_the_matrices_that_they_stand_for(dense, batches):
     collected = moments(dense, ["3"], batches)["3"]
     kernels = []

@@ -103,7 +103,9 @@ class Timetable:
     def doubt(self) -> str:
         """Why the machine was too busy for these times, nothing where it was not."""
         if self.waited > BUSY:
-            return f"threads waited {self.waited:.0%} of the time for a processor"
+            return (
+                f"threads waited, all together, for {self.waited:.0%} of the time for a processor"
+            )
         if self.spread > UNSTEADY:
             return f"the times of the dense network are spread over {self.spread:.0%} of it"
         return ""

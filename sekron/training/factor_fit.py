@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from sekron.calibration.metrics import metric_of
 from sekron.calibration.moments import Moments
 from sekron.decomposition.decompose import reconstruct
-from sekron.decomposition.metric import Metric
+from sekron.decomposition.metric import Metric, whole_channels
 from sekron.decomposition.narrow import narrowed
 from sekron.layers.factorized import Factorized
 from sekron.structures.structure import Structure
@@ -72,7 +72,8 @@ def fit_factors(
         both = output[:, None] * rows if output.dim() == 1 else output.unsqueeze(-3) @ rows
         return both.movedim(-3, -1).reshape(kernel.shape)
 
-    size = (weight * half_gradient(weight)).sum().clamp_min(torch.finfo(dtype).tiny)
+    tiny = torch.finfo(dtype).tiny
+    size = (weight * half_gradient(weight)).sum().clamp_min(tiny)
     coordinates = _coordinates(metric, layer.structure, weight)
     start = coordinates.enter([factor.detach().to(dtype) for factor in layer.factors()])
     # L-BFGS wants them contiguous.
@@ -92,9 +93,17 @@ def fit_factors(
         # The squared norm, and its gradient without a way back through the products above.
         return (2.0 * lost - lost.detach()).mul(half).sum() / size
 
+    def seen_loss() -> Tensor:
+        wanted = coordinates.wanted
+        if wanted is None:
+            return loss_of(coordinates.leave(seen))
+        # The same number, without the products with the metric.
+        lost = reconstruct(seen, layer.structure) - wanted
+        return lost.square().sum() / wanted.square().sum().clamp_min(tiny)
+
     def closure() -> Tensor:
         optimizer.zero_grad()
-        value = loss_of(coordinates.leave(seen))
+        value = seen_loss()
         torch.autograd.backward(value)
         return value
 
@@ -119,11 +128,14 @@ class _Coordinates:
         structure: The factorization.
         inward: Magnifies what matters; None to see the factors as they are.
         outward: Undoes it.
+        wanted: The weight as it is seen, where that is magnified by all of the metric, so that its
+            plain norm is the one that counts; else None.
     """
 
     structure: Structure
     inward: Metric | None = None
     outward: Metric | None = None
+    wanted: Tensor | None = None
 
     def enter(self, factors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return factors as they are seen."""
@@ -146,10 +158,15 @@ def _coordinates(metric: Metric, structure: Structure, weight: Tensor) -> _Coord
     if structure.groups > 1:
         return _Coordinates(structure)
     inputs = metric.input
-    if inputs.dim() > 1 and inputs.shape[-1] != weight.shape[1]:
+    is_of_channels = inputs.shape[-1] == weight.shape[1]
+    if inputs.dim() > 1 and not is_of_channels:
         inputs = _of_channels(inputs, weight.shape[1])
     inward = Metric(_levelled(metric.output), _levelled(inputs))
-    return _Coordinates(structure, *(_cast(m, weight) for m in (inward, inward.inverse())))
+    wanted = None
+    if is_of_channels and all(whole_channels(structure)):
+        wanted = inward.whiten(weight).to(weight)
+    outward = _cast(inward.inverse(), weight)
+    return _Coordinates(structure, _cast(inward, weight), outward, wanted)
 
 
 def _of_channels(root: Tensor, n_channels: int) -> Tensor:

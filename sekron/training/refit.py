@@ -22,6 +22,7 @@ from sekron.progress import bar
 from sekron.scalars import whole
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
+from sekron.training.channels_last import channels_last
 from sekron.training.factor_fit import fit_factors, metric_of_fit
 from sekron.training.sequential_fit import (
     LARGEST_PATCH,
@@ -84,11 +85,12 @@ def refit(
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
     must_allow_gradients(model)
-    inputs = without_singles(inputs_of(batches, dense, "`batches`"))
-    reference = reference_of(dense, inputs, output)
-    with at_best(model, reference) as best:
-        fit_layers(model, dense, layers, reference, steps=steps, progress=progress)
-        best.look()
+    inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))
+    with channels_last((model, dense), inputs[0]):
+        reference = reference_of(dense, inputs, output)
+        with at_best(model, reference) as best:
+            fit_layers(model, dense, layers, reference, steps=steps, progress=progress)
+            best.look()
     return best.ratio
 
 

@@ -18,6 +18,7 @@ from sekron.network.precision import in_single_precision
 from sekron.network.surgery import structures_of
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
+from sekron.training.channels_last import channels_last
 from sekron.training.gain_and_offset import rescale
 from sekron.training.refit import fit_layers, layers_to_fit
 
@@ -79,15 +80,16 @@ def repair(
     layers = layers_to_fit(model, dense)
     must_allow_gradients(model)
     inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))
-    reference = reference_of(dense, inputs, output)
-    with at_best(model, reference) as best:
-        if norms_with_statistics(model):
-            recalibrate(model, inputs)
-        else:
-            rescale(model, dense, in_running_order(layers, dense, inputs[0]), inputs)
-        best.look()
-        fit_layers(model, dense, layers, reference, progress=progress)
-        best.look()
+    with channels_last((model, dense), inputs[0]):
+        reference = reference_of(dense, inputs, output)
+        with at_best(model, reference) as best:
+            if norms_with_statistics(model):
+                recalibrate(model, inputs)
+            else:
+                rescale(model, dense, in_running_order(layers, dense, inputs[0]), inputs)
+            best.look()
+            fit_layers(model, dense, layers, reference, progress=progress)
+            best.look()
     outcome = Repair(best.first, best.least, reference.kind.name)
     if progress:
         sys.stderr.write(f"{outcome}\n")
