@@ -1,14 +1,10 @@
 """On stdout stands what a command answers, and nothing else."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from tests.test_search_cli_app import QUICK, SHAPE
+from tests.test_search_cli_app import QUICK, SHAPE, in_another_process
 
 LOUD = """
 import os
@@ -36,20 +32,8 @@ def loud(tmp_path):
     return tmp_path
 
 
-def sekron(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-c", "from search.cli.app import main; main()", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
 def test_what_others_print_goes_to_stderr(loud):
-    done = sekron(loud, "layers", "loud:Loud", *SHAPE, "--json")
+    done = in_another_process(loud, "layers", "loud:Loud", *SHAPE, "--json")
     assert done.returncode == 0
     assert [row["layer"] for row in json.loads(done.stdout)["layers"]] == ["conv.0", "conv.1"]
     for who in "module", "library", "network":
@@ -57,10 +41,10 @@ def test_what_others_print_goes_to_stderr(loud):
 
 
 def test_a_front_as_csv_is_csv_alone(loud):
-    assert sekron(loud, "search", "loud:Loud", *QUICK, "--run", "run").returncode == 0
-    done = sekron(loud, "front", "run", "--csv")
+    assert in_another_process(loud, "search", "loud:Loud", *QUICK, "--run", "run").returncode == 0
+    done = in_another_process(loud, "front", "run", "--csv")
     assert done.stdout.splitlines()[0].startswith("error,")
 
 
 def test_help_is_an_answer(loud):
-    assert "Usage: sekron layers" in sekron(loud, "layers", "--help").stdout
+    assert "Usage: sekron layers" in in_another_process(loud, "layers", "--help").stdout
