@@ -72,7 +72,7 @@ def factorized_in(
     """
     if whitening is None:
         return factorize(weight, structure)
-    whitened = whitening.whiten(weight.detach(), whole_channels(structure))
+    whitened = whitening.whiten(weight.detach(), whole_channels(structure.shapes))
     fitted, factors = factorize(whitened, structure)
     undone = whitening.undo(factors, fitted)
     return fitted, tuple(factor.to(weight).contiguous() for factor in undone)

@@ -40,10 +40,9 @@ def test_what_others_print_goes_to_stderr(loud):
         assert f"what {'a' if who == 'library' else 'the'} {who} prints" in done.stderr
 
 
-def test_a_front_as_csv_is_csv_alone(loud):
-    assert in_another_process(loud, "search", "loud:Loud", *QUICK, "--run", "run").returncode == 0
-    done = in_another_process(loud, "front", "run", "--csv")
-    assert done.stdout.splitlines()[0].startswith("error,")
+def test_a_search_answers_alone(loud):
+    done = in_another_process(loud, "search", "loud:Loud", *QUICK, "--run", "run", "--json")
+    assert json.loads(done.stdout)["run"] == "run"
 
 
 def test_help_is_an_answer(loud):

@@ -138,7 +138,7 @@ def test_full_rank_in_a_metric_is_exact(case):
     structure, weight, metric = made(FULL_RANK[case])
     factors = decompose(weight, structure, metric=metric)
     torch.testing.assert_close(reconstruct(factors, structure), weight, rtol=1e-4, atol=1e-4)
-    assert all(whole_channels(structure)) != case.endswith("split")
+    assert all(whole_channels(structure.shapes)) != case.endswith("split")
 
 
 @pytest.mark.parametrize("case", ALL)
@@ -148,7 +148,7 @@ def test_predicted_error_in_a_metric_is_the_rebuilt_error(case):
     assert error == pytest.approx(rebuilt_error(weight, structure, metric, metric), abs=1e-5)
     assert 0.0 < error < 1.0
     assert relative_error(torch.zeros_like(weight), structure, metric) == 0.0
-    assert all(whole_channels(structure)) == (case in UNSPLIT)
+    assert all(whole_channels(structure.shapes)) == (case in UNSPLIT)
 
 
 @pytest.mark.parametrize("case", TWO)
@@ -180,7 +180,7 @@ def test_magnified_factors_are_those_of_the_weight_whitened_where_channels_are_w
     torch.manual_seed(0)
     factors = [torch.randn(shape, dtype=torch.float64) for shape in structure.factor_shapes]
     magnified = metric.magnify(factors, structure)
-    whitened = metric.whiten(reconstruct(factors, structure), whole_channels(structure))
+    whitened = metric.whiten(reconstruct(factors, structure), whole_channels(structure.shapes))
     torch.testing.assert_close(reconstruct(magnified, structure), whitened)
     for factor, again in zip(factors, metric.undo(magnified, structure), strict=True):
         torch.testing.assert_close(again, factor)

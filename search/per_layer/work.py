@@ -8,6 +8,7 @@ from math import prod
 
 from sekron.decomposition.cp import fit_work
 from sekron.decomposition.decompose import REFINED, SWEEPS
+from sekron.decomposition.metric import whole_channels
 from sekron.rank_curves.rank_grid import CP_RANKS, FITTED_RANKS, cp_ranks, earlier_ranks
 from sekron.rank_curves.unfoldings import reduced, vectors_too
 from sekron.structures.families import Point, Shape
@@ -73,8 +74,8 @@ def work_of(
         in_metric: Whether errors are measured in a metric of the channels.
     """
     family, shapes = point
-    divided = [mode for mode in (0, 1) if sum(shape[mode] > 1 for shape in shapes) > 1]
-    if not in_metric or not divided or family == "cp" or family in REFINED:
+    whole = whole_channels(shapes)
+    if not in_metric or all(whole) or family == "cp" or family in REFINED:
         return _plain_work(point, is_first_new, n_cp_ranks)
     # Its own whitened weight is decomposed, a longer chain for each rank, and then rebuilt and
     # magnified along the channels that it divides.
@@ -83,11 +84,11 @@ def work_of(
         times = FITTED_RANKS
     size = prod(prod(shape) for shape in shapes)
     channels = [prod(shape[mode] for shape in shapes) for mode in (0, 1)]
-    whole = sum(channels[mode] for mode in (0, 1) if mode not in divided)
-    each = _cap(shapes) // 2 + sum(channels[mode] for mode in divided)
+    once = sum(n for n, is_whole in zip(channels, whole, strict=True) if is_whole)
+    each = _cap(shapes) // 2 + sum(channels) - once
     return replace(
         work,
-        products=times * work.products + size * (whole + FITTED_RANKS * each),
+        products=times * work.products + size * (once + FITTED_RANKS * each),
         eigen=times * work.eigen,
         matrices=times * work.matrices,
     )

@@ -76,7 +76,7 @@ def decompose(
         by_group = [decompose(w, structure.one_group, metric=m, seed=seed) for w, m in parts]
         return tuple(torch.stack(factors) for factors in zip(*by_group, strict=True))
     exact = working(weight) if structure.family in EXACT else weight.detach().double()
-    whitened = exact if metric is None else metric.whiten(exact, whole_channels(structure))
+    whitened = exact if metric is None else metric.whiten(exact, whole_channels(structure.shapes))
     digits = to_digits(whitened, structure.shapes)
     generator = torch.Generator().manual_seed(whole("seed", seed))
     factors = _START[structure.family](digits, structure.ranks, generator)

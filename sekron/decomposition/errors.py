@@ -65,7 +65,7 @@ def relative_errors(
         return [_exact_error(weight, structure) for structure in structures]
     if metric is None:
         return [fitted_error(weight, decomposition(fittable, s), s) for s in structures]
-    modes = whole_channels(structures[0])
+    modes = whole_channels(structures[0].shapes)
     whitened = metric.whiten(weight.detach(), modes)
     if is_exact and all(modes):
         return relative_errors(whitened, structures)

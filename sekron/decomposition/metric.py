@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sekron.structures.families import Shape
 from sekron.structures.structure import Structure
 
 ERROR_POWER = 4
@@ -94,9 +95,9 @@ class Metric:
         return tuple(results)
 
 
-def whole_channels(structure: Structure) -> tuple[bool, bool]:
-    """Return whether no two factors divide the output channels, and the input channels."""
-    whole = [sum(shape[mode] > 1 for shape in structure.shapes) <= 1 for mode in (0, 1)]
+def whole_channels(shapes: Sequence[Shape]) -> tuple[bool, bool]:
+    """Return whether no two factors, by their shapes, divide the output or the input channels."""
+    whole = [sum(shape[mode] > 1 for shape in shapes) <= 1 for mode in (0, 1)]
     return whole[0], whole[1]
 
 

@@ -118,10 +118,7 @@ class Spectra:
         caps = self._caps(family, shapes)
         if min(caps, default=0) < self.rank_multiple:
             return self._worthwhile(family, shapes, np.ones((0, len(caps)), int), np.ones(0))
-        is_split = self.metric is not None and not all(
-            whole_channels(Structure(family, shapes, (1,) * len(caps)))
-        )
-        if is_split:
+        if self.metric is not None and not all(whole_channels(shapes)):
             ranks = fitted_ranks(caps, self.rank_multiple)
             return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
         if family == "sekron" or (len(shapes) == 2 and family == "chain"):

@@ -28,7 +28,8 @@ def channels_last(networks: Sequence[nn.Module], example: Arguments) -> Iterator
         example: One batch.
     """
     with ExitStack() as stack:
-        if all(_is_alike(network, example) for network in networks):
+        is_turned = any(_with_channels_last(x) is not x for x in example.tensors)
+        if is_turned and all(_is_alike(network, example) for network in networks):
             for network in networks:
                 handle = network.register_forward_pre_hook(_turned, with_kwargs=True)
                 stack.callback(handle.remove)
@@ -51,7 +52,8 @@ def _turned(_: nn.Module, positional: Any, named: Any) -> tuple[Any, Any]:
 
 
 def _last(arguments: Arguments) -> Arguments:
-    return map_tensors(_with_channels_last, arguments)  # type: ignore[no-any-return]
+    last: Arguments = map_tensors(_with_channels_last, arguments)
+    return last
 
 
 def _with_channels_last(tensor: Tensor) -> Tensor:

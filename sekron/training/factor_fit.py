@@ -93,13 +93,14 @@ def fit_factors(
         # The squared norm, and its gradient without a way back through the products above.
         return (2.0 * lost - lost.detach()).mul(half).sum() / size
 
+    wanted = coordinates.wanted
+    seen_size = size if wanted is None else wanted.square().sum().clamp_min(tiny)
+
     def seen_loss() -> Tensor:
-        wanted = coordinates.wanted
         if wanted is None:
             return loss_of(coordinates.leave(seen))
         # The same number, without the products with the metric.
-        lost = reconstruct(seen, layer.structure) - wanted
-        return lost.square().sum() / wanted.square().sum().clamp_min(tiny)
+        return (reconstruct(seen, layer.structure) - wanted).square().sum() / seen_size
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -163,7 +164,7 @@ def _coordinates(metric: Metric, structure: Structure, weight: Tensor) -> _Coord
         inputs = _of_channels(inputs, weight.shape[1])
     inward = Metric(_levelled(metric.output), _levelled(inputs))
     wanted = None
-    if is_of_channels and all(whole_channels(structure)):
+    if is_of_channels and all(whole_channels(structure.shapes)):
         wanted = inward.whiten(weight).to(weight)
     outward = _cast(inward.inverse(), weight)
     return _Coordinates(structure, _cast(inward, weight), outward, wanted)

@@ -69,7 +69,10 @@ def rescale(
         for name, layer in layers.items():
             found = _channels(name, inputs, model)
             gain = torch.ones_like(found.mean)
-            if layer.structure.groups == 1 and whole_channels(layer.structure)[layer.output_mode]:
+            if (
+                layer.structure.groups == 1
+                and whole_channels(layer.structure.shapes)[layer.output_mode]
+            ):
                 gain = found.gain(layer.bias is not None)
                 ones = gain.new_ones(layer.structure.weight_shape[1 - layer.output_mode])
                 channels = Metric(ones, gain) if layer.output_mode else Metric(gain, ones)
