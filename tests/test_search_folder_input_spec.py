@@ -21,6 +21,8 @@ from search.folder.settings import Source
         ("x:1x7:bool", InputSpec((1, 7), "x", "bool")),
         ("ids:1x7:int32:30522", InputSpec((1, 7), "ids", "int32", 30522)),
         ("1x7:uint8:256", InputSpec((1, 7), "", "uint8", 256)),
+        ("1x3x5x7:channels_last", InputSpec((1, 3, 5, 7), channels_last=True)),
+        ("x:1x3x5x7:float16:channels_last", InputSpec((1, 3, 5, 7), "x", "float16", 2, True)),
     ],
 )
 def test_inputs_as_text(text, spec):
@@ -29,7 +31,19 @@ def test_inputs_as_text(text, spec):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "1x", "1x-3", "3,4", "1.5x2", ":1x2", "x:y:1x2", "1x2:int64:9:9", "1x2:int64:"],
+    [
+        "",
+        "x",
+        "1x",
+        "1x-3",
+        "3,4",
+        "1.5x2",
+        ":1x2",
+        "x:y:1x2",
+        "1x2:int64:9:9",
+        "1x2:int64:",
+        "channels_last",
+    ],
 )
 def test_text_that_is_no_input(text):
     message = f"'ids:1x128:int64:30522', got {text!r}."
@@ -47,6 +61,7 @@ def test_text_that_is_no_input(text):
         ("1x2:int8:129", "an input of int8 must have its integers below 1 to 128, got 129"),
         ("1x2:int64:0", "must have its integers below 1 to 2147483648, got 0"),
         ("1x2:bool:3", "an input of bool must have its integers below 1 to 2, got 3"),
+        ("1x2:channels_last", "an input with its channels last must have four sizes, got '1x2'"),
     ],
 )
 def test_inputs_that_cannot_be(text, message):
@@ -72,6 +87,17 @@ def test_numbers_are_such_that_a_network_takes_them():
         assert below * 0.9 < int(tensor(text).max()) + 1 <= below
 
 
+def test_channels_last_is_an_order_in_memory_of_the_same_numbers():
+    plain, last = (
+        InputSpec.parse(f"2x3x5x7{order}").tensor(torch.Generator().manual_seed(0))
+        for order in ("", ":channels_last")
+    )
+    assert torch.equal(plain, last)
+    assert plain.is_contiguous()
+    assert not last.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -91,10 +117,11 @@ def test_records_of_inputs_that_cannot_be_are_refused(small_run, change, message
     text = (small_run / "run.json").read_bytes()
     record = json.loads(text)
     spec = {"shape": [1, 3, 8, 8], "name": "", "dtype": "float32", "below": 2}
-    other = spec | {"name": "other"}
+    other = spec | {"name": "other", "channels_last": True}  # which older records do not have
     record["source"] = {"model": "a:b", "weights": "", "inputs": [other, spec]}
     read = RunRecord.from_json(json.dumps(record), "run.json").source
-    assert read == Source("a:b", "", (InputSpec((1, 3, 8, 8), "other"), InputSpec((1, 3, 8, 8))))
+    first = InputSpec((1, 3, 8, 8), "other", channels_last=True)
+    assert read == Source("a:b", "", (first, InputSpec((1, 3, 8, 8))))
     record["source"]["inputs"] = [other, spec | change]
     with pytest.raises(ValueError, match=f"run.json is damaged: .*{message}"):
         RunRecord.from_json(json.dumps(record), "run.json")

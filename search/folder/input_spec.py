@@ -20,6 +20,9 @@ Dtype = Literal["float32", "float64", "float16", "bfloat16", Integer, "bool"]
 MOST = 2**31
 """Numbers of an input, and integers that it may have."""
 
+LAST = "channels_last"
+"""Behind an input that has them last in memory, as torch calls that order."""
+
 BELOW = 2
 """Of integers by default: any embedding has two rows, and a mask no other numbers."""
 
@@ -35,6 +38,7 @@ class InputSpec:
         name: Of the keyword argument; empty for a positional one.
         dtype: Name of torch's.
         below: Integers are random, from 0 on and below this.
+        channels_last: Whether an image `(N, C, H, W)` lies with its channels last in memory.
 
     Raises:
         ValueError: If it is no input.
@@ -44,6 +48,7 @@ class InputSpec:
     name: str = ""
     dtype: Dtype = "float32"
     below: int = BELOW
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1 or prod(self.shape) > MOST:
@@ -65,6 +70,11 @@ class InputSpec:
                 f"an input of {self.dtype} must have its integers below 1 to {most}, got "
                 f"{self.below}."
             )
+        if self.channels_last and len(self.shape) != 4:
+            raise ValueError(
+                "an input with its channels last must have four sizes, got "
+                f"{'x'.join(map(str, self.shape))!r}."
+            )
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -73,19 +83,22 @@ class InputSpec:
 
     @classmethod
     def parse(cls, text: str) -> InputSpec:
-        """Read a shape, with the name of a keyword argument before it or not, a dtype behind it.
+        """Read a shape, with a keyword argument's name before it or not, dtype and order behind it.
 
         Raises:
             ValueError: If it is none.
 
         Example:
-            >>> InputSpec.parse("1x3x224x224")
-            InputSpec(shape=(1, 3, 224, 224), name='', dtype='float32', below=2)
+            >>> InputSpec.parse("1x3x224x224").shape
+            (1, 3, 224, 224)
             >>> InputSpec.parse("ids:1x128:int64:30522")
-            InputSpec(shape=(1, 128), name='ids', dtype='int64', below=30522)
+            InputSpec(shape=(1, 128), name='ids', dtype='int64', below=30522, channels_last=False)
         """
         parts = text.strip().split(":")
-        name = "" if _SHAPE.fullmatch(parts[0]) else parts.pop(0)
+        is_last = parts[-1] == LAST
+        if is_last:
+            parts.pop()
+        name = "" if not parts or _SHAPE.fullmatch(parts[0]) else parts.pop(0)
         shape, dtype, below = [*parts, *("", "float32", str(BELOW))[len(parts) :]][:3]
         if (
             text.lstrip().startswith(":")
@@ -94,14 +107,20 @@ class InputSpec:
             or not (below.isdecimal() and len(below) <= 10)
         ):
             raise ValueError(
-                "an input reads '1x3x224x224', 'name:1x3x224x224', 'mask:1x128:bool' or, for "
-                f"integers below 30522, 'ids:1x128:int64:30522', got {short(text)!r}."
+                "an input reads '1x3x224x224', 'name:1x3x224x224:channels_last', 'mask:1x128:bool' "
+                f"or, for integers below 30522, 'ids:1x128:int64:30522', got {short(text)!r}."
             )
         sizes = tuple(map(int, shape.lower().split("x")))
-        return cls(sizes, name, cast("Dtype", dtype), int(below))
+        return cls(sizes, name, cast("Dtype", dtype), int(below), is_last)
 
     def tensor(self, generator: torch.Generator) -> Tensor:
         """Return normal numbers, random integers or, for bool, a mask that hides nothing."""
+        values = self._values(generator)
+        return (
+            values.contiguous(memory_format=torch.channels_last) if self.channels_last else values
+        )
+
+    def _values(self, generator: torch.Generator) -> Tensor:
         if self.torch_dtype.is_floating_point:
             return torch.randn(self.shape, generator=generator).to(self.torch_dtype)
         if self.torch_dtype == torch.bool:
