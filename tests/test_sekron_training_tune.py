@@ -102,6 +102,22 @@ def test_few_steps_are_small_ones():
     )
 
 
+@pytest.mark.parametrize(
+    ("rate", "cut", "n_cuts"), [(0.04, 0.25, 2), (1e28, 2.5e-31, 1)], ids=["worse", "not finite"]
+)
+def test_a_learning_rate_that_makes_it_much_worse_is_cut_and_the_fit_begins_anew(
+    small, dense, batches, monkeypatch, rate, cut, n_cuts
+):
+    sekron.recalibrate(small, batches)
+    other = copy.deepcopy(small)
+    for name, value in (("LEARNING_RATE", rate), ("MANY_STEPS", 1), ("CUT", cut)):
+        monkeypatch.setattr(f"sekron.training.tune.{name}", value)
+    ratio = tune(small, dense, batches, steps=40, **QUIET)
+    cut_rate = rate * cut**n_cuts
+    assert ratio == tune(other, dense, batches, steps=40, learning_rate=cut_rate, **QUIET) < 1.0
+    assert same(state(small), state(other))
+
+
 def test_the_loss_is_the_sum_of_relative_errors_and_the_divergence(small, dense, batches):
     x = batches[0]
     with torch.no_grad():

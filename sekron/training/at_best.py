@@ -17,19 +17,24 @@ class Best:
 
     Attributes:
         first: Divergence of the network as it came.
+        now: Of the network when it was last looked at.
         least: The least so far; infinite where no output was finite.
     """
 
     def __init__(self, network: nn.Module, reference: Reference) -> None:
         self._network, self._reference = network, reference
-        self.first = self.least = self._divergence()
+        self.first = self.least = self.now = self._divergence()
         self.state = copy.deepcopy(network.state_dict())
 
     def look(self) -> None:
         """Judge the network as it is now."""
-        now = self._divergence()
-        if now < self.least:
-            self.least, self.state = now, copy.deepcopy(self._network.state_dict())
+        self.now = self._divergence()
+        if self.now < self.least:
+            self.least, self.state = self.now, copy.deepcopy(self._network.state_dict())
+
+    def go_back(self) -> None:
+        """Give the network the state that was best."""
+        self._network.load_state_dict(self.state)
 
     @property
     def ratio(self) -> float:
@@ -56,4 +61,4 @@ def at_best(network: nn.Module, reference: Reference) -> Iterator[Best]:
     except BaseException:
         network.load_state_dict(first)
         raise
-    network.load_state_dict(best.state)
+    best.go_back()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,13 @@ CLIP = 1.0
 TEMPERATURE = 2.0
 """Temperature at which class probabilities are compared."""
 
+TOO_FAR = 1.5
+"""A learning rate is too large if at the first look the network diverges so many times as much as
+it did. Of networks without batch norm that were repaired before, 1e-3 makes it more than three."""
+
+CUT, MOST_CUTS = 0.25, 3
+"""What a learning rate that is too large is multiplied by, and how often."""
+
 HELD_OUT = 8
 """One in so many images is not fitted to, but judges."""
 
@@ -81,7 +89,8 @@ def tune(
             again. Fewer than eight images judge themselves.
         steps: Steps of the optimizer, one batch each.
         learning_rate: Largest learning rate; it rises to that within the first tenth of the steps
-            and falls to zero along a cosine. Default 0.004, less where there are few steps.
+            and falls to zero along a cosine. Default 0.004, less where there are few steps; where
+            the network gets much worse by it at first, a quarter of it from the start, and so on.
         output: What the networks put out: `logits`, `values`, or a divergence of two outputs;
             default by what the outputs look like.
         progress: Whether to show a progress bar on stderr.
@@ -104,6 +113,7 @@ def tune(
     must_allow_gradients(model)
     inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))
     steps = whole("steps", steps)
+    n_cuts = MOST_CUTS if learning_rate is None else 0
     rate = rate_for(steps) if learning_rate is None else number("learning_rate", learning_rate)
     _check(model, names, steps, rate)
     watched = with_holders(names)
@@ -112,19 +122,30 @@ def tune(
     has_norms = bool(norms_with_statistics(model))
     with at_best(model, reference) as best:
 
-        def look() -> None:
+        def look() -> float:
             if has_norms:
                 recalibrate(model, inputs)
             best.look()
+            return best.now
 
-        look()
+        first = look()
 
         def loss(batch: Arguments) -> Tensor:
             return _loss(model, dense, watched, reference.kind, batch)
 
         with bar(progress) as shown:
             task = shown.add_task(f"tune, outputs as {reference.kind.name}", total=steps)
-            _descend(model, dense, loss, fitted, steps, rate, look, lambda: shown.advance(task))
+
+            def descended(rate: float, most: float) -> bool:
+                shown.reset(task)
+                on_step = partial(shown.advance, task)
+                return _descend(model, dense, loss, fitted, steps, rate, look, most, on_step)
+
+            for cut in range(n_cuts + 1):
+                most = TOO_FAR * first if cut < n_cuts else math.inf
+                if descended(rate * CUT**cut, most):
+                    break
+                best.go_back()
         if not math.isfinite(best.least):
             raise ValueError("the networks' outputs must be finite on the batches, but are not.")
     return best.ratio
@@ -164,10 +185,15 @@ def _descend(
     inputs: Sequence[Arguments],
     steps: int,
     learning_rate: float,
-    look: Callable[[], None],
+    look: Callable[[], float],
+    most: float,
     on_step: Callable[[], None],
-) -> None:
-    """Take the steps; look at the network a few times, at the end in any case."""
+) -> bool:
+    """Take the steps; look at the network a few times, at the end in any case.
+
+    Returns:
+        False where it ends at the first look, or before, for a divergence of more than `most`.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     optimizer = torch.optim.Adam(parameters, learning_rate)
@@ -186,6 +212,8 @@ def _descend(
             must_have_gradient(loss)
             value = float(loss.detach())
             if not math.isfinite(value):
+                if math.isfinite(most):
+                    return False
                 raise ValueError(
                     f"the loss must be finite, got {value} at step {step + 1}; take a "
                     "smaller `learning_rate`. The network is as it was."
@@ -197,7 +225,10 @@ def _descend(
             on_step()
             if step + 1 in looked_after:
                 optimizer.zero_grad()
-                look()
+                if not look() <= most:
+                    return False
+                most = math.inf
+    return True
 
 
 def _loss(
