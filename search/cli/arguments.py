@@ -52,7 +52,7 @@ Inputs = Annotated[
         parser=_inputs,
         metavar="INPUT",
         help="What forward takes: 1x3x224x224, or 1x3x224x224:channels_last, which eager torch "
-        "runs faster on most CPUs; for several, repeated or with commas. "
+        "often runs faster on a CPU; for several, repeated or with commas. "
         "'mask:1x128:bool' is a keyword argument that is all true; integers are 0 and 1, or in "
         "'ids:1x128:int64:30522' below 30522.",
     ),

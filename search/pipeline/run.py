@@ -61,7 +61,7 @@ def run(
         model: A trained network; never modified.
         example_input: What its forward takes: a tensor `(batch, …)`, a tuple of positional or a
             mapping of keyword arguments. Eager torch is timed with its order in memory: on a CPU
-            images with `memory_format=torch.channels_last` let small layers run much faster.
+            it often runs images with `memory_format=torch.channels_last` much faster.
         budget: Of the whole network.
         n_trials: Structures proposed per layer, besides the enumerated ones; fewer, by its share,
             for one with less than a hundredth of the FLOPs and of the parameters.
