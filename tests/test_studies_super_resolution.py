@@ -3,6 +3,7 @@
 import sys
 from contextlib import suppress
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 import search
 import sekron
 from studies.pretrained.srvggnet import SRVGGNetCompact
-from studies.super_resolution import networks, repaired
+from studies.super_resolution import clock, networks, repaired
 from studies.super_resolution.__main__ import main
 from studies.super_resolution.fidelity import OnLuminance, luminance
 from studies.super_resolution.networks import NETWORKS, SCALE, Network
@@ -67,15 +68,20 @@ def test_ssim_is_that_of_gaussian_windows():
 
 
 @pytest.fixture
-def upscale(monkeypatch, tmp_path, capsys):
-    """Run `upscale` with a tiny network in place of the real one, and return the error."""
+def tiny(monkeypatch, tmp_path):
+    """Have a tiny network in place of the real one."""
     torch.manual_seed(0)
     model = SRVGGNetCompact(n_features=6, n_convolutions=2).eval()
     budgets = (search.Budget(flops=0.6),)
     network = Network("animevideov3", lambda: model, 4, 16, 2, ("plain",), budgets, ("repaired",))
     monkeypatch.setitem(NETWORKS, "animevideov3", network)
-    for module in (networks, repaired):
+    for module in (clock, networks, repaired):
         monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
+
+
+@pytest.fixture
+def upscale(tiny, monkeypatch, capsys):
+    """Run `upscale` with the tiny network, and return the error."""
 
     def run(*arguments):
         words = ["super_resolution", "upscale", *map(str, arguments)]
@@ -159,3 +165,27 @@ def test_what_cannot_be_magnified_is_told_in_one_line(upscale, tmp_path):
         assert error.startswith("error: ")
         assert text in error
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_row_of_the_clock_stands_in_place_of_the_one_of_before(tiny, monkeypatch, tmp_path):
+    run = search.run
+
+    def by_flops(model, image, *, budget, measure_seconds, **options):
+        """Search by what does not depend on the machine; 999 times as fast is out of reach."""
+        flops = search.Budget(flops=0.9 / budget.speedup)
+        return run(model, image, budget=flops, measure_seconds=0, **options)
+
+    monkeypatch.setattr(search, "run", by_flops)
+    for name, value in (("SIZE", 16), ("RACE_SECONDS", 0.1)):
+        monkeypatch.setattr(clock, name, value)
+    table = tmp_path / "clock.csv"
+    words = ["clock", "--threads", "1", "--runtimes", "torch", "--output", str(table)]
+    for asked in ("1.5", "1.5", "999"):
+        monkeypatch.setattr(sys, "argv", [*words, "--speedups", asked])
+        clock.main()
+    frame = pd.read_csv(table).set_index("asked")
+    assert list(frame.index) == [1.5, 999.0]
+    found = ["flops", "decomposed", "repaired", "tuned", "speedup", "contiguous_speedup"]
+    assert frame.loc[1.5, found].notna().all()
+    assert "flops" in frame.loc[999.0, "note"]

@@ -25,15 +25,16 @@ from studies.super_resolution.networks import (
     NETWORKS,
     REPAIRED,
     SCALE,
+    TUNED,
     Network,
     test_images,
 )
-from studies.super_resolution.repaired import repaired
+from studies.super_resolution.repaired import repaired, tuned
 from studies.super_resolution.upscale import bicubic, magnified, read_picture, side_by_side
 
 COLUMNS = (
-    *("network", "search", "budget", "decomposed", "each_alone", "repaired", "psnr_y", "ssim_y"),
-    *("search_seconds", "repair_seconds"),
+    *("network", "search", "budget", "decomposed", "each_alone", "repaired", "tuned"),
+    *("psnr_y", "ssim_y", "search_seconds", "repair_seconds", "tune_seconds"),
 )
 
 
@@ -78,21 +79,23 @@ def _rows(
         plan = result.plan(budget)
         best = plan.apply(model)
         scores = {"decomposed": fidelity(best, model, test)}
-        seconds = None
+        seconds: dict[str, float | None] = {"search": search_seconds}
         if EACH_ALONE in network.rungs:
             alone = plan.apply(model)
             fit_each_alone(alone, model, network.calibration())
             scores[EACH_ALONE] = fidelity(alone, model, test)
-        if REPAIRED in network.rungs:
-            best, seconds = repaired(network, model, plan)
-            scores[REPAIRED] = fidelity(best, model, test)
+        for rung, fitted in ((REPAIRED, repaired), (TUNED, tuned)):
+            if rung in network.rungs:
+                best, spent = fitted(network, model, plan)
+                scores[rung], seconds[rung] = fidelity(best, model, test), spent
         with torch.no_grad():
             seen = OnLuminance.of(best(test), model(test), SCALE)
+        known = {stage: round(spent) for stage, spent in seconds.items() if spent is not None}
         yield (
             *(network.name, label, str(budget)),
-            *(scores.get(rung) for rung in ("decomposed", EACH_ALONE, REPAIRED)),
-            *(seen.psnr, seen.ssim, round(search_seconds)),
-            None if seconds is None else round(seconds),
+            *(scores.get(rung) for rung in ("decomposed", EACH_ALONE, REPAIRED, TUNED)),
+            *(seen.psnr, seen.ssim),
+            *(known.get(stage) for stage in ("search", REPAIRED, TUNED)),
         )
 
 

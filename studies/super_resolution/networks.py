@@ -32,7 +32,7 @@ PLAIN, BY_METRIC, CALIBRATED = "plain", "metric", "calibrated"
 """How a search is calibrated: not at all; by moments, which weigh layers too; or wholly, where each
 layer is tried at three errors. The last runs the whole network thrice for every layer."""
 
-EACH_ALONE, REPAIRED = "each_alone", "repaired"
+EACH_ALONE, REPAIRED, TUNED = "each_alone", "repaired", "tuned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ class Network:
         batch: Crops at a time.
         searches: Of `PLAIN`, `BY_METRIC` and `CALIBRATED`; `upscale` takes the last.
         budgets: That are tried with each.
-        rungs: What is done for the decomposed network: `EACH_ALONE`, `REPAIRED`.
+        rungs: What is done for the decomposed network: of `EACH_ALONE`, `REPAIRED`, and `TUNED`,
+            which comes after that.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Network:
         """Return the crops, of photographs that nothing is tested on."""
         return crops(CALIBRATION, self.n_crops, self.size).split(self.batch)
 
-    def search(self, model: nn.Module, label: str) -> tuple[SearchResult, float]:
+    def search(self, model: nn.Module, label: str) -> tuple[SearchResult, float | None]:
         """Search the network, or read the search that was done.
 
         Args:
@@ -71,21 +72,21 @@ class Network:
             label: `PLAIN`, `BY_METRIC` or `CALIBRATED`.
 
         Returns:
-            The result, and the seconds of the processor that it took.
+            The result, and the seconds of the processor that it took; None where it was kept.
         """
         start = time.process_time()
         run = RUNS / f"sr-{self.name}-{label}"
+        is_finished = (run / "front.csv").exists()
         calibration: Sequence[Tensor] | NetworkMetric | None = None
         if label == CALIBRATED:
             calibration = self.calibration()
         elif label == BY_METRIC:
-            is_finished = (run / "front.csv").exists()
             calibration = search.load(run).metrics if is_finished else self._metric(model)
         image = torch.zeros(1, 3, TEST_SIZE, TEST_SIZE)
         result = search.run(
             model, image, budget=SEARCHED, run=run, measure_seconds=0, calibration=calibration
         )
-        return result, time.process_time() - start
+        return result, None if is_finished else time.process_time() - start
 
     def _metric(self, model: nn.Module) -> NetworkMetric:
         """Return the metric of all layers that are searched, which weighs them by its size."""
@@ -111,7 +112,7 @@ NETWORKS = {
             batch=16,
             searches=(PLAIN, CALIBRATED),
             budgets=(*_FLOPS, search.Budget(params=0.25)),
-            rungs=(EACH_ALONE, REPAIRED),
+            rungs=(EACH_ALONE, REPAIRED, TUNED),
         ),
         Network(
             "x4plus-anime",

@@ -1,8 +1,10 @@
-"""A plan applied and repaired, kept so that nothing is repaired twice."""
+"""A plan applied, repaired and tuned, kept so that nothing is fitted twice."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from torch import nn
 
@@ -11,7 +13,9 @@ from studies.super_resolution.networks import Network
 from studies.training import RUNS
 
 
-def repaired(network: Network, model: nn.Module, plan: sekron.Plan) -> tuple[nn.Module, float]:
+def repaired(
+    network: Network, model: nn.Module, plan: sekron.Plan
+) -> tuple[nn.Module, float | None]:
     """Return the network that a plan makes, repaired on the network's calibration.
 
     It is kept under `.runs`, by the plan's digest, and read from there the next time.
@@ -22,15 +26,44 @@ def repaired(network: Network, model: nn.Module, plan: sekron.Plan) -> tuple[nn.
         plan: For that network.
 
     Returns:
-        The network, and the seconds of the processor that this took.
+        The network, and the seconds of the processor that this took; None where it was kept.
     """
-    start = time.process_time()
-    path = RUNS / f"sr-{network.name}-repaired" / f"{plan.digest[:16]}.safetensors"
-    if path.exists():
-        small = sekron.load(model, path)
-    else:
+
+    def repair() -> nn.Module:
         small = plan.apply(model)
         sekron.repair(small, model, network.calibration(), output="values", progress=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sekron.save(small, path)
-    return small.eval(), time.process_time() - start
+        return small
+
+    return _kept(_file(network, "repaired", plan), model, repair)
+
+
+def tuned(network: Network, model: nn.Module, plan: sekron.Plan) -> tuple[nn.Module, float | None]:
+    """Return the network that a plan makes, repaired and then tuned on the same crops.
+
+    It is kept and timed as what `repaired` returns is; the seconds are of `tune` alone.
+    """
+    small, _ = repaired(network, model, plan)
+
+    def tune() -> nn.Module:
+        sekron.tune(small, model, network.calibration(), output="values", progress=False)
+        return small
+
+    return _kept(_file(network, "tuned", plan), model, tune)
+
+
+def _file(network: Network, rung: str, plan: sekron.Plan) -> Path:
+    return RUNS / f"sr-{network.name}-{rung}" / f"{plan.digest[:16]}.safetensors"
+
+
+def _kept(
+    path: Path, model: nn.Module, make: Callable[[], nn.Module]
+) -> tuple[nn.Module, float | None]:
+    """Return what is in a file, or what is made and put there, and the seconds of making it."""
+    if path.exists():
+        return sekron.load(model, path).eval(), None
+    start = time.process_time()
+    small = make().eval()
+    seconds = time.process_time() - start
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sekron.save(small, path)
+    return small, seconds
