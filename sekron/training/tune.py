@@ -50,7 +50,7 @@ TEMPERATURE = 2.0
 
 TOO_FAR = 1.5
 """A learning rate is too large if at the first look the network diverges so many times as much as
-it did. Of networks without batch norm that were repaired before, 1e-3 makes it more than three."""
+it did, as one without batch norm does that was repaired before."""
 
 CUT, MOST_CUTS = 0.25, 3
 """What a learning rate that is too large is multiplied by, and how often."""

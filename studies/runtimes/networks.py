@@ -36,9 +36,23 @@ def measured(
     What its factors are does not matter to the clock.
     """
     network, images = network_and_images(name, batch)
-    small = applied(network, Plan.load(plan))
+    return raced(network, applied(network, Plan.load(plan)), images, runtime, max_seconds)
+
+
+def raced(
+    dense: nn.Module, small: nn.Module, images: Tensor, runtime: str, max_seconds: float
+) -> dict[str, float]:
+    """Return the speed-up of a network over the dense one, with its 95 % interval.
+
+    Args:
+        dense: Its milliseconds are returned too.
+        small: The other one.
+        images: That both are given.
+        runtime: That runs both, in turn.
+        max_seconds: After which the race ends, unless `PRECISION` ends it before.
+    """
     clock = search.compare(
-        network, small, images, precision=PRECISION, max_seconds=max_seconds, runtime=runtime
+        dense, small, images, precision=PRECISION, max_seconds=max_seconds, runtime=runtime
     )
     return {
         "dense_ms": clock.first.median_ms,

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 import search
 import sekron
 from search.clock.race import EAGER
+from sekron.export.runtimes import RUNTIMES
+from studies.runtimes.networks import raced
 from studies.super_resolution.fidelity import fidelity
 from studies.super_resolution.networks import NETWORKS, Network, test_images
 from studies.super_resolution.repaired import repaired, tuned
@@ -30,8 +32,8 @@ SECONDS = 150.0
 KEY = ["runtime", "threads", "asked"]
 """What a row is about."""
 
-PRECISION, RACE_SECONDS = 0.005, 60.0
-"""A race ends at so small a half width of the speed-up's interval, or after so long."""
+RACE_SECONDS = 60.0
+"""Of a race, at most."""
 
 
 def main() -> None:
@@ -39,7 +41,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     network = NETWORKS["animevideov3"]
-    model, rows = network.build(), []
+    model = network.build()
     for runtime in options.runtimes:
         for speedup in options.speedups:
             row = dict(zip(KEY, (runtime, options.threads, speedup), strict=True))
@@ -47,11 +49,15 @@ def main() -> None:
                 row |= _found(network, model, runtime, speedup)
             except (search.InfeasibleBudget, sekron.CannotRun, ImportError) as error:
                 row["note"] = str(error)
-            rows.append(row)
-    before = [pd.read_csv(options.output)] if options.output.exists() else []
-    frame = pd.concat([*before, pd.DataFrame(rows)]).drop_duplicates(KEY, keep="last").round(4)
-    frame.to_csv(options.output, index=False)
-    print(frame.to_string(index=False))
+            _keep(options.output, row)
+    print(pd.read_csv(options.output).to_string(index=False))
+
+
+def _keep(table: Path, row: dict[str, object]) -> None:
+    """Write a row to the table as soon as it is there, in place of one that is about the same."""
+    before = [pd.read_csv(table)] if table.exists() else []
+    frame = pd.concat([*before, pd.DataFrame([row])]).drop_duplicates(KEY, keep="last")
+    frame.round(4).to_csv(table, index=False)
 
 
 def _image(runtime: str) -> Tensor:
@@ -83,24 +89,11 @@ def _found(network: Network, model: nn.Module, runtime: str, speedup: float) -> 
     for rung, fitted in (("repaired", repaired), ("tuned", tuned)):
         small, _ = fitted(network, model, result.best)
         found[rung] = fidelity(small, model, test)
-    found |= _raced(model, small, image, runtime)
+    found |= raced(model, small, image, runtime, RACE_SECONDS)
     if runtime == EAGER:
-        contiguous = _raced(model, small, image.contiguous(), runtime)
+        contiguous = raced(model, small, image.contiguous(), runtime, RACE_SECONDS)
         found |= {f"contiguous_{name}": value for name, value in contiguous.items()}
     return found
-
-
-def _raced(model: nn.Module, small: nn.Module, image: Tensor, runtime: str) -> dict[str, object]:
-    """Return the speed-up with its 95 % interval, and the dense network's milliseconds."""
-    clock = search.compare(
-        model, small, image, precision=PRECISION, max_seconds=RACE_SECONDS, runtime=runtime
-    )
-    return {
-        "dense_ms": clock.first.median_ms,
-        "speedup": clock.ratio,
-        "low": clock.low,
-        "high": clock.high,
-    }
 
 
 def _options() -> argparse.Namespace:
@@ -108,7 +101,12 @@ def _options() -> argparse.Namespace:
         prog="python -m studies.super_resolution.clock", description=__doc__
     )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runtimes", nargs="+", default=["torch", "onnxruntime", "openvino"])
+    parser.add_argument(
+        "--runtimes",
+        nargs="+",
+        default=[EAGER, "onnxruntime", "openvino"],
+        choices=list(RUNTIMES),
+    )
     parser.add_argument("--speedups", nargs="+", type=float, default=[1.5])
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     return parser.parse_args()
