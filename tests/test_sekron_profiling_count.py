@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import search
+from search import Budget
 from sekron.profiling.count import count, count_flops
 
 
@@ -203,3 +205,46 @@ def test_packed_sequences_cost_what_padded_ones_do(kind):
     model = kind(3, 4, num_layers=2, bidirectional=True).eval()
     padded, packed = (count_flops(m, tensors((7, 2, 3)))[0] for m in (model, Packed(model)))
     assert packed == padded
+
+
+NAMES = ["a/b", "/", "a b", "ünï", "x:0", "a\\b", "new\nline", "network", "network/a", "∕"]
+
+
+class Named(nn.Module):
+    """Blocks under any names, as converters give them."""
+
+    def __init__(self, names):
+        super().__init__()
+        for name in names:
+            block = nn.Sequential()
+            block.add_module(f"conv{name}", nn.Conv2d(2, 2, 3, padding=1))
+            self.add_module(name, block)
+
+    def forward(self, x):
+        for block in self.children():
+            x = block(x)
+        return x
+
+
+def test_modules_are_counted_whatever_their_names():
+    (x,) = tensors((1, 2, 5, 4))
+    found, plain = (
+        count(Named(names), x) for names in (NAMES, [f"l{i}" for i in range(len(NAMES))])
+    )
+    assert set(found.by_module) == {name for name, _ in Named(NAMES).named_modules()}
+    assert list(found.by_module.values()) == list(plain.by_module.values())
+    assert all(found.by_module[name] == 2 * 2 * 9 * 20 for name in NAMES)
+
+
+def test_a_network_with_slashes_in_its_names_is_searched():
+    network = Named(["a/b", "c/d", "e/f"])
+    result = search.run(
+        network,
+        tensors((1, 2, 5, 4))[0],
+        budget=Budget(flops=0.9),
+        include=["*"],
+        n_trials=0,
+        measure_seconds=0,
+        progress=False,
+    )
+    assert set(result.candidates().layer) == {f"{n}.conv{n}" for n in ("a/b", "c/d", "e/f")}

@@ -61,7 +61,7 @@ def count(model: nn.Module, inputs: Inputs) -> Counts:
     """
     with untouched(model), modules_alone(), casts_anew():
         arguments = example_of(inputs, model)
-        analysis = FlopCountAnalysis(_OfTensors(model, arguments), tuple(arguments.tensors))
+        analysis = _Analysis(_OfTensors(model, arguments), tuple(arguments.tensors))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
         for operator, handle in HANDLES.items():
@@ -76,7 +76,11 @@ def count(model: nn.Module, inputs: Inputs) -> Counts:
             ) from error
         by_module[INNER] = by_module.pop("network")
         return Counts(
-            {name.removeprefix(INNER): int(flops) for name, flops in by_module.items() if name},
+            {
+                name.replace(SLASH, "/").removeprefix(INNER): int(flops)
+                for name, flops in by_module.items()
+                if name
+            },
             {name: int(flops) for name, flops in by_operator.items()},
             dict(analysis.unsupported_ops()),
         )
@@ -84,6 +88,22 @@ def count(model: nn.Module, inputs: Inputs) -> Counts:
 
 INNER = "network."
 """What fvcore puts before the names of modules within `_OfTensors`."""
+
+
+SLASH = "\ue000"
+"""What stands for a slash in a module's name while fvcore counts: no letter of any script."""
+
+
+class _Analysis(FlopCountAnalysis):  # type: ignore[misc]  # fvcore has no types
+    """Counts modules with slashes in their names, too, as converted networks have them.
+
+    fvcore parts the scopes of a trace at slashes, so that such a module is none that it knows.
+    """
+
+    def _get_aliases(self, model: nn.Module) -> dict[nn.Module | str, str]:
+        aliases: dict[nn.Module | str, str] = super()._get_aliases(model)
+        scopes = {key: name.replace("/", SLASH) for key, name in aliases.items()}
+        return scopes | {scope: scope for scope in scopes.values()}
 
 
 class _OfTensors(nn.Module):
