@@ -9,7 +9,14 @@ import search
 from search import Budget, InfeasibleBudget
 from search.per_layer.space import Space
 from sekron.rank_curves.curves import Spectra
-from sekron.rank_curves.rank_grid import cp_ranks, earlier_ranks, fitted_ranks
+from sekron.rank_curves.rank_grid import (
+    FINE,
+    FITTED_RANKS,
+    cp_ranks,
+    earlier_ranks,
+    fitted_ranks,
+    scaled_ranks,
+)
 from sekron.structures.geometry import Geometry
 
 FAMILIES = ("sekron", "chain", "ring", "tucker", "cp")
@@ -20,7 +27,7 @@ def test_grids_hold_multiples_up_to_the_caps(multiple):
     assert earlier_ranks(30, 5, 1, multiple) == list(range(multiple, 31, multiple))
     grids = (
         np.array(earlier_ranks(300, 2000, 2, multiple))[:, None],
-        fitted_ranks((60, 40), multiple),
+        fitted_ranks((60, 40), lambda rows: rows.sum(axis=1) <= 70, multiple),
         cp_ranks(200, 4000, multiple),
     )
     for grid, caps in zip(grids, ((300,), (60, 40), (200,)), strict=True):
@@ -28,6 +35,19 @@ def test_grids_hold_multiples_up_to_the_caps(multiple):
         assert np.all(grid % multiple == 0)
         assert np.all((grid >= multiple) & (grid <= np.array(caps)))
         assert len(np.unique(grid, axis=0)) == len(grid)
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_what_is_fitted_reaches_up_to_what_saves_and_no_further(multiple):
+    every = scaled_ranks((60, 40), FINE, multiple)
+    found = fitted_ranks((60, 40), lambda rows: rows.prod(axis=1) < 600, multiple)
+    assert len(found) == FITTED_RANKS
+    assert found[0].tolist() == [multiple, multiple]
+    assert found[-1].tolist() == every[every.prod(axis=1) < 600][-1].tolist()
+
+
+def test_what_saves_nowhere_is_not_fitted():
+    assert fitted_ranks((60, 40), lambda rows: rows[:, 0] < 0).shape == (0, 2)
 
 
 @pytest.mark.parametrize("number", [6, 8, 16])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -13,13 +14,13 @@ STANDSTILL = 1e-7
 """Sweeps stop when the squared relative error falls by less than this."""
 
 CUTOFF = 1e-12
-"""Directions of the environment weaker than this, relative to the strongest, are not fitted."""
+"""Directions of an environment weaker than this, relative to the strongest, are not fitted."""
 
 
 def contract(factors: Sequence[Tensor], bonds: Bonds) -> Tensor:
     """Multiply factors `(ranks of its bonds…, n_k)` out to the tensor of digits `(n_1, …, n_S)`."""
     axes = _digit_axes(bonds)
-    return _einsum(
+    return _product(
         [(a, [*labels, d]) for a, labels, d in zip(factors, bonds, axes, strict=True)], axes
     )
 
@@ -31,7 +32,8 @@ def refine_digits(
 
     A factor's digits are disjoint from all others', so its best value solves `A G = B`. `G` is the
     Gram matrix of its environment, the other factors, and only as large as the ranks that the
-    factor carries; `B` is the tensor contracted with the environment.
+    factor carries; `B` is the tensor contracted with the environment. Of an environment in parts
+    that share no bond, as around the core of a `tucker`, G is the Kronecker product of theirs.
 
     Args:
         digits: Shape `(n_1, …, n_S)`, fp64.
@@ -46,12 +48,12 @@ def refine_digits(
         return [digits]
     total = float(digits.square().sum())
     best = list(factors)
-    error = _squared_error(digits, best, bonds)
+    error = float((digits - contract(best, bonds)).square().sum())
     for _ in range(sweeps):
-        trial = list(best)
+        trial, kept = list(best), 0.0
         for k in range(len(trial)):
-            trial[k] = _solve(digits, trial, bonds, k)
-        new_error = _squared_error(digits, trial, bonds)
+            trial[k], kept = _solve(digits, trial, bonds, k)
+        new_error = total - kept
         if not new_error < error:
             break
         gain, best, error = error - new_error, trial, new_error
@@ -60,28 +62,51 @@ def refine_digits(
     return best
 
 
-def _solve(digits: Tensor, factors: Sequence[Tensor], bonds: Bonds, k: int) -> Tensor:
+def _solve(digits: Tensor, factors: Sequence[Tensor], bonds: Bonds, k: int) -> tuple[Tensor, float]:
+    """Return the best value of a factor, and how much of the squared norm is kept with it."""
     axes = _digit_axes(bonds)
-    n_bonds = axes[0]
-    primed = [b + axes[-1] + 1 for b in range(n_bonds)]
-    environment = [
-        (a, [*labels, d])
+    environment = {
+        i: (a, [*labels, d])
         for i, (a, labels, d) in enumerate(zip(factors, bonds, axes, strict=True))
         if i != k
-    ]
-    mirror = [(a, [*(primed[b] for b in labels[:-1]), labels[-1]]) for a, labels in environment]
+    }
     row = list(bonds[k])
-    size = factors[k][..., 0].numel()
-    right = _einsum([(digits, axes), *environment], [*row, axes[k]]).reshape(size, -1)
-    gram = _einsum([*environment, *mirror], [*row, *(primed[b] for b in row)]).reshape(size, size)
-    values, vectors = torch.linalg.eigh(gram)
+    right = _product([(digits, axes), *environment.values()], [*row, axes[k]])
+    solution = right
+    for part in _parts(bonds, k):
+        own = [b for b in row if any(b in bonds[i] for i in part)]
+        inverse = _inverse_gram([environment[i] for i in part], own)
+        places = [row.index(b) for b in own]
+        sizes = [right.shape[place] for place in places]
+        n_own = len(own)
+        inverse = inverse.reshape(*sizes, *sizes)
+        solution = torch.tensordot(inverse, solution, dims=(list(range(n_own, 2 * n_own)), places))
+        solution = solution.movedim(list(range(n_own)), places)
+    return solution, float((solution * right).sum())
+
+
+def _parts(bonds: Bonds, k: int) -> list[list[int]]:
+    """Return the factors besides the k-th, those together that share a bond."""
+    parts: list[list[int]] = []
+    for i, labels in enumerate(bonds):
+        if i != k:
+            linked = [part for part in parts if any(set(labels) & set(bonds[j]) for j in part)]
+            parts = [part for part in parts if part not in linked]
+            parts.append([*(j for part in linked for j in part), i])
+    return parts
+
+
+def _inverse_gram(environment: Sequence[tuple[Tensor, list[int]]], row: list[int]) -> Tensor:
+    """Return the inverse of the Gram matrix of some factors along open bonds, square."""
+    most = 1 + max(axis for _, axes in environment for axis in axes)
+    mirror = [(a, [*(most + b for b in axes[:-1]), axes[-1]]) for a, axes in environment]
+    both = [operand for pair in zip(environment, mirror, strict=True) for operand in pair]
+    gram = _product(both, [*row, *(most + b for b in row)])
+    size = prod(gram.shape[: len(row)])
+    values, vectors = torch.linalg.eigh(gram.reshape(size, size))
     inverse = torch.where(values > CUTOFF * values[-1], 1.0 / values, 0.0)
-    solution: Tensor = vectors @ (inverse[:, None] * (vectors.mT @ right))
-    return solution.reshape(factors[k].shape)
-
-
-def _squared_error(digits: Tensor, factors: Sequence[Tensor], bonds: Bonds) -> float:
-    return float((digits - contract(factors, bonds)).square().sum())
+    symmetric: Tensor = (vectors * inverse) @ vectors.mT
+    return symmetric
 
 
 def _digit_axes(bonds: Bonds) -> list[int]:
@@ -89,6 +114,20 @@ def _digit_axes(bonds: Bonds) -> list[int]:
     return list(range(n_bonds, n_bonds + len(bonds)))
 
 
-def _einsum(operands: Sequence[tuple[Tensor, Sequence[int]]], result: Sequence[int]) -> Tensor:
-    arguments = [part for tensor, axes in operands for part in (tensor, list(axes))]
-    return torch.einsum(*arguments, list(result))
+def _product(operands: Sequence[tuple[Tensor, Sequence[int]]], result: Sequence[int]) -> Tensor:
+    """Multiply tensors with named axes, and sum over those that the result has not.
+
+    Two at a time, the cheapest next one first: to find torch's order takes longer than the many
+    small products themselves.
+    """
+    sizes = {
+        axis: n for tensor, axes in operands for axis, n in zip(axes, tensor.shape, strict=True)
+    }
+    (tensor, axes), left = operands[0], list(operands[1:])
+    while left:
+        costs = [prod(sizes[axis] for axis in {*axes, *labels}) for _, labels in left]
+        other, labels = left.pop(costs.index(min(costs)))
+        wanted = {*result, *(axis for _, later in left for axis in later)}
+        kept = [axis for axis in dict.fromkeys([*axes, *labels]) if axis in wanted]
+        tensor, axes = torch.einsum(tensor, list(axes), other, list(labels), kept), kept
+    return torch.einsum(tensor, list(axes), list(result))

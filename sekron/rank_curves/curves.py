@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -119,8 +120,7 @@ class Spectra:
         if min(caps, default=0) < self.rank_multiple:
             return self._worthwhile(family, shapes, np.ones((0, len(caps)), int), np.ones(0))
         if self.metric is not None and not all(whole_channels(shapes)):
-            ranks = fitted_ranks(caps, self.rank_multiple)
-            return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
+            return self._fitted_curve(family, shapes, caps)
         if family == "sekron" or (len(shapes) == 2 and family == "chain"):
             energies = self._sekron(shapes, caps)
             ranks = 1 + np.indices(energies.shape).reshape(len(caps), -1).T
@@ -138,8 +138,14 @@ class Spectra:
             return self._worthwhile(family, shapes, ranks, self._errors(energies))
         if family == "cp":
             ranks = cp_ranks(caps[0], self.dense_params, self.rank_multiple, self.n_cp_ranks)
-        else:
-            ranks = fitted_ranks(caps, self.rank_multiple)
+            return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
+        return self._fitted_curve(family, shapes, caps)
+
+    def _fitted_curve(
+        self, family: str, shapes: tuple[Shape, ...], caps: tuple[int, ...]
+    ) -> RankCurve:
+        saves = partial(self._saves, FAMILIES[family](len(shapes)), shapes)
+        ranks = fitted_ranks(caps, saves, self.rank_multiple)
         return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
 
     def _fitted(

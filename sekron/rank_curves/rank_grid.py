@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -17,6 +18,9 @@ LEAST_EARLIER = 8
 
 FITTED_RANKS = 8
 """How many ranks of `ring` and `tucker` are fitted, one by one."""
+
+FINE = 256
+"""Ranks, at most, among which those are chosen."""
 
 CP_RANKS, CP_FEWEST = 16, 6
 CP_WORK = 1.6e11
@@ -42,14 +46,25 @@ def earlier_ranks(cap: int, size: int, n_levels: int, multiple: int = 1) -> list
     return sorted({multiple * round(n_ranks ** (i / (points - 1))) for i in range(points)})
 
 
-def fitted_ranks(caps: tuple[int, ...], multiple: int = 1) -> NDArray[np.int64]:
+def fitted_ranks(
+    caps: tuple[int, ...],
+    saves: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
+    multiple: int = 1,
+) -> NDArray[np.int64]:
     """Return the ranks of a factorization that is fitted rank by rank, one row each.
+
+    Caps are of one rank where the others are 1. All at them save nothing, and the fits of those
+    beyond what saves would take longest.
 
     Args:
         caps: Largest ranks, at least `multiple`.
+        saves: Which rows of ranks save anything.
         multiple: Number of which all ranks are multiples.
     """
-    return scaled_ranks(caps, FITTED_RANKS, multiple)
+    rows = scaled_ranks(caps, FINE, multiple)
+    rows = rows[saves(rows)]
+    places = np.linspace(0, max(len(rows) - 1, 0), min(FITTED_RANKS, len(rows)))
+    return rows[places.round().astype(np.int64)]
 
 
 def scaled_ranks(caps: tuple[int, ...], number: int, multiple: int = 1) -> NDArray[np.int64]:
