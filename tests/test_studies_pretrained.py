@@ -104,6 +104,31 @@ def test_a_param_file_of_another_layout_is_refused(tmp_path, tensors, old, new, 
     assert "\n" not in str(caught.value)
 
 
+def test_a_deconvolution_and_scales_are_read_as_torch_has_them(tmp_path):
+    torch.manual_seed(0)
+    up, factors = nn.ConvTranspose2d(3, 5, (2, 3)), torch.randn(5)
+    param, binary = tmp_path / "up.param", tmp_path / "up.bin"
+    param.write_text(
+        "7767517\n5 5\nInput data 0 1 data\nCrop crop 1 1 data a\n"
+        "Deconvolution up 1 1 a b 0=5 1=3 11=2 5=1 6=90\n"
+        "Scale of 2 1 b a c 0=-233\nScale own 1 1 c d 0=5 1=0\n"
+    )
+    weight = up.weight.detach().transpose(0, 1).contiguous()
+    parts = [
+        flagged(weight, FLOAT32),
+        up.bias.detach().numpy().tobytes(),
+        factors.numpy().tobytes(),
+    ]
+    binary.write_bytes(b"".join(parts))
+    layers = read_ncnn(param, binary)
+    assert list(layers) == ["up", "own"]
+    assert torch.equal(layers["own"]["weight"], factors)
+    other = nn.ConvTranspose2d(3, 5, (2, 3))
+    fill([other], {"up": layers["up"]})
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(other(x), up(x))
+
+
 def test_layers_fill_a_row_in_order():
     row = nn.Sequential(nn.Conv2d(3, 5, (1, 3)), nn.PReLU(5))
     layers = {

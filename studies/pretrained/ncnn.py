@@ -20,13 +20,16 @@ FLOAT32, FLOAT16 = 0, 0x01306B47
 ALIGNMENT = 4
 """Bytes that the numbers after a flag are padded to."""
 
+FROM_INPUT = -233
+"""Size of a `Scale` whose factors come from another layer, so that it has none of its own."""
+
 MOST = 2**28
 """Numbers of one tensor, 1 GB: a size beyond it is that of a damaged file."""
 
 WITHOUT_WEIGHTS = frozenset(
     {
-        *("BinaryOp", "Concat", "Eltwise", "Input", "Interp", "PixelShuffle", "Pooling", "ReLU"),
-        *("Sigmoid", "Split"),
+        *("BinaryOp", "Concat", "Crop", "Eltwise", "Input", "Interp", "PixelShuffle", "Pooling"),
+        *("ReLU", "Sigmoid", "Split"),
     }
 )
 
@@ -55,8 +58,9 @@ def read_ncnn(param: Path, binary: Path) -> dict[str, dict[str, Tensor]]:
 
     Returns:
         Layer name -> `weight` of shape `(out, in, height, width)` and `bias`, `(out,)`, of a
-        convolution; `(out, in)` and `(out,)` of an `InnerProduct`; `weight`, `(channels,)`, of a
-        `PReLU`. All in single precision.
+        convolution, `(in, out, height, width)` of a `Deconvolution`, as torch has it; `(out, in)`
+        and `(out,)` of an `InnerProduct`; `weight`, `(channels,)`, of a `PReLU` or a `Scale`. All
+        in single precision.
 
     Raises:
         ValueError: If a file is not of this format or does not end where it should, or a layer is
@@ -72,7 +76,9 @@ def read_ncnn(param: Path, binary: Path) -> dict[str, dict[str, Tensor]]:
                 f"layers with weights must be of the kinds {', '.join(READERS)}, got "
                 f"{entry.kind!r} for layer {entry.name!r} of {param.name}."
             )
-        layers[entry.name] = READERS[entry.kind](entry, source)
+        tensors = READERS[entry.kind](entry, source)
+        if tensors:
+            layers[entry.name] = tensors
     source.end()
     return layers
 
@@ -188,6 +194,11 @@ def _convolution(entry: Entry, source: _Source) -> dict[str, Tensor]:
     return _with_bias(weight, entry, source, has_bias=numbers.get(5, 0))
 
 
+def _deconvolution(entry: Entry, source: _Source) -> dict[str, Tensor]:
+    tensors = _convolution(entry, source)
+    return tensors | {"weight": tensors["weight"].transpose(0, 1).contiguous()}
+
+
 def _inner_product(entry: Entry, source: _Source) -> dict[str, Tensor]:
     n_outputs = entry.numbers.get(0, 0)
     n_inputs = entry.numbers.get(2, 0) // max(n_outputs, 1)
@@ -199,6 +210,14 @@ def _prelu(entry: Entry, source: _Source) -> dict[str, Tensor]:
     return {"weight": source.plain(entry.name, entry.numbers.get(0, 0))}
 
 
+def _scale(entry: Entry, source: _Source) -> dict[str, Tensor]:
+    size = entry.numbers.get(0, 0)
+    if size == FROM_INPUT:
+        return {}
+    weight = source.plain(entry.name, size)
+    return _with_bias(weight, entry, source, has_bias=entry.numbers.get(1, 0))
+
+
 def _with_bias(weight: Tensor, entry: Entry, source: _Source, has_bias: int) -> dict[str, Tensor]:
     if not has_bias:
         return {"weight": weight}
@@ -207,6 +226,8 @@ def _with_bias(weight: Tensor, entry: Entry, source: _Source, has_bias: int) -> 
 
 READERS: dict[str, Callable[[Entry, _Source], dict[str, Tensor]]] = {
     "Convolution": _convolution,
+    "Deconvolution": _deconvolution,
     "InnerProduct": _inner_product,
     "PReLU": _prelu,
+    "Scale": _scale,
 }
