@@ -19,7 +19,7 @@ from baselines.contenders import Contender
 from baselines.entrants import RIVALS, Field, rules_of
 from baselines.judge import Clock, Judge
 from baselines.rows import COLUMNS, Rows
-from sekron.budget import RESOURCES, Budget
+from sekron.budget import RESOURCES, Budget, must_be_budget
 from sekron.columns import returns_columns
 from sekron.decomposition.metric import Metric
 from sekron.forward.batches import Batches
@@ -106,7 +106,7 @@ def compare(
         ValueError: If a name is unknown, a method lacks what it needs, a budget limits latency or
             nothing, there is no such limit of time, or a weight is not finite.
     """
-    budgets = [budget] if isinstance(budget, Budget) else list(budget)
+    budgets = list(budget) if isinstance(budget, Sequence) else [budget]
     plans, tables = plans or {}, tables or {}
     _check(budgets, methods or (), allocations)
     max_seconds = number("max_seconds", max_seconds)
@@ -202,6 +202,7 @@ def _check_names(names: list[str], output: str | Path | None) -> None:
 
 def _check(budgets: list[Budget], methods: Sequence[str], allocations: Sequence[str]) -> None:
     for budget in budgets:
+        must_be_budget(budget)
         if not budget.is_static or all(getattr(budget, name) is None for name in RESOURCES):
             raise ValueError(
                 f"a comparison needs budgets of {' or '.join(RESOURCES)} alone, got {budget}."

@@ -20,6 +20,18 @@ class InfeasibleBudget(ValueError):
     """No plan fits the budget; the message names the least possible cost and the reason for it."""
 
 
+def must_be_budget(budget: object) -> None:
+    """Refuse what is given in a budget's place.
+
+    Raises:
+        TypeError: With what to write for a number.
+    """
+    if not isinstance(budget, Budget):
+        raise TypeError(
+            f"`budget` must be a Budget, such as Budget(flops=0.5), got {shown(budget)}."
+        )
+
+
 MOST = 2**62
 """Multiply-adds or parameters that a network could have."""
 

@@ -162,6 +162,23 @@ def test_images_of_many_sizes_are_shown_one_batch_after_another():
     assert sensitivities(found) == pytest.approx([17 / 13, 9 / 13], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("batches", "n_notes"),
+    [
+        ([torch.zeros(4, 2, 1, 5), torch.zeros(3, 2, 1, 5)], 1),
+        ([torch.ones(4, 2, 1, 5)], 1),
+        ([torch.zeros(4, 2, 1, 5), torch.ones(4, 2, 1, 5)], 0),
+        ([torch.eye(5).expand(4, 2, 5, 5)], 0),
+    ],
+    ids=["zeros", "ones", "both", "eye"],
+)
+def test_images_that_are_all_one_number_are_told(batches, n_notes):
+    notes = []
+    calibrated(Twins(), batches, notes.append)
+    assert len(notes) == n_notes
+    assert all("every number of its first ones is the same" in note for note in notes)
+
+
 def test_without_comparable_outputs_the_metric_alone_weighs():
     twins, x = Twins(kept=lambda y: y[y > 0.0]), torch.randn(101, 1, 1, 5).expand(-1, 2, -1, -1)
     notes = []

@@ -96,6 +96,20 @@ def test_an_example_tells_how_many_are_inputs():
             arguments_of(batch, Optional(), "it", Arguments((X, S)))
 
 
+@pytest.mark.parametrize(
+    ("network", "batch", "example"),
+    [
+        (One(), X[0], Arguments((X,))),
+        (One(), (X[None], Y), Arguments((X,))),
+        (Two(), (X, S[0]), Arguments((X, S))),
+        (One(), {"x": X[0]}, Arguments((), {"x": X})),
+    ],
+)
+def test_an_example_tells_how_many_axes_there_are(network, batch, example):
+    with pytest.raises(ValueError, match=r"^it must have as many axes as the example input, .*\.$"):
+        arguments_of(batch, network, "it", example)
+
+
 @pytest.mark.parametrize("batch", [None, X.numpy(), (), "x", 3])
 def test_anything_else_is_refused(batch):
     text = f"keyword arguments, got {type(batch).__name__}."

@@ -267,7 +267,7 @@ def test_dropout_is_off_and_tuples_are_inputs_with_labels(small, dense, batches)
     ("arguments", "message"),
     [
         ({"steps": 0}, "`steps` must be at least 1"),
-        ({"learning_rate": 0.0}, "`learning_rate` positive, got 600 and 0.0"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be positive, got 0.0"),
         ({"batches": []}, "must hold at least one batch"),
         ({"batches": [torch.full((2, 3, 9, 9), float("nan"))]}, "`batches` must be finite"),
         ({"batches": [torch.zeros(2, 4, 9, 9)]}, r"must run on the batches, but on \(2, 4, 9, 9\)"),

@@ -32,7 +32,7 @@ from search.front.frames import (
 )
 from search.front.limits import is_within, limits_of
 from search.front.sweep import front_members
-from sekron.budget import Budget
+from sekron.budget import Budget, must_be_budget
 from sekron.columns import returns_columns
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
@@ -142,6 +142,8 @@ class SearchResult:
         Raises:
             ValueError: If the budget, or the runtime, needs what was not measured or scored.
         """
+        if budget is not None:
+            must_be_budget(budget)
         if runtime is not None:
             return self.in_runtime(runtime).pareto_front(budget)
         front = front_frame(self.members, self.profile, self.timetable, self.scores)
@@ -292,6 +294,7 @@ class SearchResult:
             InfeasibleBudget: If no choice of candidates fits.
             ValueError: As `plan` does.
         """
+        must_be_budget(budget)
         if budget.min_score is not None:
             raise ValueError(
                 f"a least score needs networks to be scored, got {budget}; run the search with "

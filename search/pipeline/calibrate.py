@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 
-from torch import nn
+from torch import Tensor, nn
 
 from search.pipeline.request import Request
 from sekron.calibration.metrics import metrics_of
@@ -90,7 +90,7 @@ def calibrate(
         model: Not modified.
         profile: Names the layers, the searched ones.
         batches: Unlabelled, gone through once.
-        warn: Called where the layers' sensitivities cannot be measured.
+        warn: Called where the layers' sensitivities cannot be measured, or the images are constant.
         kind: Of what the network puts out.
     """
     names = [layer.name for layer in profile.searched]
@@ -98,6 +98,11 @@ def calibrate(
     shown: list[Arguments] = []
     kept = _keeping(inputs_of(batches, model, "`calibration`"), shown, _n_images(profile))
     collected = moments(model, names, kept, output=kind)
+    if _is_constant(shown):
+        warn(
+            "`calibration` must hold images of the kind that the network sees, but every number of "
+            "its first ones is the same: the metric tells nothing of the network's use."
+        )
     by_size = metrics_of({name: weight_of(model, name) for name in names}, collected)
     try:
         measured = divergences(model, by_size, _chunks(shown), kind)
@@ -143,6 +148,16 @@ def _keeping(
         if left > 0:
             shown.append(batch.images(0, left))
         yield batch
+
+
+def _is_constant(batches: Sequence[Arguments]) -> bool:
+    """Whether no tensor that the network takes in holds two different numbers."""
+    firsts: dict[int, Tensor] = {}
+    return all(
+        bool((tensor == firsts.setdefault(place, tensor.flatten()[0])).all())
+        for batch in batches
+        for place, tensor in enumerate(batch.tensors)
+    )
 
 
 def _chunks(batches: Sequence[Arguments]) -> Sequence[Arguments]:

@@ -12,7 +12,7 @@ from search.clock.race import EAGER
 from search.folder.settings import Settings
 from search.folder.storage import without_password
 from search.per_layer.space import DEFAULT_FAMILIES
-from sekron.budget import Budget
+from sekron.budget import Budget, must_be_budget
 from sekron.calibration.output_kind import Output, kind_of
 from sekron.export.runtimes import version_of
 from sekron.forward.batches import Batches
@@ -93,9 +93,13 @@ def request_of(
 
     Raises:
         ValueError: If one is out of range.
+        TypeError: If the budget is none.
         ImportError: If the runtime is not installed.
     """
+    must_be_budget(budget)
     version_of(runtime)
+    if isinstance(families, str):
+        raise ValueError(f"`families` must be a list of names, got the string {families!r}.")
     n_trials = whole("n_trials", n_trials)
     max_sequence_length = whole("max_sequence_length", max_sequence_length)
     rank_multiple = whole("rank_multiple", rank_multiple)

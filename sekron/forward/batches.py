@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,6 +52,11 @@ def arguments_of(
         raise ValueError(
             f"{what} must hold what the example input does, {example}, got {found}: give both the "
             "same arguments."
+        )
+    if example is not None and any(a != b for a, b in _axes(found, example)):
+        raise ValueError(
+            f"{what} must have as many axes as the example input, {example}, got {found}: the "
+            "first axis counts the images."
         )
     return found
 
@@ -116,6 +121,17 @@ def _starts_as(batch: Any, example: Arguments) -> bool:
 def _depth(value: Any) -> int:
     """Return how many lists lie around what is first in them."""
     return 1 + _depth(value[0]) if isinstance(value, list | tuple) and value else 0
+
+
+def _axes(found: Arguments, example: Arguments) -> Iterator[tuple[int, int]]:
+    """Yield how many axes the tensors in the same place of both have."""
+    places = [
+        *zip(found.positional, example.positional, strict=True),
+        *((value, example.named[name]) for name, value in found.named.items()),
+    ]
+    for own, other in places:
+        if isinstance(own, Tensor) and isinstance(other, Tensor):
+            yield own.dim(), other.dim()
 
 
 def _kind(arguments: Arguments) -> tuple[int, set[str]]:

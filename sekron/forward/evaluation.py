@@ -171,8 +171,14 @@ def inputs_of(
     """
     if isinstance(batches, Tensor):
         raise ValueError(f"{what} must be a list or a loader of batches, got one tensor.")
+    try:
+        iterator = iter(batches)
+    except TypeError as error:
+        raise ValueError(
+            f"{what} must be a list or a loader of batches, got {type(batches).__name__}."
+        ) from error
     n_batches = 0
-    for batch in batches:
+    for batch in iterator:
         arguments = arguments_of(batch, network, what, example)
         _check(arguments, what)
         if any(tensor.is_inference() for tensor in arguments.tensors):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from sekron.forward.evaluation import evaluating
+from sekron.forward.evaluation import evaluating, output_of
 from sekron.forward.inputs import Arguments
 from sekron.layers.factorized import Factorized
 from sekron.network.surgery import structures_of
@@ -50,7 +50,10 @@ def in_running_order(
     Args:
         layers: Layer name -> layer.
         network: Has modules of these names.
-        batch: Its input; one image is enough where it can be taken out.
+        batch: Its input.
+
+    Raises:
+        ValueError: If the network does not run.
     """
     order: dict[str, Factorized] = {}
     handles = [
@@ -61,7 +64,7 @@ def in_running_order(
     ]
     try:
         with evaluating(network):
-            batch.images(0, 1).run(network)
+            output_of(network, batch, "the batches")
     finally:
         for handle in handles:
             handle.remove()

@@ -268,8 +268,7 @@ def _check(model: nn.Module, names: list[str], steps: int, learning_rate: float)
         raise ValueError("the network must have factorized layers to tune, but has none.")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("the network must have parameters that want gradients, but has none.")
-    if steps < 1 or not learning_rate > 0:
-        raise ValueError(
-            f"`steps` must be at least 1 and `learning_rate` positive, got {steps} and "
-            f"{learning_rate}."
-        )
+    if steps < 1:
+        raise ValueError(f"`steps` must be at least 1, got {steps}.")
+    if not learning_rate > 0:
+        raise ValueError(f"`learning_rate` must be positive, got {learning_rate}.")
