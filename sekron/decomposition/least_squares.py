@@ -20,9 +20,12 @@ CUTOFF = 1e-12
 def contract(factors: Sequence[Tensor], bonds: Bonds) -> Tensor:
     """Multiply factors `(ranks of its bonds…, n_k)` out to the tensor of digits `(n_1, …, n_S)`."""
     axes = _digit_axes(bonds)
-    return _product(
-        [(a, [*labels, d]) for a, labels, d in zip(factors, bonds, axes, strict=True)], axes
-    )
+    operands = [
+        part
+        for factor, labels, digit in zip(factors, bonds, axes, strict=True)
+        for part in (factor, [*labels, digit])
+    ]
+    return torch.einsum(*operands, axes)
 
 
 def refine_digits(
@@ -117,8 +120,8 @@ def _digit_axes(bonds: Bonds) -> list[int]:
 def _product(operands: Sequence[tuple[Tensor, Sequence[int]]], result: Sequence[int]) -> Tensor:
     """Multiply tensors with named axes, and sum over those that the result has not.
 
-    Two at a time, the cheapest next one first: to find torch's order takes longer than the many
-    small products themselves.
+    From the first on, the cheapest next one first: to find the best order, as torch does, takes
+    longer than the many small products themselves.
     """
     sizes = {
         axis: n for tensor, axes in operands for axis, n in zip(axes, tensor.shape, strict=True)
