@@ -1,6 +1,7 @@
 """One call that repairs: in the right order, never for the worse, with the outcome told."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -103,3 +104,17 @@ def test_a_last_batch_of_one_image_finds_a_variance():
 def test_where_no_gradient_is_possible_that_is_said(small, dense, batches):
     with torch.inference_mode(), pytest.raises(ValueError, match=r"within `torch\.inference_mode"):
         repair(small, dense, batches, progress=False)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [repair, sekron.refit, lambda *of, progress: sekron.tune(*of, steps=1, progress=progress)],
+    ids=["repair", "refit", "tune"],
+)
+@pytest.mark.parametrize(("n_images", "is_told"), [(15, True), (16, False)])
+def test_few_images_are_warned_of(small, dense, batches, fit, n_images, is_told):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(small, dense, list(batches[0][:n_images].split(8)), progress=False)
+    told = [str(w.message) for w in caught if "some hundred images, got 15" in str(w.message)]
+    assert len(told) == is_told

@@ -10,7 +10,7 @@ from sekron.calibration.divergence import Reference, reference_of
 from sekron.calibration.moments import Moments, moments
 from sekron.calibration.output_kind import Output
 from sekron.forward.batches import Batches
-from sekron.forward.evaluation import evaluating, inputs_of, must_allow_gradients, without_singles
+from sekron.forward.evaluation import evaluating, must_allow_gradients
 from sekron.layers.factorized import Factorized
 from sekron.network.copying import copy_of
 from sekron.network.counterparts import in_running_order, paired
@@ -30,6 +30,7 @@ from sekron.training.sequential_fit import (
     batch_statistics,
     fit_in_sequence,
 )
+from sekron.training.unlabelled import unlabelled
 
 STEPS = 300
 """Of L-BFGS, at most, for the fit of a layer in sequence."""
@@ -54,14 +55,15 @@ def refit(
     at a position in the dense network. Then the layers are gone through in the order in which they
     run, and each is fitted to what it should have been for the input that it now gets from the
     compressed layers before it. What lowers the divergence of the network's output is kept. Batch
-    norm is re-estimated at the end. The network never ends with a larger divergence than it had.
+    norm is re-estimated at the end. On these batches the network never ends with a larger
+    divergence than it had.
 
     Args:
         model: From `Plan.apply` on `dense`; its factors, the biases of its factorized layers and
             its batch-norm buffers are changed.
         dense: Not modified; a layer that is factorized in it too stays as it is.
-        batches: Unlabelled inputs, as `recalibrate` takes them; they are gone through a few times
-            for every layer.
+        batches: Unlabelled inputs, as `repair` takes them; they are gone through a few times for
+            every layer.
         steps: Most steps of L-BFGS for the fit of a layer in sequence; alone, a third of them.
         output: What the networks put out: `logits`, `values`, or a divergence of two outputs;
             default by what the outputs look like.
@@ -85,7 +87,7 @@ def refit(
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
     must_allow_gradients(model)
-    inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))
+    inputs = unlabelled(batches, dense)
     with channels_last((model, dense), inputs[0]):
         reference = reference_of(dense, inputs, output)
         with at_best(model, reference) as best:

@@ -10,7 +10,7 @@ from torch import nn
 from sekron.calibration.divergence import reference_of
 from sekron.calibration.output_kind import Output
 from sekron.forward.batches import Batches
-from sekron.forward.evaluation import inputs_of, must_allow_gradients, without_singles
+from sekron.forward.evaluation import must_allow_gradients
 from sekron.network.copying import copy_of
 from sekron.network.counterparts import in_running_order
 from sekron.network.opening import open_modules
@@ -21,6 +21,7 @@ from sekron.training.batch_norm import norms_with_statistics, recalibrate
 from sekron.training.channels_last import channels_last
 from sekron.training.gain_and_offset import rescale
 from sekron.training.refit import fit_layers, layers_to_fit
+from sekron.training.unlabelled import unlabelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class Repair:
     """What a repair has come to.
 
     Attributes:
-        before: Divergence of the network's output from the dense one's, as the network came.
+        before: Divergence of the network's output from the dense one's, as the network came, on
+            the batches that it was repaired with.
         after: The same of the repaired network; at most that before.
         output: What the outputs were taken for: `logits`, `values` or `given`.
     """
@@ -56,15 +58,15 @@ def repair(
     """Repair a compressed network, in place, with unlabelled batches and no training.
 
     Batch norm is re-estimated; where there is none, each channel of the replaced layers gets a gain
-    and an offset. Then the layers are refitted, and batch norm is re-estimated again. The network
-    never ends with a larger divergence than it had.
+    and an offset. Then the layers are refitted, and batch norm is re-estimated again. On these
+    batches the network never ends with a larger divergence than it had.
 
     Args:
         model: From `Plan.apply` on `dense`; its factors, the biases of its factorized layers and
             its batch-norm buffers are changed.
         dense: Not modified.
-        batches: Unlabelled inputs, as `recalibrate` takes them; some hundred images, as many as
-            the network will see anyway being none too many.
+        batches: Unlabelled inputs, as `recalibrate` takes them; some hundred images, and more are
+            better. Fewer than 16 are warned of: on others the network may end worse.
         output: What the networks put out: `logits`, `values`, or a divergence of two outputs;
             default by what the outputs look like.
         progress: Whether to show a progress bar and the outcome on stderr.
@@ -79,7 +81,7 @@ def repair(
     dense = open_modules(copy_of(dense), structures_of(model))  # forward may change it
     layers = layers_to_fit(model, dense)
     must_allow_gradients(model)
-    inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))
+    inputs = unlabelled(batches, dense)
     with channels_last((model, dense), inputs[0]):
         reference = reference_of(dense, inputs, output)
         with at_best(model, reference) as best:

@@ -16,11 +16,9 @@ from sekron.calibration.output_kind import KINDS, Output, OutputKind
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import (
     evaluating,
-    inputs_of,
     must_allow_gradients,
     must_have_gradient,
     output_of,
-    without_singles,
 )
 from sekron.forward.inputs import Arguments
 from sekron.forward.tensors import map_tensors
@@ -33,6 +31,7 @@ from sekron.progress import bar
 from sekron.scalars import number, whole
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
+from sekron.training.unlabelled import unlabelled
 
 LEARNING_RATE = 4e-3
 """Largest learning rate of `MANY_STEPS` steps or more; fewer take a smaller one."""
@@ -86,7 +85,7 @@ def tune(
         model: From `Plan.apply` on `dense`; its parameters and batch-norm buffers are changed.
         dense: Not modified.
         batches: Unlabelled inputs, as `recalibrate` takes them; they are gone through again and
-            again. Fewer than eight images judge themselves.
+            again. Fewer than eight images judge themselves; fewer than 16 are warned of.
         steps: Steps of the optimizer, one batch each.
         learning_rate: Largest learning rate; it rises to that within the first tenth of the steps
             and falls to zero along a cosine. Default 0.004, less where there are few steps; where
@@ -111,7 +110,7 @@ def tune(
     dense = open_modules(copy_of(dense), structures_of(model))  # forward may change it
     names = list(paired(model, dense))
     must_allow_gradients(model)
-    inputs = list(without_singles(inputs_of(batches, dense, "`batches`")))
+    inputs = unlabelled(batches, dense)
     steps = whole("steps", steps)
     n_cuts = MOST_CUTS if learning_rate is None else 0
     rate = rate_for(steps) if learning_rate is None else number("learning_rate", learning_rate)
