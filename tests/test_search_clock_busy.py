@@ -119,7 +119,8 @@ def test_a_busy_machine_is_told_and_measured_anew(world, small_network, small_in
 
     def stopwatch(*arguments):
         found = make(*arguments)
-        found.run_queue.waited, found.run_queue.passed = share[0], 1.0
+        queue = found.run_queue
+        queue.waited, queue.others, queue.passed = share[0], 1.0, 1.0
         return found
 
     world.stopwatch = stopwatch
@@ -171,6 +172,37 @@ def test_threads_that_wait_for_a_processor_are_seen(monkeypatch):
         beside.wait()
         beside.stdout.close()
     assert queue.share > BUSY
+
+
+@pytest.mark.parametrize(
+    ("ran", "waited", "share"),
+    [(0.0, 3.0, 0.0), (0.5, 3.0, 0.25), (9.0, 3.0, 1.5), (math.nan, 3.0, 1.5), (9.0, 0.0, 0.0)],
+    ids=["own threads", "little", "others", "unknown", "no wait"],
+)
+def test_threads_wait_for_others_no_longer_than_these_ran(
+    ran, waited, share, tmp_path, monkeypatch
+):
+    """What the process itself ran does not count in the processors' ticks."""
+    ticks, stat = os.sysconf("SC_CLK_TCK"), tmp_path / "stat"
+    now = [0.0, 0.0, 0.0]  # waited, of the processors, passed
+    own = SimpleNamespace(user=7.0, system=2.0)
+
+    def pass_by():
+        now[:] = [waited, ran, 2.0]
+        if not math.isnan(ran):
+            user = round(ticks * (20.0 + ran))  # idle and waiting for a disk count for nothing
+            stat.write_text(f"cpu  {user} 0 0 12345 678 0 0 0 0 0\ncpu0 1 2 3\n")
+
+    monkeypatch.setattr(run_queue, "STAT", stat)
+    monkeypatch.setattr(run_queue.os, "times", lambda: own)
+    monkeypatch.setattr(run_queue.time, "perf_counter", lambda: now[2])
+    monkeypatch.setattr(run_queue, "_waited_seconds", lambda: {"1": now[0]})
+    if not math.isnan(ran):
+        stat.write_text(f"cpu  {20 * ticks} 0 0 45 6 0 0 0 0 0\ncpu0 1 2 3\n")
+    queue = RunQueue()
+    with queue.attended():
+        pass_by()
+    assert queue.share == pytest.approx(share)
 
 
 def test_where_the_system_does_not_tell_nothing_is_said():

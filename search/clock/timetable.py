@@ -80,7 +80,7 @@ class Timetable:
         networks: Digest of a plan -> time of its network.
         winners: Digest of a question -> the plan that was measured to hold its budget.
         efforts: Digest of a question -> what that plan was looked for with.
-        waited: Share of the measured time for which threads waited for a processor.
+        waited: Share of the measured time for which threads waited for a processor that others had.
         spread: Of the dense network's times, over their median.
         network_low_ms: Lower end of the dense network's 95 % confidence interval, NaN where it is
             not known.
