@@ -7,7 +7,7 @@ import pandas as pd
 from search.clock.times import is_wide
 from search.folder.scores import Scores
 from search.front.choices import Choices
-from sekron.budget import RESOURCES, Budget
+from sekron.budget import RESOURCES, Budget, must_be_budget
 
 
 def limits_of(budget: Budget, choices: Choices) -> dict[str, float]:
@@ -28,7 +28,9 @@ def is_within(
 
     Raises:
         ValueError: If the budget limits what was neither measured nor scored.
+        TypeError: If the budget is none.
     """
+    must_be_budget(budget)
     if budget.min_score is not None and scores is None:
         raise ValueError(f"a least score needs scores, got {budget}, but this search has none.")
     if budget.is_clocked:

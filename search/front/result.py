@@ -142,14 +142,12 @@ class SearchResult:
         Raises:
             ValueError: If the budget, or the runtime, needs what was not measured or scored.
         """
-        if budget is not None:
-            must_be_budget(budget)
         if runtime is not None:
             return self.in_runtime(runtime).pareto_front(budget)
         front = front_frame(self.members, self.profile, self.timetable, self.scores)
-        return (
-            front if budget is None else front[is_within(front, budget, self.choices, self.scores)]
-        )
+        if budget is None:
+            return front
+        return front[is_within(front, budget, self.choices, self.scores)]
 
     @cached_property
     def members(self) -> list[Member]:

@@ -157,6 +157,7 @@ def _is_constant(batches: Sequence[Arguments]) -> bool:
         bool((tensor == firsts.setdefault(place, tensor.flatten()[0])).all())
         for batch in batches
         for place, tensor in enumerate(batch.tensors)
+        if tensor.numel()
     )
 
 
