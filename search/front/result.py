@@ -276,8 +276,7 @@ class SearchResult:
 
         Raises:
             InfeasibleBudget: If no choice of candidates fits.
-            ValueError: If the budget has a least score, or limits latency where nothing was
-                measured, or the runtime was not timed.
+            ValueError: If it has a least score, or limits what was not measured, or in `runtime`.
         """
         result = self if runtime is None else self.in_runtime(runtime)
         solution = result.allocate(budget)
