@@ -205,6 +205,23 @@ def test_threads_wait_for_others_no_longer_than_these_ran(
     assert queue.share == pytest.approx(share)
 
 
+@pytest.mark.parametrize("is_there_first", [True, False])
+def test_what_others_ran_is_unknown_where_one_look_fails(is_there_first, tmp_path, monkeypatch):
+    stat, waited = tmp_path / "stat", [0.0]
+    monkeypatch.setattr(run_queue, "STAT", stat)
+    monkeypatch.setattr(run_queue, "_waited_seconds", lambda: {"1": waited[0]})
+    if is_there_first:
+        stat.write_text("cpu  20 0 0 45 6 0 0 0 0 0\n")
+    queue = RunQueue()
+    with queue.attended():
+        waited[0] = 3.0
+        if is_there_first:
+            stat.unlink()
+        else:
+            stat.write_text("cpu  20 0 0 45 6 0 0 0 0 0\n")
+    assert queue.share == pytest.approx(3.0 / queue.passed)
+
+
 def test_where_the_system_does_not_tell_nothing_is_said():
     queue = RunQueue()
     assert queue.share == 0.0

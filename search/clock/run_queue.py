@@ -51,7 +51,7 @@ class RunQueue:
             after = _waited_seconds()  # a thread that has ended takes its seconds with it
             self.waited += sum(max(after[task] - before.get(task, 0.0), 0.0) for task in after)
             ran = _others_seconds() - others
-            self.others += math.inf if math.isnan(ran) else ran
+            self.others += ran if math.isfinite(ran) else math.inf
 
     @property
     def share(self) -> float:

@@ -276,7 +276,7 @@ class SearchResult:
 
         Raises:
             InfeasibleBudget: If no choice of candidates fits.
-            ValueError: If it has a least score, or limits what was not measured, or in `runtime`.
+            ValueError: If it has a least score, or if latency or `runtime` was not measured.
         """
         result = self if runtime is None else self.in_runtime(runtime)
         solution = result.allocate(budget)
