@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -31,6 +31,7 @@ from sekron.progress import bar
 from sekron.scalars import number, whole
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
+from sekron.training.channels_last import channels_last
 from sekron.training.unlabelled import unlabelled
 
 LEARNING_RATE = 4e-3
@@ -79,7 +80,8 @@ def tune(
     network. All parameters that want gradients are fitted.
     Batch norm uses the batch meanwhile, and is re-estimated before and after. One in eight images
     is not fitted to: by the divergence of the output on these the network is judged on its way, and
-    ends as it was best, or as it came.
+    ends as it was best, or as it came. On a CPU images come with their channels last in memory,
+    where the networks put out the same for these.
 
     Args:
         model: From `Plan.apply` on `dense`; its parameters and batch-norm buffers are changed.
@@ -117,9 +119,11 @@ def tune(
     _check(model, names, steps, rate)
     watched = with_holders(names)
     fitted, judging = _split(inputs)
-    reference = reference_of(dense, judging, output)
     has_norms = bool(norms_with_statistics(model))
-    with at_best(model, reference) as best:
+    with ExitStack() as stack:
+        stack.enter_context(channels_last((model, dense), inputs[0]))
+        reference = reference_of(dense, judging, output)
+        best = stack.enter_context(at_best(model, reference))
 
         def look() -> float:
             if has_norms:
