@@ -1,4 +1,4 @@
-"""Recalibration is torch's cumulative average, and touches nothing else."""
+"""Recalibration is the mean over what a norm sees, and touches nothing else."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def modes(model):
 
 
 def by_hand(model):
-    """Average over the batches of the mean and the unbiased variance of what a norm sees."""
+    """Mean over the images of the mean and the unbiased variance of what a norm sees of a batch."""
     means, variances = [[], []], [[], []]
     with torch.no_grad():
         for batch in batches():
@@ -56,10 +56,12 @@ def by_hand(model):
                 x = (x.double() - mean.view(shape)) / biased.sqrt().view(shape)
                 x = (x * norm.weight.view(shape) + norm.bias.view(shape)).float()
                 x = model[3][0](x) if i == 0 else x
-    return [torch.stack(m).mean(0) for m in means], [torch.stack(v).mean(0) for v in variances]
+    shares = torch.tensor([len(batch) for batch in batches()]).double()
+    shares /= shares.sum()
+    return [shares @ torch.stack(m) for m in means], [shares @ torch.stack(v) for v in variances]
 
 
-def test_statistics_are_the_average_over_the_batches():
+def test_statistics_are_the_mean_over_the_images():
     model = network()
     before, flags = state(model), modes(model)
     means, variances = by_hand(model)
@@ -163,3 +165,31 @@ def test_a_norm_that_does_not_run_keeps_what_it_knows():
     assert not torch.equal(model.norm.running_mean, before["norm.running_mean"])
     for name, buffer in model.head.named_buffers():
         assert torch.equal(buffer, before[f"head.{name}"])
+
+
+def test_a_small_last_batch_counts_as_little_as_it_is():
+    images = torch.cat([torch.randn(1000, 3), 10.0 + torch.randn(2, 3)])
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    recalibrate(model, images.split(1000))
+    torch.testing.assert_close(model[0].running_mean, images.mean(0))
+
+
+class Twice(nn.Module):
+    """Its norm sees images of two sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        self.norm(x[:, :, ::2, ::2])
+        return self.norm(input=x)
+
+
+def test_a_norm_that_runs_twice_counts_both_by_their_places():
+    model, (x, *_) = Twice(), batches()
+    recalibrate(model, [x])
+    seen = [x[:, :, ::2, ::2], x]
+    mean = torch.cat([part.transpose(0, 1).flatten(1) for part in seen], dim=1).mean(1)
+    torch.testing.assert_close(model.norm.running_mean, mean)
+    assert not model.norm._forward_pre_hooks

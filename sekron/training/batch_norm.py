@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sekron.forward.batches import Batches
-from sekron.forward.evaluation import inputs_of, output_of, without_singles
+from sekron.forward.evaluation import evaluating, inputs_of, output_of, without_singles
 from sekron.network.precision import in_single_precision
 
 
 @in_single_precision
 def recalibrate(model: nn.Module, batches: Batches) -> None:
-    """Replace the running statistics of batch norm by the average over some batches, in place.
+    """Replace the running statistics of batch norm by their mean over images, in place.
 
     Compression shifts what every layer puts out; this costs a few forward passes, no labels and
     no gradients, and often recovers most of the loss. Train flags and momenta are restored.
@@ -45,30 +47,42 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
             "batch norm must be open to changes, but the network was made within "
             "`torch.inference_mode()`; make or load it outside of it."
         )
-    training = [module for module in model.modules() if module.training]
     backup = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
-    finished = False
+    handles, finished = [], False
     try:
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch's cumulative average
-            norm.training = True
-        with torch.no_grad():
+        with evaluating(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # for one that was compiled, which no new hook reaches
+                norm.training = True
+                handles.append(norm.register_forward_pre_hook(_weigher(), with_kwargs=True))
             for batch in without_singles(inputs_of(batches, model, "`batches`")):
                 output_of(model, batch, "the batches")
         if not all(torch.isfinite(b).all() for norm in norms for b in norm.buffers()):
             raise ValueError("the network's activations must be finite on `batches`, but are not.")
         finished = True
     finally:
-        model.eval()
-        for module in training:
-            module.training = True
+        for handle in handles:
+            handle.remove()
         for norm, (momentum, buffers) in zip(norms, backup, strict=True):
             norm.momentum = momentum
             if not finished or not norm.num_batches_tracked:  # one that did not run knows nothing
                 for name, buffer in buffers.items():
                     getattr(norm, name).copy_(buffer)
+
+
+def _weigher() -> Callable[..., None]:
+    """Return a hook with which what a norm sees counts by how much it is."""
+    n_seen = 0
+
+    def weigh(norm: _BatchNorm, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        nonlocal n_seen
+        x = next(iter((*inputs, *named.values())))
+        n_new = x.numel() // x.shape[1]
+        n_seen += n_new
+        norm.momentum = n_new / n_seen
+
+    return weigh
 
 
 def norms_with_statistics(model: nn.Module) -> list[_BatchNorm]:
