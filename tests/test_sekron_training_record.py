@@ -206,8 +206,10 @@ def test_files_of_a_folder_are_refused_when_damaged_and_never_unpickled(data, tm
             continue
         DAMAGES[how](file, trace)
         _, small = networks()
+        before = states(small)
         with pytest.raises(ValueError, match=rf"{state.name} is damaged: .*; delete the folder"):
             sekron.finetune(small, **arguments, progress=False)
+        assert equal(states(small), before)
         file.unlink(missing_ok=True)
         file.write_bytes(whole)
     assert not trace.exists()
@@ -288,3 +290,15 @@ def test_what_a_module_keeps_besides_tensors_is_its_own(data, tmp_path):
         ValueError, match=r"'extra._extra_state' is of dict; train without `folder`"
     ):
         sekron.finetune(small, loader_of(*data), folder=tmp_path / "ft", **options)
+
+
+def test_a_loss_that_is_none_is_refused_before_anything_is_read(data, tmp_path):
+    _, small = networks()
+    loss = nn.CrossEntropyLoss()
+    options = {"recipe": recipe(), "folder": tmp_path, "progress": False}
+    sekron.finetune(small, loader_of(*data), loss=lambda y, batch: loss(y, batch[1]), **options)
+    _, small = networks()
+    before = states(small)
+    with pytest.raises(ValueError, match="`loss` must be a function of output and batch, got 3"):
+        sekron.finetune(small, loader_of(*data), loss=3, **options)
+    assert equal(states(small), before)

@@ -134,9 +134,9 @@ def fit(
             "batches": n_batches,
             **({} if task_loss is None else {"loss": "given"}),
         }
-        record = TrainingRecord(accelerator, schedule, orders, model, settings, folder)
         teacher = None if dense is None else copy_of(dense).to(accelerator.device)
         loss_of = Loss(teacher, recipe, output, task_loss)
+        record = TrainingRecord(accelerator, schedule, orders, model, settings, folder)
         if not record.epochs:
             record.add(Epoch(0, math.nan, _scored(model, score)), model)
         try:

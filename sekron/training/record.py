@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sekron.forward.evaluation import one_line
 from sekron.network.surgery import structures_of
-from sekron.network.weights import must_keep_tensors
+from sekron.network.weights import load_weights, must_keep_tensors
 from sekron.records import Count, check_no_link, decode, encode, read_text, unwritten, write_text
 from sekron.training.random_state import random_state, set_random_state
 
@@ -103,7 +103,7 @@ class TrainingRecord:
         self._folder = None if folder is None else Path(folder)
         if self._folder is not None:
             must_keep_tensors(model, "train without `folder`")
-            self._resume(self._folder)
+            self._resume(self._folder, model)
 
     @property
     def last(self) -> int:
@@ -156,7 +156,7 @@ class TrainingRecord:
         record = _Training(self._identity, state, epochs, self._schedule.state_dict())
         return encode(record, FORMAT, VERSION)
 
-    def _resume(self, folder: Path) -> None:
+    def _resume(self, folder: Path, model: nn.Module) -> None:
         pointer = folder / POINTER
         if not pointer.exists():
             return
@@ -171,13 +171,13 @@ class TrainingRecord:
         numbers = [epoch.epoch for epoch in record.epochs]
         if numbers != list(range(len(numbers))) or numbers[-1] != _epoch_of(record.state):
             raise ValueError(f"{pointer} is damaged: its epochs are none; delete the folder.")
-        state = folder / record.state
+        state, own = folder / record.state, self.best
         try:
             _check_ordinary(state)
             tensors = load_file(state / TENSORS)
             generators = load_file(state / RANDOM.format(self._accelerator.process_index))
             self.best = {
-                name: _like(own, tensors[f"best.{name}"]) for name, own in self.best.items()
+                name: _like(tensor, tensors[f"best.{name}"]) for name, tensor in own.items()
             }
             for file in state.glob("model*.safetensors"):  # which accelerate would cast in silence
                 for name, tensor in load_file(file).items():
@@ -187,6 +187,7 @@ class TrainingRecord:
                 order.set_state(tensors[f"order.{i}"])
             set_random_state(generators)
         except Exception as error:  # whatever reading a file of another kind raises
+            load_weights(model, own, "the network's own weights")
             raise ValueError(
                 f"{state} is damaged: {one_line(error)}; delete the folder."
             ) from error
