@@ -177,6 +177,32 @@ def test_a_funnel_needs_a_budget_of_flops_or_parameters(model, loader, limits, g
         funnel(model, loader, IMAGE, budget=search.Budget(**limits), progress=False)
 
 
+def test_a_number_is_no_budget(model, loader):
+    with pytest.raises(TypeError, match="must be a Budget"):
+        funnel(model, loader, IMAGE, budget=0.5, progress=False)
+
+
+class Decoder(nn.Module):
+    """Wants a size of what its transposed layer puts out, and reads that layer's stride."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 8, 3, stride=2), nn.ConvTranspose2d(8, 8, 3, stride=2)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        y = self.up(self.down(x), output_size=x.shape[2:])
+        return self.head(y.mean(dim=(2, 3)) * self.up.stride[0])
+
+
+def test_a_layer_with_arguments_of_its_own_is_trained(loader):
+    found = funnel(
+        Decoder(), loader, IMAGE, budget=search.Budget(flops=0.7), recipe=RECIPE, progress=False
+    )
+    assert isinstance(found.network.up, sekron.SeKronConvTranspose)
+    assert found.network(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
+
+
 @pytest.mark.parametrize("family", ["sekron", "chain", "cp", "tucker"])
 def test_gates_close_in_every_family(model, loader, family):
     def modes(shape):

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sekron import SeKronConv2d, SeKronLinear, Structure, decompose, reconstruct
+from sekron import (
+    SeKronConv2d,
+    SeKronConvTranspose,
+    SeKronLinear,
+    Structure,
+    decompose,
+    reconstruct,
+)
 from sekron.training.funnel_penalty import Funnel
 from sekron.training.gates import LEAST, Gated, gated
 
@@ -181,3 +188,13 @@ def test_a_funnel_is_checked(arguments, message):
 def test_gated_layers_are_found_by_name():
     module = gated_conv(CONVS[0])
     assert gated(nn.Sequential(nn.ReLU(), nn.Sequential(module))) == {"1.0": module}
+
+
+def test_it_takes_what_the_layer_takes_and_shows_what_it_is():
+    structure = Structure.parse("chain:4x1x3x1,1x6x1x3@5")
+    layer = SeKronConvTranspose(structure, stride=2, padding=1)
+    module, x = Gated(layer), torch.randn(2, 4, 5, 5)
+    torch.testing.assert_close(module(x, output_size=(10, 10)), layer(x, output_size=(10, 10)))
+    assert (module.stride, module.bias is layer.bias) == ((2, 2), True)
+    with pytest.raises(AttributeError, match="'SeKronConvTranspose' object has no attribute 'no'"):
+        _ = module.no

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from sekron.budget import RESOURCES, Budget, InfeasibleBudget, must_be_budget
 from sekron.calibration.output_kind import Output
 from sekron.decomposition.decompose import reconstruct
 from sekron.forward.inputs import Inputs
@@ -113,6 +113,7 @@ def funnel(
     Reference:
         Chu, Lee, Funnel regularization; thresholds here are relative to the first values.
     """
+    must_be_budget(budget)
     is_limited = any(getattr(budget, name) is not None for name in RESOURCES)
     if not (budget.is_static and is_limited):
         raise ValueError(f"a funnel's budget must limit FLOPs or parameters, got {budget}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +43,21 @@ class Gated(nn.Module):
             self.register_buffer(f"first_{bond}", self._first_values(bond))
         self.gates = nn.ParameterList(first.clone() for first in self.first)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch names it
-        """Run the layer with its gated factors."""
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the layer, which a network may read; called for no own one."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Tensor:
+        """Run the layer with its gated factors, on what it takes."""
         factors = self.factors()
         weights = {
             f"weights.{i}": operation.pack(factors[operation.factor])
             for i, operation in enumerate(self.layer.operations)
         }
-        result: Tensor = functional_call(self.layer, weights, (input,))
+        result: Tensor = functional_call(self.layer, weights, inputs, kwargs)
         return result
 
     @property
