@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sekron import Plan, SeKronConv2d, SeKronLinear, Structure
 from sekron.layers.operations import DEFAULT_FORM, Form
-from sekron.network.eligibility import reason_to_skip, replaceable_modules, shared_weights
+from sekron.network.eligibility import reason_to_skip, replaceable_modules, shared_parameters
 from sekron.network.surgery import check_finite, compressed, forms_of, rebuild, structures_of
 from sekron.profiling.count import count_flops
 from sekron.profiling.profile import profile
@@ -206,12 +206,15 @@ def test_every_layer_is_listed_once():
     assert list(replaceable_modules(Net())) == ["conv", "inner.twice", "head"]
 
 
-def test_shared_weights_are_found():
+def test_shared_parameters_are_found():
     model = nn.ModuleDict({"embed": nn.Embedding(5, 7), "head": nn.Linear(7, 5, bias=False)})
-    assert shared_weights(model) == {}
+    assert shared_parameters(model) == {}
     model["head"].weight = model["embed"].weight
-    assert shared_weights(model) == {"head": "embed"}
-    assert shared_weights(Net()) == {}
+    assert shared_parameters(model) == {"head": "weight with embed"}
+    twins = nn.ModuleDict({"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(3, 4, 3)})
+    twins["b"].bias = twins["a"].bias
+    assert shared_parameters(twins) == {"a": "bias with b", "b": "bias with a"}
+    assert shared_parameters(Net()) == {}
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,8 @@ def is_vector(module: nn.Module) -> bool:
     return sum(size > 1 for size in block) < 2
 
 
-def shared_weights(model: nn.Module) -> dict[str, str]:
-    """Return layer -> another user of its weight; replacing one alone would untie them."""
+def shared_parameters(model: nn.Module) -> dict[str, str]:
+    """Return layer -> what it shares and with whom; replacing one alone would untie them."""
     users: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for parameter in module._parameters.values():
@@ -143,7 +143,12 @@ def shared_weights(model: nn.Module) -> dict[str, str]:
                 users.setdefault(id(parameter), []).append(name)
     shared = {}
     for name, module in replaceable_modules(model).items():
-        partners = [user for user in users.get(id(module.weight), []) if user != name]
+        partners = [
+            f"{kind} with {user or 'the network itself'}"
+            for kind, parameter in module._parameters.items()
+            for user in users.get(id(parameter), [])
+            if user != name
+        ]
         if partners:
-            shared[name] = partners[0] or "the network itself"
+            shared[name] = partners[0]
     return shared

@@ -22,7 +22,7 @@ from sekron.network.eligibility import (
     is_vector,
     reason_to_skip,
     replaceable_modules,
-    shared_weights,
+    shared_parameters,
 )
 from sekron.profiling.count import count
 from sekron.profiling.dry_run import reasons_to_keep
@@ -124,7 +124,7 @@ def _reasons(
         include: As in `profile`.
         exclude: As in `profile`.
     """
-    modules, shared = replaceable_modules(model), shared_weights(network)
+    modules, shared = replaceable_modules(model), shared_parameters(network)
     layers = {name: modules[name] for name in (*calls, *(m for m in modules if m not in calls))}
     include = patterns_of("include", include, layers)
     exclude = patterns_of("exclude", exclude, layers)
@@ -133,7 +133,7 @@ def _reasons(
     ends = {} if include is not None else sensitive_ends(list(calls), modules)
     return {
         name: reason
-        or (f"shares its weight with {shared[name]}" if name in shared else "")
+        or (f"shares its {shared[name]}" if name in shared else "")
         or ("" if name in calls else "never ran on the example input")
         or ("" if calls[name] else "takes or returns something else than its base class does")
         or keeps.get(name, "")
