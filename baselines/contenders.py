@@ -16,7 +16,7 @@ from baselines.pruning import pruned
 from baselines.vbmf import vbmf_plan
 from sekron.budget import Budget, InfeasibleBudget
 from sekron.decomposition.errors import fitted_error
-from sekron.decomposition.metric import Metric, whole_channels
+from sekron.decomposition.metric import Metric
 from sekron.forward.inputs import Inputs
 from sekron.layers.factorized import Factorized
 from sekron.network.plan import Plan
@@ -25,6 +25,7 @@ from sekron.profiling.count import count_flops
 from sekron.profiling.network_profile import NetworkProfile
 from sekron.profiling.profile import first_image
 from sekron.rank_curves.table import CandidateTable
+from sekron.structures.families import whole_channels
 from sekron.structures.structure import Structure
 
 VBMF = "vbmf"

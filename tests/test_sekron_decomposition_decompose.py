@@ -90,7 +90,7 @@ def test_predicted_error_is_the_rebuilt_error(case):
     assert all(a.is_contiguous() and a.dtype == weight.dtype for a in factors)
     error = relative_error(weight, structure)
     assert error == pytest.approx(rebuilt_error(weight, factors, structure), abs=1e-5)
-    assert error < 1e-6 if structure.is_dense else 0.0 < error < 1.0
+    assert error < 1e-6 if structure.length == 1 else 0.0 < error < 1.0
 
 
 @every_structure
@@ -263,3 +263,21 @@ def test_a_degenerate_cp_is_refused(monkeypatch):
     monkeypatch.setattr("sekron.decomposition.decompose.MAX_TERM_NORM", 1.2)
     with pytest.raises(ValueError, match=r"terms of a CP must not cancel.* lower the rank or take"):
         decompose(weight, structure)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool], ids=str)
+def test_a_weight_that_is_not_of_real_numbers_is_refused(dtype):
+    weight = torch.ones(4, 6, dtype=dtype)
+    with pytest.raises(ValueError, match=f"must be of a floating type, got {dtype}"):
+        decompose(weight, Structure.parse("chain:4x1,1x6@4"))
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(2, 4, 1)], [(2, 4, 1), (2, 1, 6), (1,)], [(2, 4, 1), (2, 6, 1)]], ids=str
+)
+def test_factors_of_other_shapes_are_refused(shapes):
+    structure, factors = Structure.parse("chain:4x1,1x6@2"), [torch.ones(s) for s in shapes]
+    with pytest.raises(ValueError, match=r"must have the shapes \(\(2, 4, 1\), \(2, 1, 6\)\), got"):
+        reconstruct(factors, structure)
+    with pytest.raises(ValueError, match="must have the shapes"):
+        refine(torch.ones(4, 6), factors, structure)

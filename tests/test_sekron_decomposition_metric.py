@@ -10,9 +10,10 @@ import torch
 from sekron import Structure, decompose, reconstruct, relative_error
 from sekron.calibration.metrics import metric_of, metrics_of
 from sekron.calibration.moments import Moments
-from sekron.decomposition.metric import Metric, whole_channels
+from sekron.decomposition.metric import Metric
 from sekron.rank_curves.curves import RankCurve, Spectra
 from sekron.rank_curves.table import CandidateTable
+from sekron.structures.families import whole_channels
 from sekron.structures.geometry import Geometry
 
 UNSPLIT = {

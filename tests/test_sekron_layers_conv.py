@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize, prune
 
 from sekron import SeKronConv2d, Structure, decompose
 from sekron.layers.operations import Form
@@ -129,15 +130,10 @@ def test_autocast_gives_the_dtype_of_a_dense_convolution():
         assert layer(images(layer).float()).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        "tucker-2",
-        pytest.param("sekron-2"),
-    ],
-)
-def test_an_empty_batch_gives_an_empty_batch(case):
-    layer = layer_of(case)
+@pytest.mark.parametrize("matmul", [False, True])
+@pytest.mark.parametrize("case", ["tucker-2", "sekron-2", "sekron-3"])
+def test_an_empty_batch_gives_an_empty_batch(case, matmul):
+    layer = layer_of(case, form=Form(None, matmul))
     assert layer(images(layer)[:0]).shape == layer.to_conv2d()(images(layer)[:0]).shape
 
 
@@ -197,6 +193,7 @@ def test_a_new_layer_has_the_variance_of_a_new_dense_one():
     [
         ({"padding": "same", "stride": 2}, "padding='same' needs stride 1, got stride=.2, 2."),
         ({"padding": "full"}, "padding must be numbers, 'same' or 'valid', got 'full'"),
+        ({"padding_mode": "mirror"}, "must be one of zeros, reflect, .*, got 'mirror'"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -210,8 +207,31 @@ def test_structures_and_convolutions_that_do_not_fit():
         SeKronConv2d.from_conv2d(nn.Conv2d(4, 6, 3, groups=2), structure)
     with pytest.raises(ValueError, match=r"must have the shape \(6, 2, 3, 3\) of .* \(6, 4, 3, 3"):
         SeKronConv2d.from_conv2d(nn.Conv2d(4, 6, 3), structure)
+    with pytest.raises(ValueError, match=r"SeKronConv2d stands for .*, got ConvTranspose2d"):
+        SeKronConv2d.from_conv(nn.ConvTranspose2d(6, 2, 3), structure)
     with pytest.raises(ValueError, match="a weight of 4 modes, got chain:6x1,1x4@2"):
         SeKronConv2d(Structure.parse("chain:6x1,1x4@2"))
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2.0 * weight
+
+
+@pytest.mark.parametrize("case", ["spatial-svd", "tucker-2", "sekron-3"])
+@pytest.mark.parametrize("k", [0, 1])
+def test_a_factor_that_is_computed_stays_in_its_place(case, k):
+    layer = layer_of(case)
+    sizes = layer.weights[k].detach().abs()
+    half = sizes > sizes.median()
+    expected, masked, doubled = copy.deepcopy(layer), copy.deepcopy(layer), copy.deepcopy(layer)
+    expected.weights[k].data.mul_(half)
+    prune.custom_from_mask(masked.weights, str(k), half)
+    x = images(layer)
+    torch.testing.assert_close(masked(x), expected(x))
+    expected.weights[k].data.copy_(2.0 * layer.weights[k])
+    parametrize.register_parametrization(doubled.weights, str(k), Doubled())
+    torch.testing.assert_close(doubled(x), expected(x))
 
 
 def test_equal_to_a_plain_functional_convolution():

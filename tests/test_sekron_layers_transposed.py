@@ -156,3 +156,23 @@ def test_a_decoder_is_searched_applied_saved_and_loaded(tmp_path):
     }
     with torch.no_grad():
         torch.testing.assert_close(Plan(exact).apply(model)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"output_padding": 1}, r"must be below the stride or the dilation, got \(1, 1\), stride"),
+        ({"output_padding": -1}, "must be below the stride or the dilation"),
+        ({"padding_mode": "reflect"}, "has `padding_mode` zeros, got 'reflect'"),
+    ],
+    ids=str,
+)
+def test_what_torch_refuses_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        layer_of("2d-spatial", **arguments)
+
+
+def test_it_stands_for_transposed_convolutions_alone():
+    structure = Structure.parse(STRUCTURES["2d-spatial"])
+    with pytest.raises(ValueError, match=r"stands for ConvTranspose1d, .*, got Conv2d"):
+        SeKronConvTranspose.from_conv(nn.Conv2d(7, 5, (4, 3)), structure)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sekron import Structure, decompose, reconstruct
+from sekron.decomposition.metric import Metric
 from sekron.rank_curves.curves import Spectra
 from sekron.rank_curves.pareto import front, hypervolume, mixed_front
 from sekron.structures.families import FAMILIES
@@ -201,3 +202,25 @@ def test_hypervolume_is_the_area_that_the_points_dominate():
     assert hypervolume(costs, errors) == pytest.approx(0.3 * 0.4 + 0.5 * 0.9)
     assert hypervolume(np.array([0.0]), np.array([0.0])) == 1.0
     assert hypervolume(np.array([1.0]), np.array([0.0])) == 0.0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_more_than_an_exact_factorization_needs_is_tried_where_little_is_computed(family):
+    """Of an image that is mostly padding, a factor of its channels alone costs next to nothing."""
+    weight = torch.randn(2, 64, 3, 3, generator=torch.Generator().manual_seed(0))
+    geometry = Geometry.of((2, 64, 3, 3), (3, 3), 1, 1, (1, 1))
+    shapes = ((2, 1, 1, 1), (1, 64, 1, 1), (1, 1, 3, 3))
+    curve = Spectra(weight, (geometry,)).curve(family, shapes)
+    structures = [curve.structure(row) for row in range(len(curve.errors))]  # or they are refused
+    assert max(rank for structure in structures for rank in structure.ranks) <= 64
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_ranks_of_a_chain_that_are_impossible_together_are_not_fitted(multiple):
+    weight = torch.randn(32, 16, 3, 3, generator=torch.Generator().manual_seed(0))
+    metric = Metric(torch.eye(32, dtype=torch.float64), torch.eye(16, dtype=torch.float64))
+    geometry = Geometry.of(tuple(weight.shape), (6, 6), 1)
+    shapes = ((4, 1, 1, 3), (1, 2, 1, 1), (2, 4, 1, 1), (4, 2, 3, 1))
+    curve = Spectra(weight, (geometry,), metric, multiple).curve("chain", shapes)
+    assert len(curve.errors) > 1
+    assert [curve.structure(row).ranks for row in rows_of(curve)]

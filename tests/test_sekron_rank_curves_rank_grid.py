@@ -50,7 +50,7 @@ def test_what_saves_nowhere_is_not_fitted():
     assert fitted_ranks((60, 40), lambda rows: rows[:, 0] < 0).shape == (0, 2)
 
 
-@pytest.mark.parametrize("number", [6, 8, 16])
+@pytest.mark.parametrize("number", [3, 6, 8, 16])
 def test_a_cp_has_at_most_so_many_ranks_over_the_same_range(number):
     every, some = cp_ranks(200, 36864), cp_ranks(200, 36864, number=number)
     assert len(some) == number

@@ -6,7 +6,7 @@ from math import prod
 import pytest
 
 from sekron import SeKronConv2d, SeKronLinear, Structure
-from sekron.structures.families import FAMILIES, n_ranks
+from sekron.structures.families import FAMILIES, n_ranks, whole_channels
 
 TEXTS = [
     "chain:7x5x3x2",
@@ -66,12 +66,11 @@ def test_weight_shape_is_the_product_in_every_mode():
     assert structure.weight_shape == (10, 6, 3, 7)
     assert structure.factor_shapes == ((2, 2, 3, 1, 1), (2, 3, 5, 2, 3, 1), (2, 3, 1, 1, 1, 7))
     assert structure.length == 3
-    assert not structure.is_dense
 
 
 def test_dense_is_one_factor():
     structure = Structure.dense((7, 5, 3, 2))
-    assert structure.is_dense
+    assert structure.length == 1
     assert structure.n_params == 210
     assert structure.flops((13, 11)) == 210 * 13 * 11
 
@@ -83,17 +82,17 @@ def test_structures_are_frozen():
 
 
 @pytest.mark.parametrize(
-    ("text", "splits"),
+    ("text", "whole"),
     [
-        ("chain:7x1x3x1,1x5x1x2@2", False),
-        ("chain:7x5x3x1,1x1x1x2@2", False),
-        ("chain:1x5x3x3,7x1x3x3@2", False),
-        ("chain:7x5x3x3,2x1x1x1@2", True),
-        ("chain:7x5x3x3,1x2x1x1@2", True),
+        ("chain:7x1x3x1,1x5x1x2@2", (True, True)),
+        ("chain:7x5x3x1,1x1x1x2@2", (True, True)),
+        ("chain:1x5x3x3,7x1x3x3@2", (True, True)),
+        ("chain:7x5x3x3,2x1x1x1@2", (False, True)),
+        ("chain:7x5x3x3,1x2x1x1@2", (True, False)),
     ],
 )
-def test_splits_channels(text, splits):
-    assert Structure.parse(text).splits_channels is splits
+def test_channels_are_whole_where_one_factor_holds_them(text, whole):
+    assert whole_channels(Structure.parse(text).shapes) == whole
 
 
 @pytest.mark.parametrize("family", FAMILIES)

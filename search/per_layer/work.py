@@ -8,10 +8,9 @@ from math import prod
 
 from sekron.decomposition.cp import fit_work
 from sekron.decomposition.decompose import REFINED, SWEEPS
-from sekron.decomposition.metric import whole_channels
 from sekron.rank_curves.rank_grid import CP_RANKS, FITTED_RANKS, cp_ranks, earlier_ranks
 from sekron.rank_curves.unfoldings import reduced, vectors_too
-from sekron.structures.families import Point, Shape
+from sekron.structures.families import Point, Shape, whole_channels
 
 PER_PRODUCT, PER_EIGENVALUE, PER_MATRIX = 5e-11, 4e-10, 2e-5
 """Seconds of a multiply-add in fp64, of the cube of the size of an eigenvalue problem with its

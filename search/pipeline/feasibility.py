@@ -59,8 +59,8 @@ def _check(
     fitting = [Options(option.losses, option.costs[:, columns]) for option in options]
     if available and options and allocate(fitting, list(available.values())) is None:
         raise InfeasibleBudget(
-            f"the limits must be met together, but no structures meet {budget} at once, "
-            "though each alone can be met; raise one of them."
+            f"the limits must be met together, but no structures were found that meet {budget} at "
+            "once, though each alone can be met; raise one of them."
         )
 
 

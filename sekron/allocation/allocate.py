@@ -51,7 +51,8 @@ def allocate(layers: Sequence[Options], capacities: Sequence[float]) -> Allocati
         capacities: Limit of every resource, in the units of the costs.
 
     Returns:
-        The best choice, or None when nothing fits.
+        The best choice, or None when nothing fits, or nothing that fits was found in time where
+        several budgets all bind.
     """
     if min(capacities, default=0.0) < 0:
         return None
@@ -68,7 +69,7 @@ def allocate(layers: Sequence[Options], capacities: Sequence[float]) -> Allocati
 
 
 def _solved(program: Program) -> Allocation | None:
-    """Return the best choice of a program, or None when nothing fits."""
+    """Return the best choice of a program, or None when none was found."""
     if not program.fits_alone():
         return None
     for resource in range(program.n_resources):

@@ -13,9 +13,10 @@ from sekron.decomposition.cp import fit_cp
 from sekron.decomposition.digits import from_digits, to_digits
 from sekron.decomposition.gram import eigh_of_gram, working
 from sekron.decomposition.least_squares import contract, refine_digits
-from sekron.decomposition.metric import Metric, whole_channels
+from sekron.decomposition.metric import Metric
 from sekron.decomposition.narrow import narrowed
 from sekron.scalars import whole
+from sekron.structures.families import whole_channels
 from sekron.structures.structure import Structure
 
 SWEEPS = 30
@@ -58,7 +59,7 @@ def decompose(
         shape.
 
     Raises:
-        ValueError: If the shape does not fit, the weight is not finite, or a CP degenerates.
+        ValueError: If shape or type do not fit, the weight is not finite, or a CP degenerates.
 
     Example:
         >>> weight = torch.randn(6, 4, 3, 3)
@@ -104,8 +105,12 @@ def refine(
 
     Returns:
         New factors of the same shapes.
+
+    Raises:
+        ValueError: If a shape or the type does not fit, or the weight is not finite.
     """
     check_weight(weight, structure)
+    check_factors(factors, structure)
     if structure.groups > 1:
         parts = zip(weight.chunk(structure.groups), zip(*factors, strict=True), strict=True)
         by_group = [refine(w, group, structure.one_group, sweeps) for w, group in parts]
@@ -120,7 +125,12 @@ def refine(
 
 
 def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:
-    """Multiply the factors out to the dense weight, of shape `structure.weight_shape`."""
+    """Multiply the factors out to the dense weight, of shape `structure.weight_shape`.
+
+    Raises:
+        ValueError: If they have other shapes than those of the structure.
+    """
+    check_factors(factors, structure)
     if structure.groups > 1:
         weights: Tensor = torch.vmap(lambda *a: reconstruct(a, structure.one_group))(*factors)
         return weights.flatten(0, 1)
@@ -131,13 +141,25 @@ def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:
     return from_digits(contract(flat, structure.bonds), structure.shapes)
 
 
+def check_factors(factors: Sequence[Tensor], structure: Structure) -> None:
+    """Raise a ValueError if there are more or fewer factors, or of other shapes."""
+    shapes = tuple(tuple(factor.shape) for factor in factors)
+    if shapes != structure.factor_shapes:
+        raise ValueError(
+            f"the factors of {structure} must have the shapes {structure.factor_shapes}, "
+            f"got {shapes}."
+        )
+
+
 def check_weight(weight: Tensor, structure: Structure) -> None:
-    """Raise a ValueError if the shape does not fit, or the weight has no finite values."""
+    """Raise a ValueError if shape or type do not fit, or the weight has no finite values."""
     if tuple(weight.shape) != structure.weight_shape:
         raise ValueError(
             f"the weight must have the shape {structure.weight_shape} of {structure}, "
             f"got {tuple(weight.shape)}."
         )
+    if not weight.is_floating_point():
+        raise ValueError(f"the weight must be of a floating type, got {weight.dtype}.")
     if weight.is_meta:
         raise ValueError(
             "the weight must have values, but is on the `meta` device; load the network's weights "

@@ -16,7 +16,8 @@ from sekron.decomposition.decompose import (
     decompose,
     reconstruct,
 )
-from sekron.decomposition.metric import Metric, whole_channels
+from sekron.decomposition.metric import Metric
+from sekron.structures.families import whole_channels
 from sekron.structures.structure import Structure
 
 

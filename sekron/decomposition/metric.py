@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sekron.structures.families import Shape
 from sekron.structures.structure import Structure
 
 ERROR_POWER = 4
@@ -93,12 +92,6 @@ class Metric:
                 axis = results[k].dim() - len(structure.weight_shape) + mode
                 results[k] = _along(matrix.to(results[k]), results[k], axis)
         return tuple(results)
-
-
-def whole_channels(shapes: Sequence[Shape]) -> tuple[bool, bool]:
-    """Return whether no two factors, by their shapes, divide the output or the input channels."""
-    whole = [sum(shape[mode] > 1 for shape in shapes) <= 1 for mode in (0, 1)]
-    return whole[0], whole[1]
 
 
 def _along(matrix: Tensor, tensor: Tensor, axis: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,6 +22,8 @@ Sizes = int | tuple[int, ...]
 
 NATIVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 """Spatial axes -> convolution."""
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 """Spatial axes -> memory format with the channels last."""
@@ -77,6 +80,10 @@ class SeKronConv(Factorized):
         self.n_axes = len(structure.weight_shape) - 2
         if self.n_axes not in NATIVE:
             raise ValueError(f"a convolution has a weight of 3 to 5 modes, got {structure}.")
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(
+                f"`padding_mode` must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}."
+            )
         self.stride = per_axis(stride, self.n_axes)
         self.dilation = per_axis(dilation, self.n_axes)
         self.padding = padding
@@ -85,13 +92,15 @@ class SeKronConv(Factorized):
         self.margins = self._margins()
         self.paddings = tuple(self._native_padding(operation) for operation in self.operations)
         self.sequence = self._sequence()
+        self._names = tuple(map(str, range(len(self.operations))))
 
     @classmethod
     def from_conv(cls, conv: _ConvNd, structure: Structure, form: Form = DEFAULT_FORM) -> Self:
         """Decompose a convolution; its weight and bias are copied, never shared.
 
         Raises:
-            ValueError: If the structure has another weight shape or number of groups.
+            ValueError: If the structure has another weight shape or number of groups, or the layer
+                is of another kind.
         """
         layer = cls.like(conv, structure, form)
         layer.set_factors(decompose(conv.weight, structure))
@@ -102,8 +111,12 @@ class SeKronConv(Factorized):
         """Make a layer in place of a convolution, with factors of its own.
 
         Raises:
-            ValueError: If the structure has another number of groups.
+            ValueError: If the structure has another number of groups, or the layer is of another
+                kind.
         """
+        if not isinstance(conv, tuple(cls.dense.values())):
+            kinds = ", ".join(kind.__name__ for kind in cls.dense.values())
+            raise ValueError(f"{cls.__name__} stands for {kinds}, got {type(conv).__name__}.")
         if conv.groups != structure.groups:
             rule = f"the groups of the convolution, {conv.groups}"
             raise ValueError(f"the structure must have {rule}, got {structure}.")
@@ -140,12 +153,13 @@ class SeKronConv(Factorized):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as torch names it
         """Map `(N, in, sizes…)` or `(in, sizes…)` to `(N, out, sizes…)` or `(out, sizes…)`."""
-        if self.sequence is None:
+        weights: Any = self.weights._parameters
+        # A weight that is computed, by a mask or a parametrization, is no parameter of the list.
+        if self.sequence is None or tuple(weights) != self._names:
             return self._folded(input)
         x, convolve = input, NATIVE[self.n_axes]
         # Only what a hand-written sequence does: microseconds count in small layers.
-        weights: Any = self.weights._parameters.values()
-        *first, last = zip(self.sequence, weights, strict=True)
+        *first, last = zip(self.sequence, weights.values(), strict=True)
         for (o, padding), weight in first:
             x = convolve(x, weight, None, o.stride, padding, o.dilation, o.groups)
         (o, padding), weight = last
@@ -206,7 +220,7 @@ class SeKronConv(Factorized):
         """Return the convolutions with their paddings, where there is nothing between them."""
         sequence = []
         for operation, padding in zip(self.operations, self.paddings, strict=True):
-            if padding is None or not operation.is_plain:
+            if padding is None or not operation.is_direct:
                 return None
             if self.form.matmul and operation.is_pointwise and not any(padding):
                 return None
@@ -276,12 +290,13 @@ class SeKronConv2d(SeKronConv):
 
 def _pointwise(x: Tensor, operation: Operation, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply a convolution of extent 1 to `(N, groups·in, sizes…)` as one product per group."""
-    n, groups, n_in = x.shape[0], operation.groups, weight.shape[1]
+    n, groups, n_in, sizes = x.shape[0], operation.groups, weight.shape[1], x.shape[2:]
     matrix = operation.repeated(weight).reshape(-1, n_in)
     if groups == 1 and layout_of(x) is not torch.contiguous_format:
         return F.linear(x.movedim(1, -1), matrix, bias).movedim(-1, 1)
     matrices = matrix.reshape(groups, -1, n_in).repeat(n, 1, 1)
-    y = torch.bmm(matrices, x.reshape(n * groups, n_in, -1)).reshape(n, -1, *x.shape[2:])
+    y = torch.bmm(matrices, x.reshape(n * groups, n_in, prod(sizes)))
+    y = y.reshape(n, len(matrix), *sizes)
     return y if bias is None else y + along_channels(bias, y)
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from sekron.decomposition.decompose import reconstruct
+from sekron.decomposition.decompose import check_factors, reconstruct
 from sekron.layers.operations import Form, emit
 from sekron.structures.structure import Structure
 
@@ -84,12 +84,7 @@ class Factorized(nn.Module):
         Raises:
             ValueError: If they have other shapes.
         """
-        shapes = tuple(tuple(factor.shape) for factor in factors)
-        if shapes != self.structure.factor_shapes:
-            raise ValueError(
-                f"the factors of {self.structure} must have the shapes "
-                f"{self.structure.factor_shapes}, got {shapes}."
-            )
+        check_factors(factors, self.structure)
         with torch.no_grad():
             for operation, weight in zip(self.operations, self.weights, strict=True):
                 weight.copy_(operation.pack(factors[operation.factor]))

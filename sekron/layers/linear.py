@@ -41,7 +41,7 @@ class SeKronLinear(Factorized):
             raise ValueError(f"a linear layer has a weight of 2 modes, no groups, got {structure}.")
         super().__init__(structure, form, (), (), bias, device, dtype)
         self.is_sequence = self.after is None and all(
-            operation.is_plain and operation.groups == 1 for operation in self.operations
+            operation.is_direct and operation.groups == 1 for operation in self.operations
         )
 
     @classmethod

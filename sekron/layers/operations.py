@@ -7,7 +7,16 @@ from math import prod
 
 from torch import Tensor
 
-from sekron.structures.steps import GROUP, Axis, Step, axis_size, final_state, step_dilation, steps
+from sekron.structures.steps import (
+    GROUP,
+    Axis,
+    Step,
+    axis_size,
+    final_state,
+    keeps_channels_whole,
+    step_dilation,
+    steps,
+)
 from sekron.structures.structure import Structure
 
 
@@ -94,7 +103,7 @@ class Operation:
     pads: tuple[bool, ...]
 
     @property
-    def is_plain(self) -> bool:
+    def is_direct(self) -> bool:
         """Whether the operation takes the tensor and the stored weight as they are."""
         return self.before is None and self.fold == 1 and self.repeats is None
 
@@ -128,7 +137,7 @@ def emit(
 ) -> tuple[tuple[Operation, ...], Rearrangement | None]:
     """Return the operations of a layer and the permutation of its output channels, if any."""
     sequence = steps(structure.shapes, structure.bonds, order)
-    fold = structure.splits_channels or len(structure.shapes[0]) == 2
+    fold = not keeps_channels_whole(structure.shapes)
     operations = tuple(_operation(structure, step, fold, stride, dilation) for step in sequence)
     state = final_state(sequence)
     return operations, _rearrangement(structure, state, tuple(sorted(state)))

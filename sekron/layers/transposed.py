@@ -53,7 +53,8 @@ class SeKronConvTranspose(SeKronConv):
         options: As of `SeKronConv`, but for `padding_mode`.
 
     Raises:
-        ValueError: If the structure is not one of a convolution.
+        ValueError: If the structure is not one of a convolution, the padding is not of zeros, or
+            there is as much output padding as stride and dilation or more.
 
     Example:
         >>> conv = nn.ConvTranspose2d(8, 16, 4, stride=2, padding=1)
@@ -74,7 +75,17 @@ class SeKronConvTranspose(SeKronConv):
 
     def __init__(self, structure: Structure, *, output_padding: Sizes = 0, **options: Any) -> None:
         super().__init__(structure, **options)
+        if self.padding_mode != "zeros":
+            raise ValueError(
+                f"a transposed convolution has `padding_mode` zeros, got {self.padding_mode!r}."
+            )
         self.output_padding = per_axis(output_padding, self.n_axes)
+        axes = zip(self.output_padding, self.stride, self.dilation, strict=True)
+        if any(not 0 <= n < max(s, d) for n, s, d in axes):
+            raise ValueError(
+                "`output_padding` must be below the stride or the dilation, got "
+                f"{self.output_padding}, stride={self.stride}, dilation={self.dilation}."
+            )
 
     def forward(
         self,

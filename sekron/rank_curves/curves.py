@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 
 import numpy as np
@@ -15,11 +14,18 @@ from torch import Tensor
 from sekron.decomposition.decompose import Decomposition, decompose, leading
 from sekron.decomposition.errors import relative_errors
 from sekron.decomposition.gram import gram, working
-from sekron.decomposition.metric import Metric, whole_channels
+from sekron.decomposition.metric import Metric
 from sekron.rank_curves.pareto import mixed_front
 from sekron.rank_curves.rank_grid import CP_RANKS, cp_ranks, earlier_ranks, fitted_ranks
 from sekron.rank_curves.unfoldings import Unfoldings, singular_values_squared
-from sekron.structures.families import FAMILIES, Shape, block_shape, n_ranks
+from sekron.structures.families import (
+    FAMILIES,
+    Shape,
+    block_shape,
+    clipped_ranks,
+    n_ranks,
+    whole_channels,
+)
 from sekron.structures.flops import flops_of_calls, n_params_of_ranks
 from sekron.structures.geometry import Geometry
 from sekron.structures.structure import Structure
@@ -144,8 +150,11 @@ class Spectra:
     def _fitted_curve(
         self, family: str, shapes: tuple[Shape, ...], caps: tuple[int, ...]
     ) -> RankCurve:
-        saves = partial(self._saves, FAMILIES[family](len(shapes)), shapes)
-        ranks = fitted_ranks(caps, saves, self.rank_multiple)
+        def are_kept(ranks: NDArray[np.int64]) -> NDArray[np.bool_]:
+            possible = [clipped_ranks(family, shapes, r) == tuple(r) for r in ranks.tolist()]
+            return np.array(possible) & self._saves(FAMILIES[family](len(shapes)), shapes, ranks)
+
+        ranks = fitted_ranks(caps, are_kept, self.rank_multiple)
         return self._worthwhile(family, shapes, ranks, self._fitted(family, shapes, ranks))
 
     def _fitted(
@@ -162,14 +171,12 @@ class Spectra:
         """Return the largest rank of each bond that still saves something when all others are 1."""
         sizes = [prod(shape) for shape in shapes]
         bonds = FAMILIES[family](len(shapes))
+        number = n_ranks(family, len(shapes))
+        limits = clipped_ranks(family, shapes, [prod(sizes)] * number)
         caps = []
-        for bond in range(n_ranks(family, len(shapes))):
-            if family in ("sekron", "chain"):
-                rows = prod(sizes[: bond + 1]) if family == "chain" else sizes[bond]
-                max_rank = min(rows, prod(sizes[bond + 1 :]))
-            else:
-                max_rank = max(prod(sizes) // max(sizes), *sizes) if family == "cp" else sizes[bond]
-            ranks = np.ones((max_rank, n_ranks(family, len(shapes))), dtype=np.int64)
+        for bond, limit in enumerate(limits):
+            max_rank = min(limit, sizes[bond]) if family == "ring" else limit
+            ranks = np.ones((max_rank, number), dtype=np.int64)
             ranks[:, bond] = np.arange(1, max_rank + 1)
             caps.append(int(self._saves(bonds, shapes, ranks).sum()))
         return tuple(caps)

@@ -48,21 +48,21 @@ def earlier_ranks(cap: int, size: int, n_levels: int, multiple: int = 1) -> list
 
 def fitted_ranks(
     caps: tuple[int, ...],
-    saves: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
+    are_kept: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
     multiple: int = 1,
 ) -> NDArray[np.int64]:
     """Return the ranks of a factorization that is fitted rank by rank, one row each.
 
     Caps are of one rank where the others are 1. All at them save nothing, and the fits of those
-    beyond what saves would take longest.
+    beyond what saves would take longest; nor need all of them be possible together.
 
     Args:
         caps: Largest ranks, at least `multiple`.
-        saves: Which rows of ranks save anything.
+        are_kept: Returns which rows of ranks are possible, and save anything.
         multiple: Number of which all ranks are multiples.
     """
     rows = scaled_ranks(caps, FINE, multiple)
-    rows = rows[saves(rows)]
+    rows = rows[are_kept(rows)]
     places = np.linspace(0, max(len(rows) - 1, 0), min(FITTED_RANKS, len(rows)))
     return rows[places.round().astype(np.int64)]
 
@@ -84,7 +84,7 @@ def cp_ranks(cap: int, size: int, multiple: int = 1, number: int = CP_RANKS) -> 
         multiple: Number of which all ranks are multiples.
         number: Of ranks, at most.
     """
-    for top, count in product(CP_MOST, range(number, CP_FEWEST - 1, -1)):
+    for top, count in product(CP_MOST, range(number, min(number, CP_FEWEST) - 1, -1)):
         low, high = (max(1, round(share * cap / multiple)) for share in (CP_LEAST, top))
         grid = np.geomspace(low, high, count).round().astype(np.int64)
         ranks = multiple * np.unique(grid)

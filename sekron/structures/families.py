@@ -55,6 +55,12 @@ def block_shape(weight_shape: Shape, groups: int) -> Shape:
     return (weight_shape[0] // groups, *weight_shape[1:])
 
 
+def whole_channels(shapes: Sequence[Shape]) -> tuple[bool, bool]:
+    """Return whether no two factors, by their shapes, divide the output or the input channels."""
+    whole = [sum(shape[mode] > 1 for shape in shapes) <= 1 for mode in (0, 1)]
+    return whole[0], whole[1]
+
+
 def n_ranks(family: str, length: int) -> int:
     """Return how many ranks a sequence of that family and length has."""
     return len(set(chain(*FAMILIES[family](length))))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 
-from sekron.structures.families import Bonds, Shape
+from sekron.structures.families import Bonds, Shape, whole_channels
 
 Axis = tuple[str, int]
 """`("c", k)` in-channel digit of factor k, `("f", k)` out-channel digit, `("r", b)` bond b."""
@@ -54,7 +54,7 @@ class Step:
 def steps(shapes: tuple[Shape, ...], bonds: Bonds, order: tuple[int, ...]) -> tuple[Step, ...]:
     """Return the steps that apply the factors in that order."""
     n_axes = len(shapes[0]) - 2
-    plain = is_plain(shapes)
+    is_whole = keeps_channels_whole(shapes)
     ends = {b: i for i, k in enumerate(order) for b in bonds[k]}
     extended = [[i for i, k in enumerate(order) if shapes[k][2 + a] > 1] for a in range(n_axes)]
     state: tuple[Axis, ...] = (GROUP, *(("c", k) for k in range(len(shapes))))
@@ -72,7 +72,7 @@ def steps(shapes: tuple[Shape, ...], bonds: Bonds, order: tuple[int, ...]) -> tu
             Step(
                 factor=k,
                 state=state,
-                kept=kept if plain else batch + groups,
+                kept=kept if is_whole else batch + groups,
                 groups=groups,
                 summed=tuple(axis for axis in state if axis in summed),
                 new=(("f", k), *new),
@@ -109,9 +109,9 @@ def step_dilation(shapes: tuple[Shape, ...], factor: int, axis: int, dilation: i
     return dilation * prod(shape[2 + axis] for shape in shapes[factor + 1 :])
 
 
-def is_plain(shapes: tuple[Shape, ...]) -> bool:
+def keeps_channels_whole(shapes: tuple[Shape, ...]) -> bool:
     """Whether this is a convolution whose channels no factor divides."""
-    return len(shapes[0]) > 2 and all(sum(s[m] > 1 for s in shapes) <= 1 for m in (0, 1))
+    return len(shapes[0]) > 2 and all(whole_channels(shapes))
 
 
 def extended_axes(axes: tuple[Axis, ...], size: Callable[[Axis], int]) -> tuple[Axis, ...]:

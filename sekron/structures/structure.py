@@ -135,11 +135,6 @@ class Structure:
         return len(self.shapes)
 
     @property
-    def is_dense(self) -> bool:
-        """Whether this is the weight as it is."""
-        return len(self.shapes) == 1
-
-    @property
     def bonds(self) -> Bonds:
         """For each factor, the indices of the ranks that it carries."""
         return FAMILIES[self.family](len(self.shapes))
@@ -172,11 +167,6 @@ class Structure:
         """Numbers stored, without the bias."""
         return sum(prod(shape) for shape in self.factor_shapes)
 
-    @property
-    def splits_channels(self) -> bool:
-        """Whether the out or the in channels are divided between factors."""
-        return any(sum(shape[mode] > 1 for shape in self.shapes) > 1 for mode in (0, 1))
-
     def flops(
         self,
         output_size: tuple[int, ...] = (),
@@ -188,11 +178,12 @@ class Structure:
         """Return the multiply-adds for one image, in the order of factors that a layer runs.
 
         Args:
-            output_size: Spatial size of the layer's output; for a linear layer the positions
-                that it is applied to, `()` for one.
+            output_size: Spatial size of the layer's output, of a transposed one that of its input;
+                for a linear layer the positions that it is applied to, `()` for one.
             stride: Stride of the layer.
             dilation: Dilation of the layer.
-            input_size: Spatial size of the layer's input; default `output_size × stride`.
+            input_size: Spatial size of the layer's input, of a transposed one that of its output;
+                default `output_size × stride`.
 
         Returns:
             The number that fvcore counts on the layer.

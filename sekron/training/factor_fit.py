@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from sekron.calibration.metrics import metric_of
 from sekron.calibration.moments import Moments
 from sekron.decomposition.decompose import reconstruct
-from sekron.decomposition.metric import Metric, whole_channels
+from sekron.decomposition.metric import Metric
 from sekron.decomposition.narrow import narrowed
 from sekron.layers.factorized import Factorized
+from sekron.structures.families import whole_channels
 from sekron.structures.structure import Structure
 
 POWER, DAMPING = 1.0, 0.01

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from sekron.calibration.layer_inputs import InputsAhead, layer_inputs
-from sekron.decomposition.metric import Metric, whole_channels
+from sekron.decomposition.metric import Metric
 from sekron.forward.evaluation import evaluating
 from sekron.forward.inputs import Arguments
 from sekron.layers.factorized import Factorized
+from sekron.structures.families import whole_channels
 
 RIDGE = 1e-3
 """What both second moments get added, relative to their mean over the channels.
