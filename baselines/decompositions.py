@@ -22,7 +22,6 @@ from baselines.conversions import (
     from_tensor_train,
     from_tucker,
 )
-from baselines.mttkrp import frugal
 from sekron.decomposition.narrow import narrowed
 
 MAX_TERM_NORM = 10.0
@@ -115,7 +114,7 @@ def cp(
     for penalty in (0.0, REGULARIZATION):
         end = time.perf_counter() + max_seconds
         try:
-            with _pytorch(), frugal():
+            with _pytorch(), _frugal():
                 tensor = parafac(
                     single,
                     rank,
@@ -172,6 +171,16 @@ def tucker(
             _single(weight), clipped, modes=factor_modes, n_iter_max=n_iter_max, random_state=seed
         )
     return _cast(from_tucker(core, factors, factor_modes), weight)
+
+
+@contextmanager
+def _frugal() -> Iterator[None]:
+    """Contract factor by factor, in this thread and for now only.
+
+    TensorLy else forms the Khatri-Rao product of all factors but one, 14 GB for 512 channels.
+    """
+    with tl.tenalg.backend_context("einsum", local_threadsafe=True):
+        yield
 
 
 @contextmanager

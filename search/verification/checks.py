@@ -20,7 +20,8 @@ from sekron.export.readers import open_program
 from sekron.export.runtimes import make_ready
 from sekron.forward.inputs import Arguments
 from sekron.forward.tensors import map_tensors, tensors_in
-from sekron.layers.conv import CHANNELS_LAST, SeKronConv
+from sekron.layers.channels import CHANNELS_LAST
+from sekron.layers.conv import SeKronConv
 from sekron.layers.linear import SeKronLinear
 from sekron.network.checkpoint import load, save
 from sekron.network.copying import copy_of

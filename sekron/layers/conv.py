@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from sekron.decomposition.decompose import decompose
+from sekron.layers.channels import along_channels, layout_of
 from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.operations import DEFAULT_FORM, Form, Operation
 from sekron.structures.geometry import per_axis
@@ -24,9 +25,6 @@ NATIVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 """Spatial axes -> convolution."""
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
-
-CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
-"""Spatial axes -> memory format with the channels last."""
 
 
 class SeKronConv(Factorized):
@@ -298,16 +296,3 @@ def _pointwise(x: Tensor, operation: Operation, weight: Tensor, bias: Tensor | N
     y = torch.bmm(matrices, x.reshape(n * groups, n_in, prod(sizes)))
     y = y.reshape(n, len(matrix), *sizes)
     return y if bias is None else y + along_channels(bias, y)
-
-
-def along_channels(bias: Tensor, x: Tensor) -> Tensor:
-    """Return a bias in the shape and type in which it can be added to `x`."""
-    return bias.to(x.dtype).reshape(-1, *[1] * (x.dim() - 2))
-
-
-def layout_of(x: Tensor) -> torch.memory_format:
-    """Return the memory format, contiguous where several fit."""
-    last = CHANNELS_LAST.get(x.dim() - 2)
-    if last is None or x.is_contiguous() or not x.is_contiguous(memory_format=last):
-        return torch.contiguous_format
-    return last

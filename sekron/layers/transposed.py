@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from sekron.layers.conv import SeKronConv, Sizes, along_channels, layout_of
+from sekron.layers.channels import along_channels, layout_of
+from sekron.layers.conv import SeKronConv, Sizes
 from sekron.layers.operations import Operation
 from sekron.structures.geometry import per_axis
 from sekron.structures.structure import Structure
