@@ -205,7 +205,7 @@ MISTAKES = {
     "speedup": ((*SEARCH, "--speedup", "0.5"), "`speedup` must be at least 1, got 0.5"),
     "unmeasured": (  # `QUICK` does not measure
         (*SEARCH, "--latency", "60%"),
-        "`measure_seconds` must be positive where latency is limited, else at least 0, got 0.0",
+        "`measure_seconds` must be positive where latency is limited, else at least 0, and finite",
     ),
     "infeasible": ((*SEARCH, "--flops", "1%"), "`flops` must leave at least"),
     "trials": ((*SEARCH, "--trials", "-1"), "`n_trials` must be at least 0, got -1"),

@@ -31,6 +31,9 @@ def test_calibrated_search_and_its_application(sekron_command, images):
     assert code == 0, err
     result = search.load(images / "calibrated")
     assert set(result.metrics) == {layer.name for layer in result.profile.searched}
+    plan = Plan.load(images / "calibrated" / "plan.json")
+    assert plan == result.best
+    assert plan.metric_digest
     code, out, _ = sekron_command("apply", "calibrated", "--output", "small.safetensors")
     assert code == 0
     assert "FLOPs" in out
@@ -157,9 +160,3 @@ def test_a_record_without_inputs_says_how_they_come_in(sekron_command, run_folde
     assert sekron_command(*arguments, "--flops", "60%", "--run", "older")[0] == 0
     code, _, err = sekron_command("compare", "older", *given, "--traceback")
     assert code == 0, err
-
-
-def test_the_plan_in_a_run_folder_has_its_metric(sekron_command, images):
-    plan = Plan.load(images / "calibrated" / "plan.json")
-    assert plan == search.load(images / "calibrated").best
-    assert plan.metric_digest

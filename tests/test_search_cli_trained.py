@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from search.cli.trained import load_state_dict, load_trained
+from search.cli.trained import load_tensors, load_trained
 
 
 def network(seed=0):
@@ -138,7 +138,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("place", ["alone", "nested", "ema", "plain-pickle"])
-@pytest.mark.parametrize("read", [load_state_dict, lambda path: load_trained(network(), path)])
+@pytest.mark.parametrize("read", [load_tensors, lambda path: load_trained(network(), path)])
 def test_nothing_is_unpickled(place, read, tmp_path):
     payload, path = Payload(tmp_path / "marker"), tmp_path / "w.pth"
     contents = {
@@ -154,3 +154,14 @@ def test_nothing_is_unpickled(place, read, tmp_path):
     with pytest.raises(ValueError, match=r"since reading it could run code\. Save model\.state_d"):
         read(str(path))
     assert not (tmp_path / "marker").exists()
+
+
+def test_a_lone_tensor_has_no_name(tmp_path):
+    images = torch.randn(2, 3)
+    torch.save(images, tmp_path / "images.pt")
+    ((name, read),) = load_tensors(str(tmp_path / "images.pt")).items()
+    assert name == ""
+    assert torch.equal(read, images)
+    torch.save(3, tmp_path / "number.pt")
+    with pytest.raises(ValueError, match=r"must hold a tensor or tensors by names, got int\.$"):
+        load_tensors(str(tmp_path / "number.pt"))

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import search
 from search import Budget
 from search.clock.candidate_times import Wanted, forms
 from search.clock.race import interval
 from search.clock.steadiness import UNSTEADY, Steadiness
-from search.clock.stopwatch import Stopwatch
+from search.clock.stopwatch import Stopwatch, _layout
 from search.clock.time_limit import TimeLimit
 from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
 from search.clock.timetable import Timetable
@@ -263,3 +264,21 @@ def test_an_unsteady_machine_is_told_and_measured_anew(world, small_network, sma
         pytest.raises(search.InfeasibleBudget),
     ):
         run(world, small_network, small_input, budget=Budget(latency=0.5))
+
+
+@pytest.mark.parametrize(
+    ("x", "layout"),
+    [
+        (torch.zeros(2, 3, 4, 5), "contiguous"),
+        (torch.zeros(2, 3, 4, 5).contiguous(memory_format=torch.channels_last), "channels_last"),
+        (
+            torch.zeros(2, 3, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d),
+            "channels_last",
+        ),
+        (torch.zeros(2, 3, 4, 9)[..., :5], "(108, 36, 9, 1)"),
+        (torch.zeros(2, 4, 3).mT, "(12, 1, 3)"),
+    ],
+    ids=["contiguous", "images", "volumes", "slice", "transposed"],
+)
+def test_the_order_in_memory_is_told(x, layout):
+    assert _layout(x) == layout

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import optuna
 import pytest
 import torch
+from sqlalchemy.exc import OperationalError
 from torch import nn
 
 import search
@@ -63,3 +64,22 @@ def test_a_database_that_goes_is_told_in_one_line_and_gone_on_with(server, tmp_p
     result = searched(tmp_path / "run", server.url)
     assert result.candidates().equals(whole.candidates())
     assert search.load(tmp_path / "run", storage=server.url).best == whole.best
+
+
+def test_a_trial_like_an_earlier_one_is_not_taken_for_it_after_an_outage(tmp_path, monkeypatch):
+    """A structure that is proposed again makes trials that are equal but for their time."""
+    monkeypatch.setattr(outage, "PAUSE", 0.0)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/trials.db")
+    create, failing = storage.create_new_trial, []
+
+    def flaky(*arguments):
+        if failing:
+            raise OperationalError("insert", {}, failing.pop())
+        return create(*arguments)
+
+    storage.create_new_trial = flaky
+    study = optuna.create_study(storage=outage.waiting_out(storage))
+    for error in ([], [], [Exception("connection refused")]):
+        failing += error
+        study.add_trial(optuna.trial.create_trial(value=0.5))
+    assert len(study.trials) == 3

@@ -27,6 +27,8 @@ from search.folder.settings import Source
 )
 def test_inputs_as_text(text, spec):
     assert InputSpec.parse(text) == spec
+    assert InputSpec.parse(str(spec)) == spec
+    assert str(spec) == text.strip().lower()
 
 
 @pytest.mark.parametrize(

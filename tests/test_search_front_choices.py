@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import search
+import sekron
 from search import Budget
 from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
 from search.clock.timetable import Timetable
@@ -97,3 +98,12 @@ def test_a_choice_gives_its_plan_and_a_plan_its_choice(choices):
         assert choices.excess(member, Budget(flops=share)) <= 0.0
         if member.plan:
             assert choices.excess(member, Budget(flops=1)) == member.used["flops"] - 1
+
+
+@pytest.mark.parametrize("name", ["nowhere", "0"])
+def test_a_plan_of_layers_that_were_not_searched_is_refused(small_run, name):
+    result = search.load(small_run)
+    plan = sekron.Plan({name: sekron.Structure.parse("chain:8x1x3x1,1x3x1x3@4")})
+    for ask in (result.layers, result.choices.choice):
+        with pytest.raises(ValueError, match=f"must take its layers, but it has '{name}', which"):
+            ask(plan)

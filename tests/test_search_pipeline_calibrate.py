@@ -315,3 +315,30 @@ def test_a_metric_of_another_network_is_refused(small_network, small_input, resu
     name = "8" if change else "3"
     with pytest.raises(ValueError, match=f"of this network, but has none for layer '{name}' with"):
         run(small_network, small_input, calibration=NetworkMetric(metrics))
+
+
+class Counting(nn.Sequential):
+    """Counts how often it runs, outside of its buffers."""
+
+    n_runs = 0
+
+    def forward(self, x):
+        self.n_runs += 1
+        return super().forward(x)
+
+
+def test_the_network_itself_does_not_run():
+    torch.manual_seed(0)
+    model = Counting(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.Conv2d(12, 12, 3))
+    images = [torch.randn(8, 3, 9, 9)]
+    budget = search.Budget(flops=0.6)
+    search.run(
+        model,
+        images[0][:1],
+        budget=budget,
+        n_trials=0,
+        calibration=images,
+        measure_seconds=0,
+        progress=False,
+    )
+    assert model.n_runs == 0

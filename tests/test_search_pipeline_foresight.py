@@ -132,9 +132,15 @@ def test_every_step_of_a_layer_has_its_time(family, shape):
     families = tuple(dict.fromkeys((family, "sekron")))
     work = LayerWork.of(Space(shape, 3, families), 1, 4)
     assert len(work.templates) == len(Space(shape, 3, families).templates())
-    assert len(work.steps) == len(work.templates) + 4
+    assert len(list(work.steps)) == len(work.templates) + 4
     assert min(work.steps) > 0
     assert work.seconds == pytest.approx(sum(work.steps))
+
+
+def test_a_billion_proposals_take_no_memory_before_they_are_made():
+    work = LayerWork.of(Space((8, 6, 3, 3), 3, ("sekron",)), 1, 10**9)
+    assert work.seconds == pytest.approx(sum(work.templates) + 1e9 * work.proposal)
+    assert next(work.steps) == work.templates[0]
 
 
 def test_a_study_takes_as_many_steps_as_were_foreseen(small_weight):
@@ -143,7 +149,7 @@ def test_a_study_takes_as_many_steps_as_were_foreseen(small_weight):
     study = LayerStudy("layer", spectra, Space(shape, 2))
     n_templates, steps = len(study.space.templates()), []
     study.run(3, steps.append)
-    assert steps == [True] * len(LayerWork.of(study.space, 1, 3).steps)
+    assert steps == [True for _ in LayerWork.of(study.space, 1, 3).steps]
     again = []
     study.run(5, again.append)
     assert again == [False] * (n_templates + 3) + [True] * 2

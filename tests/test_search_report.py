@@ -13,6 +13,7 @@ import baselines
 import search
 from search.folder.run_folder import RunFolder
 from search.front import sweep
+from search.front.result import SearchResult
 from search.pipeline.load import load_so_far
 from search.report.page import Report
 from search.report.rivals import read_rivals
@@ -238,7 +239,8 @@ def test_what_is_not_installed_is_one_line(command_line, copied, monkeypatch, na
     page._plotly.cache_clear()
     code, out, err = command_line("report", copied)
     assert (code, out) == (2, "")
-    assert "which is not installed; pip install 'sekron[report]'" in err
+    assert f"the package {name} must be installed for this" in err
+    assert "pip install 'sekron[report]'" in err
     assert err.count("\n") == 1
 
 
@@ -262,3 +264,8 @@ def test_every_column_of_every_frame_has_its_meaning(copied):
         result.history(),
     )
     assert {name for frame in frames for name in frame} <= set(COLUMNS)
+
+
+def test_without_a_best_plan_on_the_front_none_is_called_so(copied, monkeypatch):
+    monkeypatch.setattr(SearchResult, "best_row", None)
+    assert data_of(page_of(copied))["best"] is None

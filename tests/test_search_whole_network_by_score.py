@@ -18,6 +18,7 @@ from search.clock.timetable_record import to_json
 from search.folder.run_folder import SCORES as FILE
 from search.whole_network import by_score as scored
 from search.whole_network.plan_clock import NEVER
+from sekron.layers.operations import Form
 from tests.test_search_whole_network_within_latency import AMPLE, World
 from tests.test_search_whole_network_within_latency import run as run_in
 
@@ -348,19 +349,21 @@ def test_the_winner_holds_the_clock_too(
 # Both are what the search says of this made-up clock; the test is of what it does then.
 @pytest.mark.filterwarnings("ignore:.* is out of reach without layers that were measured slower")
 @pytest.mark.filterwarnings("ignore:flops ≤ 80.0% is out of reach for networks that are not slower")
-@pytest.mark.parametrize("limits", [{}, {"flops": 0.8}], ids=["alone", "with-flops"])
+@pytest.mark.parametrize(
+    ("least", "limits"), [(0.45, {}), (0.35, {"flops": 0.8})], ids=["alone", "with-flops"]
+)
 def test_where_all_are_slower_the_fewest_flops_win_with_a_warning(
-    world, network, small_input, images, score, limits
+    world, network, small_input, images, score, least, limits
 ):
     world.slowness = 40.0
-    arguments = {"budget": Budget(min_score=0.45, **limits), "measure_seconds": AMPLE}
-    with pytest.warns(UserWarning, match=r"score ≥ 0.45 is out of reach for networks that are not"):
+    arguments = {"budget": Budget(min_score=least, **limits), "measure_seconds": AMPLE}
+    with pytest.warns(UserWarning, match=rf"score ≥ {least} is out of reach for networks that are"):
         result = run(network, small_input, images, score, world, **arguments)
     used = result.profile.totals(result.best)["flops"]
     assert result.best
-    assert result.scores.of(result.best) >= 0.45
+    assert result.scores.of(result.best) >= least
     for value, other, _ in by_score(result):
-        assert value < 0.45 or other["flops"] >= used
+        assert value < least or other["flops"] >= used
 
 
 def test_what_does_not_run_never_wins(small_run):
@@ -374,3 +377,10 @@ def test_what_does_not_run_never_wins(small_run):
             contest.enter(plan)
         assert contest.best is None
         assert (contest.slower and contest.slower.plan) == slower
+
+
+def test_a_score_is_that_of_a_plan_in_any_form(finished):
+    _, result, _ = finished
+    turned = sekron.Plan(result.best, dict.fromkeys(result.best, Form(None, True)), result.metrics)
+    assert turned.digest != result.best.digest
+    assert result.scores.of(turned) == result.scores.of(result.best)

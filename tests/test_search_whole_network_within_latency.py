@@ -549,6 +549,8 @@ def test_the_setting_tells_layouts_and_batches_apart(small_network, small_input)
     assert here.difference(setting(small_input.clone())) == ""
     last = small_input.to(memory_format=torch.channels_last)
     assert here.difference(setting(last)) == "layout contiguous there, channels_last here"
+    sliced = torch.zeros(*small_input.shape[:-1], 20)[..., : small_input.shape[-1]]
+    assert f"{sliced.stride()} here" in here.difference(setting(sliced))
     assert here.difference(setting(small_input[:1])).startswith("input_shapes ((2, 3, 14, 11),)")
     double = copy.deepcopy(small_network).double()
     assert here.difference(setting(small_input.double(), double)).startswith("dtype torch.float32")

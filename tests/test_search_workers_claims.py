@@ -243,3 +243,19 @@ def test_one_error_is_not_the_end_of_the_signs_of_life(monkeypatch):
     monkeypatch.setattr("search.workers.worker.Worker.beat", beat)
     with joined(InMemoryStorage(), "search", is_search=True):
         assert given.wait(30.0)
+
+
+def test_one_that_is_interrupted_at_its_first_look_is_gone(monkeypatch):
+    storage, look = InMemoryStorage(), Claims.look
+
+    def interrupted(self):
+        monkeypatch.setattr(Claims, "look", look)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Claims, "look", interrupted)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt), joined(storage, "search", is_search=True):
+        pass
+    assert threading.active_count() == before
+    with joined(storage, "search", is_search=True) as own:
+        assert own.place == 0

@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from optuna.trial import TrialState
+from torch import nn
 
 import search
 from search import Budget
@@ -205,3 +206,20 @@ def test_the_number_of_network_trials_is_recorded(small_network, small_input, tm
     searched(small_network, small_input, tmp_path / "run", **changes)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["settings"]["n_network_trials"] == 2
+
+
+class Renamed(nn.Module):
+    """A network whose layers have other names, or that has other modules by these."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.body = network
+        self.add_module("3", nn.Identity())
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_a_network_with_other_layers_is_another_one(small_network, small_run):
+    with pytest.raises(ValueError, match="holds the search of another network: layer"):
+        search.join(Renamed(small_network), small_run, progress=False)

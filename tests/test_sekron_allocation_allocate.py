@@ -138,3 +138,14 @@ def test_a_tiny_saving_may_cost_a_large_loss(n_resources, tiny):
         if found is not None:
             assert found.loss == pytest.approx(best, rel=1e-8)
     assert outcomes == {True, False}
+
+
+def test_limits_that_exclude_each_other_are_told_though_the_solvers_presolve_gives_up():
+    losses = [[0.6863512391237969, 0.0], [0.0], [0.9371738178698432, 0.8829265475828667, 0.0]]
+    costs = [
+        [[81920.0, 0.12761792286004492], [393216.0, 0.017555998056195676]],
+        [[786432.0, 0.026058994990307838]],
+        [[32768.0, 0.13323032298761972], [65536.0, 0.13323032298761972], [1048576.0, 0.0315869984]],
+    ]
+    layers = [Options(np.array(o), np.array(c)) for o, c in zip(losses, costs, strict=True)]
+    assert allocate(layers, [1003520.0, 0.1440422905650532]) is None

@@ -1,10 +1,13 @@
 """Recalibration is the mean over what a norm sees, and touches nothing else."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
-from sekron import recalibrate
+from sekron import Plan, Structure, recalibrate, refit, repair, tune
+from tests.conftest import decayed
 
 
 def network():
@@ -193,3 +196,34 @@ def test_a_norm_that_runs_twice_counts_both_by_their_places():
     mean = torch.cat([part.transpose(0, 1).flatten(1) for part in seen], dim=1).mean(1)
     torch.testing.assert_close(model.norm.running_mean, mean)
     assert not model.norm._forward_pre_hooks
+
+
+class Counting(nn.Module):
+    """Changes a buffer of its own whenever it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.register_buffer("n_runs", torch.zeros(()))
+
+    def forward(self, x):
+        self.n_runs += 1
+        return self.norm(self.conv(x))
+
+
+def test_no_buffer_but_those_of_batch_norm_changes():
+    model = Counting()
+    recalibrate(model, batches())
+    assert (model.n_runs, model.norm.num_batches_tracked) == (0, 3)
+
+
+def test_nor_does_it_where_a_network_is_repaired_or_tuned():
+    torch.manual_seed(0)
+    model = decayed(Counting()).eval()
+    recalibrate(model, batches())
+    plan = Plan({"conv": Structure.parse("chain:8x1x3x1,1x3x1x3@4")})
+    for mend in (repair, refit, partial(tune, steps=3)):
+        small = plan.apply(model)
+        with pytest.warns(UserWarning, match="some hundred images, got 10"):
+            mend(small, model, batches(), output="values", progress=False)
+        assert small.n_runs == model.n_runs == 0

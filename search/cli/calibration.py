@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from search.cli.pictures import NORMALIZATIONS, Normalization, load_pictures, spread
-from search.cli.trained import load_state_dict
+from search.cli.trained import load_tensors
 from search.folder.input_spec import InputSpec, arguments_for
 from sekron.forward.inputs import Arguments
 
@@ -93,7 +93,7 @@ def _of_pictures(
 
 def _of_file(path: str, inputs: Sequence[InputSpec]) -> list[Tensor]:
     """Return the tensors of a file in the order of the inputs."""
-    found = load_state_dict(path)
+    found = load_tensors(path)
     numbers = map(str, count())
     names = [spec.name or next(numbers) for spec in inputs]
     if len(names) == len(found) == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from importlib import import_module
 from socketserver import ThreadingMixIn
 from typing import Annotated, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -13,6 +12,7 @@ import typer
 from search.cli.arguments import Json, Run, Storage
 from search.cli.output import print_json, say
 from search.pipeline.readable_studies import readable_studies
+from sekron.export.packages import needed
 
 LOCAL = "127.0.0.1"
 """The dashboard asks nobody who they are, so it is for this machine alone."""
@@ -28,7 +28,7 @@ def dashboard(
 
     It shows a copy as of now: what is changed in it, or deleted, is not in the run.
     """
-    pages = _dashboard().wsgi(readable_studies(run, storage))
+    pages = needed("optuna_dashboard", "dashboard").wsgi(readable_studies(run, storage))
     with _listening(port, pages) as server:
         url = f"http://{LOCAL}:{server.server_port}/"
         if as_json:
@@ -65,18 +65,3 @@ class _Quiet(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  named by its base
         """Say nothing."""
-
-
-def _dashboard() -> Any:
-    """Import what only this needs.
-
-    Raises:
-        ImportError: If it is not installed; the message says how to.
-    """
-    try:
-        return import_module("optuna_dashboard")
-    except ImportError as error:
-        raise ImportError(
-            "the dashboard needs optuna-dashboard, which is not installed; pip install "
-            "'sekron[dashboard]'."
-        ) from error

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from search.cli.output import SHOWN_BY
-from search.cli.trained import load_state_dict, load_trained
+from search.cli.trained import load_tensors, load_trained
 from sekron.forward.evaluation import Score, one_line
 from sekron.records import short
 
@@ -63,7 +63,7 @@ def load_labelled(path: str) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If it does not hold them.
     """
-    tensors = load_state_dict(path)
+    tensors = load_tensors(path)
     images, labels = tensors.get("images"), tensors.get("labels")
     if images is None or labels is None or labels.dim() != 1 or len(images) != len(labels):
         raise ValueError(

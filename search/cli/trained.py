@@ -39,7 +39,10 @@ def load_trained(model: nn.Module, path: str) -> None:
     loaded = _read(path)
     found = dict(_state_dicts(loaded))
     if not found:
-        raise _no_state_dict(path, loaded)
+        raise ValueError(
+            f"{path} must be a state dict, a mapping of names to tensors, or hold one, got "
+            f"{_kind(loaded)}."
+        )
     fitting, refused = {}, []
     for entry, weights in found.items():
         try:
@@ -62,16 +65,18 @@ def load_trained(model: nn.Module, path: str) -> None:
         complain(f"{path}: took {', '.join(what)}")
 
 
-def load_state_dict(path: str) -> dict[str, Tensor]:
-    """Read a state dict without running any code in the file.
+def load_tensors(path: str) -> dict[str, Tensor]:
+    """Read tensors by their names, or a lone one under none, and run no code in the file.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If it holds something else.
         FileNotFoundError: If there is no such file.
     """
     loaded = _read(path)
+    if isinstance(loaded, Tensor):
+        return {"": loaded}
     if not _is_state_dict(loaded):
-        raise _no_state_dict(path, loaded)
+        raise ValueError(f"{path} must hold a tensor or tensors by names, got {_kind(loaded)}.")
     return loaded
 
 
@@ -132,12 +137,10 @@ def _is_state_dict(loaded: object) -> TypeGuard[dict[str, Tensor]]:
     )
 
 
-def _no_state_dict(path: str, loaded: object) -> ValueError:
-    got = type(loaded).__name__
-    if isinstance(loaded, Mapping):
-        odd_first = sorted(loaded.items(), key=lambda item: isinstance(item[1], Tensor))
-        pairs = [f"{name!r} ({type(value).__name__})" for name, value in odd_first]
-        got = ", ".join(pairs[:N_NAMED]) + ", …" * (len(pairs) > N_NAMED) if pairs else "nothing"
-    return ValueError(
-        f"{path} must be a state dict, a mapping of names to tensors, or hold one, got {got}."
-    )
+def _kind(loaded: object) -> str:
+    """Say what was read, that it is no state dict."""
+    if not isinstance(loaded, Mapping):
+        return type(loaded).__name__
+    odd_first = sorted(loaded.items(), key=lambda item: isinstance(item[1], Tensor))
+    pairs = [f"{name!r} ({type(value).__name__})" for name, value in odd_first]
+    return ", ".join(pairs[:N_NAMED]) + ", …" * (len(pairs) > N_NAMED) if pairs else "nothing"

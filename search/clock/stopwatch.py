@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from search.clock.cold_caches import displacing
 from search.clock.layer_calls import record, watched
@@ -24,6 +24,7 @@ from sekron.export.refusal import CannotRun
 from sekron.export.runtimes import PROVIDERS, version_of
 from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Inputs, example_of
+from sekron.layers.channels import CHANNELS_LAST
 from sekron.layers.operations import Form
 from sekron.network.copying import copy_of
 from sekron.network.opening import opened
@@ -91,7 +92,6 @@ class Stopwatch:
                 "`measure_seconds` to 0."
             )
         first = tensors[0]
-        channels_last = first.dim() == 4 and not first.is_contiguous()
         runtime, device = self.sides.runtime, processor_name()
         if first.is_cuda or runtime in PROVIDERS:
             device = torch.cuda.get_device_name(first.device if first.is_cuda else None)
@@ -100,7 +100,7 @@ class Stopwatch:
             threads=torch.get_num_threads(),
             torch=str(torch.__version__),
             dtype=str(next(self._network.parameters()).dtype),
-            layout="channels_last" if channels_last else "contiguous",
+            layout=_layout(first),
             input_shapes=tuple(tuple(a.shape) for a in tensors),
             runtime=runtime,
             runtime_version=version_of(runtime) if self.sides.has_own_threads else "",
@@ -126,10 +126,12 @@ class Stopwatch:
         if not self.sides.is_eager:
             return self._start_alone(seconds)
         finish = synchronized(lambda: None, self._arguments)
-        networks = [self._dense, *([] if self._network is self._dense else [self._network])]
+        # The hooks on its layers take time: the network that is timed as a whole has none.
+        inside = copy_of(self._dense) if self._network is self._dense else self._network
+        networks = [self._dense, inside]
         sides = [synchronized(self._runner(network), self._arguments) for network in networks]
         attended = self.run_queue.attended()
-        with attended, watched(self._network, self._names(), finish) as of_layer, torch.no_grad():
+        with attended, watched(inside, self._names(), finish) as of_layer, torch.no_grad():
             times = race(sides, RATIO_PRECISION, _limited(seconds, MAX_SECONDS))
         n_runs = times.shape[1]
         layers = {}
@@ -261,3 +263,13 @@ class Stopwatch:
 
 def _limited(seconds: float, most: float) -> float:
     return min(max(seconds, MOMENT), most)
+
+
+def _layout(tensor: Tensor) -> str:
+    """Return in which order a tensor lies in memory: by its strides where it is none of torch's."""
+    if tensor.is_contiguous():
+        return "contiguous"
+    last = CHANNELS_LAST.get(tensor.dim() - 2)
+    if last is not None and tensor.is_contiguous(memory_format=last):
+        return "channels_last"
+    return str(tensor.stride())

@@ -54,7 +54,7 @@ class Setting:
         threads: Of torch.
         torch: Version.
         dtype: Of the weights.
-        layout: `contiguous` or `channels_last`, of the example input.
+        layout: Of the example input: `contiguous`, `channels_last`, or its strides.
         input_shapes: Of the example input, the batch included.
         runtime: That ran everything.
         runtime_version: Of the runtime; nothing where that is torch's.

@@ -113,6 +113,15 @@ class InputSpec:
         sizes = tuple(map(int, shape.lower().split("x")))
         return cls(sizes, name, cast("Dtype", dtype), int(below), is_last)
 
+    def __str__(self) -> str:
+        """Return what `parse` reads."""
+        is_bounded = self.below != BELOW
+        kind = self.dtype if is_bounded or self.dtype != "float32" else ""
+        below = str(self.below) if is_bounded else ""
+        order = LAST if self.channels_last else ""
+        sizes = "x".join(map(str, self.shape))
+        return ":".join(filter(None, (self.name, sizes, kind, below, order)))
+
     def tensor(self, generator: torch.Generator) -> Tensor:
         """Return normal numbers, random integers or, for bool, a mask that hides nothing."""
         values = self._values(generator)

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from sekron.forward.evaluation import one_line
@@ -19,33 +19,13 @@ AGAIN = 0.002
 """Seconds after which a writer asks again for the lock of a journal."""
 
 
-class JournalLock(JournalFileOpenLock):
-    """A lock that the operating system gives back when its holder dies.
-
-    Optuna's own locks are files that stay behind, and hold up the next search for half a minute.
-
-    Args:
-        lock: That is taken.
-    """
-
-    def __init__(self, lock: FileLock) -> None:
-        self._lock = lock
-
-    def acquire(self) -> bool:
-        """Wait for the lock."""
-        self._lock.acquire(poll_interval=AGAIN)
-        return True
-
-    def release(self) -> None:
-        """Give the lock back."""
-        self._lock.release()
-
-
 class Journal(JournalFileBackend):
     """A journal whose lines are whole, whatever the disk does; its errors name the file.
 
     Optuna's waits for the disk at every line. This one does at those that end a trial: what comes
-    before is written with it, and alone would be worth nothing.
+    before is written with it, and alone would be worth nothing. Optuna's own locks are files that
+    stay behind, and hold up the next search for half a minute; this one the operating system gives
+    back when its holder dies.
 
     Args:
         path: Of the file.
@@ -53,7 +33,7 @@ class Journal(JournalFileBackend):
     """
 
     def __init__(self, path: Path, lock: FileLock) -> None:
-        super().__init__(str(path), JournalLock(lock))
+        super().__init__(str(path))
         self._path, self._writers = path, lock
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -130,6 +110,4 @@ def _drop_half_line(journal: Path, lock: FileLock) -> None:
             return
         file.seek(0)
         text = file.read()
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):
-            file.truncate(whole)
+        file.truncate(text.rfind(b"\n") + 1)

@@ -97,7 +97,7 @@ def _created_again(storage: BaseStorage) -> Callable[..., int]:
 
 
 def _what(trial: FrozenTrial) -> tuple[object, ...]:
-    return trial.state, trial.params, trial.user_attrs, trial.values
+    return trial.datetime_start, trial.state, trial.params, trial.user_attrs, trial.values
 
 
 def _set_again(storage: BaseStorage) -> Callable[..., bool]:

@@ -22,7 +22,8 @@ class Scores:
 
     Attributes:
         dense: Of the dense network; another score of it means another function or other data.
-        networks: Digest of a plan -> the plan and its score.
+        networks: Digest of a plan's structures -> the plan and its score, which is the same in
+            whatever form its layers run.
         winners: Digest of a question -> the best plan for its budget.
     """
 
@@ -39,11 +40,11 @@ class Scores:
         """Return the score of a plan's network, NaN where it was not scored."""
         if not plan:
             return self.dense
-        return self.networks.get(plan.digest, (plan, math.nan))[1]
+        return self.networks.get(_digest(plan), (plan, math.nan))[1]
 
     def with_network(self, plan: Plan, score: float) -> Scores:
         """Return scores that have the one of one more network."""
-        return replace(self, networks={**self.networks, plan.digest: (plan, score)})
+        return replace(self, networks={**self.networks, _digest(plan): (plan, score)})
 
     def with_winner(self, question: str, plan: Plan) -> Scores:
         """Return scores that know which plan is the best for a budget."""
@@ -88,9 +89,13 @@ class Scores:
         plans = [(read(entry.plan), entry.score) for entry in record.networks]
         return cls(
             record.dense,
-            {plan.digest: (plan, -math.inf if score is None else score) for plan, score in plans},
+            {_digest(plan): (plan, -math.inf if score is None else score) for plan, score in plans},
             {question: read(plan) for question, plan in record.winners.items()},
         )
+
+
+def _digest(plan: Plan) -> str:
+    return Plan(plan).digest
 
 
 class _Scored(msgspec.Struct):

@@ -35,17 +35,30 @@ def choices_in(
     return choices.retimed(timed.pop(runtime)), timed
 
 
-def winner(choices: Choices, budget: Budget, scores: Scores | None) -> Plan | None:
+def winner_on_clock(choices: Choices, budget: Budget) -> Plan | None:
     """Return the plan that a search for a budget has chosen on the clock of these choices.
-
-    Args:
-        choices: With a timetable.
-        budget: Of the search.
-        scores: Where networks were scored.
 
     Returns:
         None where there was no such search.
     """
     winners = {} if choices.timetable is None else choices.timetable.winners
-    best = winners.get(choices.question(budget.limits))
-    return best if scores is None else scores.winners.get(choices.question(budget), best)
+    return winners.get(choices.question(budget.limits))
+
+
+def winner(choices: Choices, budget: Budget, scores: Scores | None) -> Plan | None:
+    """Return the plan that a search has chosen, by score where networks were scored.
+
+    Returns:
+        None where there was no such search.
+    """
+    best = winner_by_score(choices, budget, scores)
+    return winner_on_clock(choices, budget) if best is None else best
+
+
+def winner_by_score(choices: Choices, budget: Budget, scores: Scores | None) -> Plan | None:
+    """Return the plan that scored best for a budget, on the clock of these choices if any.
+
+    Returns:
+        None where there was no such search.
+    """
+    return None if scores is None else scores.winners.get(choices.question(budget))

@@ -221,8 +221,14 @@ class Choices:
         """Return the row of each layer's table that a plan of this search takes.
 
         Raises:
-            ValueError: If a structure is not, or no longer, among the candidates.
+            ValueError: If a layer was not searched, or a structure is not, or no longer, among the
+                candidates.
         """
+        if strangers := [name for name in plan if name not in self.tables]:
+            raise ValueError(
+                f"a plan of this search must take its layers, but it has {strangers[0]!r}, which "
+                "was not searched."
+            )
         chosen = []
         for name, table in self.tables.items():
             row = len(table)

@@ -219,8 +219,7 @@ class SearchResult:
     @property
     def best_row(self) -> int | None:
         """Row of the front that is the best plan; None where another beats it in all."""
-        rows = (row for row, member in enumerate(self.members) if member.plan == self.best)
-        return next(rows, None)
+        return next((row for row, m in enumerate(self.members) if m.plan == self.best), None)
 
     def by_digest(self, digest: str) -> Plan:
         """Return the plan of the front whose digest begins so; a report tells it.
@@ -263,8 +262,9 @@ class SearchResult:
             ValueError: If the runtime was not timed.
         """
         choices, beside = choices_in(runtime, self.choices, self.beside)
-        own = winner(choices, self.budget, self.scores)  # perhaps the dense network's, an empty one
-        best = self.best if own is None else own
+        best = winner(choices, self.budget, self.scores)  # may be the dense network's, empty
+        if best is None:  # then that of the search, in the forms that are fastest there
+            best = choices.plan(choices.choice(self.best))
         return replace(self, choices=choices, best=best, beside=beside)
 
     def plan(self, budget: Budget, runtime: str | None = None) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,17 @@ from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 
 
 def weight_digests(model: nn.Module, measured: NetworkProfile) -> dict[str, str]:
-    """Return layer name -> digest of its weight, for the searched layers."""
+    """Return layer name -> digest of its weight, for the searched layers.
+
+    It is empty where the network is another one, and has no such layer.
+    """
     names = [layer.name for layer in measured.searched]
     network = opened(model, names)
-    return {name: digest(weight_of(network, name)) for name in names}
+    digests = dict.fromkeys(names, "")
+    for name in names:
+        with suppress(AttributeError):
+            digests[name] = digest(weight_of(network, name))
+    return digests
 
 
 def digest(weight: Tensor) -> str:

@@ -14,8 +14,9 @@ from sekron.calibration.moments import moments
 from sekron.calibration.output_kind import OutputKind, kind_of
 from sekron.calibration.sensitivity import LEVELS, divergences, weighted_by
 from sekron.forward.batches import Batches
-from sekron.forward.evaluation import inputs_of, output_of, untouched
+from sekron.forward.evaluation import evaluating, inputs_of, output_of
 from sekron.forward.inputs import Arguments, example_of
+from sekron.network.copying import copy_of
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened
 from sekron.network.surgery import weight_of
@@ -118,8 +119,9 @@ def _kind(request: Request) -> tuple[Batches, OutputKind]:
     example = example_of(request.example_input, request.model)
     inputs = inputs_of(request.calibration, request.model, "`calibration`", example)
     first = next(inputs)
-    with untouched(request.model):
-        kind = kind_of(request.output, output_of(request.model, first, "the calibration batches"))
+    model = copy_of(request.model)  # forward may change it
+    with evaluating(model):
+        kind = kind_of(request.output, output_of(model, first, "the calibration batches"))
     if request.output is None and request.progress:
         sys.stderr.write(
             f"calibration: the network's outputs are taken for {kind.name}; say `output=` if they "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 import torch
 
@@ -70,14 +71,14 @@ class LayerWork:
         return cls(template_seconds(space, groups, n_cp_ranks, in_metric), proposal, n_trials)
 
     @property
-    def steps(self) -> list[float]:
+    def steps(self) -> Iterator[float]:
         """Of every structure that is scored, in their order."""
-        return self.templates + self.n_trials * [self.proposal]
+        return chain(self.templates, repeat(self.proposal, self.n_trials))
 
     @property
     def seconds(self) -> float:
         """Of all."""
-        return sum(self.steps)
+        return sum(self.templates) + self.n_trials * self.proposal
 
 
 def work_of_layers(

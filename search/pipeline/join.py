@@ -71,7 +71,8 @@ def join(
         ConnectionError: If the storage stays away, or others took this worker for dead.
     """
     folder = RunFolder(run)
-    settings, profile = folder.read().settings, folder.read().profile
+    record = folder.read()
+    settings, profile = record.settings, record.profile
     digests = weight_digests(model, profile)
     folder.check_weights(digests)
     folder.check_storage(storage)

@@ -11,6 +11,7 @@ from search.folder.recorder import timetables_beside
 from search.folder.run_folder import RunFolder
 from search.folder.run_record import RunRecord
 from search.folder.storage import told
+from search.front.beside import winner, winner_by_score, winner_on_clock
 from search.front.choices import Choices
 from search.front.result import SearchResult
 from search.per_layer.depth import n_trials_of
@@ -72,15 +73,13 @@ def load_so_far(run: str | Path, storage: str | None = None) -> tuple[SearchResu
         timetable = folder.timetable(metrics, runtime)
         beside = timetables_beside(folder, metrics, runtime)
     choices = Choices(record.profile, tables, metrics, timetable, folder.factors(keeps=False))
-    by_score = None if scores is None else scores.winners.get(choices.question(budget))
-    on_clock = None
-    if timetable is not None:
-        on_clock = timetable.winners.get(choices.question(budget.limits))
+    by_score = winner_by_score(choices, budget, scores)
+    on_clock = winner_on_clock(choices, budget)
     if by_score is None and (record.settings.is_scored or budget.min_score is not None):
         lacks.append("its plan was not scored yet")
     if on_clock is None and (record.settings.is_timed or budget.is_clocked):
         lacks.append("its plan was not measured yet")
-    best = on_clock if by_score is None else by_score
+    best = winner(choices, budget, scores)
     if best is None:
         best = _best_so_far(choices, budget) if lacks else choices.best(budget)
     return SearchResult(choices, budget, best, scores, beside), lacks

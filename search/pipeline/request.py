@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,10 +105,10 @@ def request_of(
     max_sequence_length = whole("max_sequence_length", max_sequence_length)
     rank_multiple = whole("rank_multiple", rank_multiple)
     measure_seconds = number("measure_seconds", measure_seconds)
-    if not measure_seconds >= 0 or (measure_seconds == 0 and budget.is_clocked):
+    if not 0 <= measure_seconds < math.inf or (measure_seconds == 0 and budget.is_clocked):
         raise ValueError(
-            f"`measure_seconds` must be positive where latency is limited, else at least 0, "
-            f"got {measure_seconds} for {budget}."
+            "`measure_seconds` must be positive where latency is limited, else at least 0, and "
+            f"finite, got {measure_seconds} for {budget}."
         )
     if measure_seconds == 0 and runtime != EAGER:
         raise ValueError(

@@ -102,7 +102,7 @@ def run(
         progress: Whether to show a progress bar on stderr.
         n_threads: Layers that are searched at the same time, each on one thread, or with a run
             folder, where they take long, in a process; default as many as torch has threads. The
-            result does not depend on it.
+            result does not depend on it, but for errors' last digits where all layers are wide.
         runtime: That is timed, layer by layer and whole: torch, torch.compile, onnxruntime,
             openvino, their names with -int8 (quantized, candidates too), onnxruntime-cuda or
             onnxruntime-tensorrt. A run folder keeps the times of several side by side.

@@ -213,7 +213,7 @@ def search_layers(
                 storage=task.storage,
                 hold=claims.hold,
             )
-            steps = iter(work[name].steps)
+            steps = work[name].steps
 
             def on_trial(is_new: bool) -> None:
                 seconds = per_second * next(steps)

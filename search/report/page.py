@@ -9,10 +9,8 @@ import json
 import shlex
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -22,7 +20,7 @@ from search.front.outcome import Outcome
 from search.front.result import SearchResult
 from search.report.tables import front_table, layers_table, table_of
 from sekron.budget import RESOURCES
-from sekron.network.figure import size_text
+from sekron.export.packages import needed
 from sekron.records import write_text
 from sekron.structures.diagram import diagram
 from sekron.structures.families import FAMILIES
@@ -70,14 +68,15 @@ class Report:
         """
         plotly, packed = _plotly()
         script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
-        environment = _extra("jinja2").Environment(
-            loader=_extra("jinja2").FileSystemLoader(TEMPLATES),
+        jinja2 = needed("jinja2", "report")
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(TEMPLATES),
             autoescape=True,
-            undefined=_extra("jinja2").StrictUndefined,
+            undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        raw = _extra("markupsafe").Markup
+        raw = needed("markupsafe", "report").Markup
         return str(
             environment.get_template("page.html").render(
                 **self._words(),
@@ -104,10 +103,7 @@ class Report:
             "source": {
                 "model": self.record.source.model,
                 "weights": self.record.source.weights,
-                "inputs": [
-                    " ".join(filter(None, (spec.name, size_text(spec.shape), spec.dtype)))
-                    for spec in self.record.source.inputs
-                ],
+                "inputs": [str(spec) for spec in self.record.source.inputs],
             },
             "settings": settings,
             "versions": self.record.versions,
@@ -128,10 +124,9 @@ class Report:
         """Return what the script reads."""
         result, front = self.result, self.result.pareto_front()
         layers = layers_table(result, front)
-        best = result.best_row
         return {
             "front": front_table(front),
-            "best": len(front) - 1 if best is None else best,
+            "best": result.best_row,
             "layers": layers,
             "drawings": _drawings(front),
             "figures": {name: figure.to_plotly_json() for name, figure in self._figures().items()},
@@ -198,24 +193,9 @@ def _json(value: object) -> str:
 @cache
 def _plotly() -> tuple[str, str]:
     """Return the digest of plotly's script, and the script packed for a page."""
-    script = _extra("plotly.offline").get_plotlyjs()
+    script = needed("plotly.offline", "report").get_plotlyjs()
     return _hash(script), base64.b64encode(gzip.compress(script.encode(), 9, mtime=0)).decode()
 
 
 def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _extra(name: str) -> ModuleType:
-    """Import what only a report needs.
-
-    Raises:
-        ImportError: If it is not installed; the message says how to.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"a report needs {name.partition('.')[0]}, which is not installed; pip install "
-            "'sekron[report]'."
-        ) from error

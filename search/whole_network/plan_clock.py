@@ -185,7 +185,7 @@ class PlanClock:
         is_told = measured.is_confirmed or not member.plan or not budget.is_clocked
         if not is_told and self._excess(measured, budget) <= 0.0:
             again = self._race(self._compressed(member.plan), PART * self.limit.left())
-            low, ratio, high = agreed((measured.low, measured.ratio, measured.high), again)
+            low, _, high = agreed((measured.low, measured.ratio, measured.high), again)
             ratio = max(measured.ratio, again[1])
             low, high = min(low, ratio), max(high, ratio)
             measured = replace(measured, ratio=ratio, low=low, high=high, is_confirmed=True)

@@ -80,7 +80,11 @@ class Claims:
         self._watch = Watch()
         self.worker = Worker(storage, self._study, is_search=is_search)
         self.number = self.worker.number
-        self.look()
+        try:
+            self.look()
+        except BaseException:
+            self.leave(TrialState.FAIL)
+            raise
 
     def refuse_others(self) -> None:
         """Refuse to search beside another search; workers of one that is gone may be there.

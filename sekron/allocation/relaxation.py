@@ -180,6 +180,8 @@ class Program:
             A_eq=picks,
             b_eq=np.ones(len(self.starts)),
             method="highs",
+            # Where no prices suffice, the penalty is so large that presolve gives up.
+            options={"presolve": False},
         )
         if result.x is None:
             raise RuntimeError(f"the linear relaxation must be solvable, got: {result.message}")

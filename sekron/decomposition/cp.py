@@ -165,7 +165,8 @@ def _start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor
     for mode, size in enumerate(tensor.shape):
         unfolding = tensor.movedim(mode, 0).flatten(1)
         vectors = torch.linalg.eigh(gram(unfolding)).eigenvectors.flip(-1).T
-        factor = torch.randn(rank, size, generator=generator).to(tensor.device) / size**0.5
+        drawn = torch.randn(rank, size, generator=generator, dtype=torch.float32)
+        factor = drawn.to(tensor.device) / size**0.5
         factor[:size] = vectors[:rank]
         factors.append(factor)
     scale = 1.0 / (rank * prod(float(a.norm()) / rank**0.5 for a in factors))

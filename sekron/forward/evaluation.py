@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -39,22 +39,35 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def untouched(*networks: nn.Module) -> Iterator[None]:
     """Switch networks to evaluation, and put back what of their buffers forward itself changes."""
+    with ExitStack() as stack:
+        for network in networks:
+            stack.enter_context(buffers_kept(network))
+            stack.enter_context(evaluating(network))
+        yield
+
+
+@contextmanager
+def buffers_kept(network: nn.Module, *, but: Collection[nn.Module] = ()) -> Iterator[None]:
+    """Put back the buffers that forward itself changes within the block.
+
+    Args:
+        network: That runs.
+        but: Modules of it whose buffers shall change.
+    """
     held = [
         (module, name, buffer, buffer.clone())
-        for network in networks
         for module in network.modules()
+        if module not in but
         for name, buffer in module._buffers.items()
         if buffer is not None and not is_lazy(buffer) and not buffer.is_meta
     ]
-    with ExitStack() as stack:
-        for network in networks:
-            stack.enter_context(evaluating(network))
-        try:
-            yield
-        finally:
-            for module, name, buffer, before in held:
-                module._buffers[name] = buffer
-                if not torch.equal(buffer, before):
+    try:
+        yield
+    finally:
+        for module, name, buffer, before in held:
+            module._buffers[name] = buffer
+            if not torch.equal(buffer, before):
+                with torch.no_grad():
                     buffer.copy_(before)
 
 

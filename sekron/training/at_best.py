@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from torch import nn
 
 from sekron.calibration.divergence import Reference
-from sekron.forward.evaluation import evaluating
+from sekron.forward.evaluation import buffers_kept, evaluating
+from sekron.training.batch_norm import norms_with_statistics
 
 
 class Best:
@@ -50,15 +51,18 @@ class Best:
 def at_best(network: nn.Module, reference: Reference) -> Iterator[Best]:
     """Give a network its best state at the end, or the one that it came with after an error.
 
+    Buffers that it changes itself when it runs, but for those of batch norm, are as they came.
+
     Args:
         network: Changed within the block, and looked at whenever it may be good.
         reference: That it is judged by.
     """
-    best = Best(network, reference)
-    first = best.state
-    try:
-        yield best
-    except BaseException:
-        network.load_state_dict(first)
-        raise
-    best.go_back()
+    with buffers_kept(network, but=norms_with_statistics(network)):
+        best = Best(network, reference)
+        first = best.state
+        try:
+            yield best
+        except BaseException:
+            network.load_state_dict(first)
+            raise
+        best.go_back()

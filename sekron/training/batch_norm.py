@@ -11,7 +11,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sekron.forward.batches import Batches
-from sekron.forward.evaluation import evaluating, inputs_of, output_of, without_singles
+from sekron.forward.evaluation import (
+    buffers_kept,
+    evaluating,
+    inputs_of,
+    output_of,
+    without_singles,
+)
 from sekron.network.precision import in_single_precision
 
 
@@ -50,7 +56,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
     backup = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
     handles, finished = [], False
     try:
-        with evaluating(model):
+        with buffers_kept(model, but=norms), evaluating(model):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None  # for one that was compiled, which no new hook reaches

@@ -60,7 +60,7 @@ def refit(
 
     Args:
         model: From `Plan.apply` on `dense`; its factors, the biases of its factorized layers and
-            its batch-norm buffers are changed.
+            its batch-norm buffers are changed, frozen ones too.
         dense: Not modified; a layer that is factorized in it too stays as it is.
         batches: Unlabelled inputs, as `repair` takes them; they are gone through a few times for
             every layer.

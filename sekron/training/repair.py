@@ -63,7 +63,7 @@ def repair(
 
     Args:
         model: From `Plan.apply` on `dense`; its factors, the biases of its factorized layers and
-            its batch-norm buffers are changed.
+            its batch-norm buffers are changed, frozen ones too.
         dense: Not modified.
         batches: Unlabelled inputs, as `recalibrate` takes them; some hundred images, and more are
             better. Fewer than 16 are warned of: on others the network may end worse.

@@ -6,7 +6,7 @@ const asObject = (columns, values) => Object.fromEntries(columns.map((name, i) =
 const nPlans = data.front.rows.length;
 const frontTable = new SortableTable("front", data.front.columns, show);
 const layersTable = new SortableTable("layers", data.layers.columns);
-let shown = data.best;
+let shown = data.best ?? nPlans - 1; // another plan may beat the best one in all
 
 /** Show one plan everywhere. */
 function show(plan) {
@@ -75,6 +75,7 @@ at("slider").max = nPlans - 1;
 at("slider").addEventListener("input", (event) => show(Number(event.target.value)));
 at("previous").addEventListener("click", () => show(shown - 1));
 at("next").addEventListener("click", () => show(shown + 1));
+at("to-best").hidden = data.best === null;
 at("to-best").addEventListener("click", () => show(data.best));
 document.addEventListener("keydown", onKey);
 document.querySelectorAll("[data-copy]").forEach((button) => {
