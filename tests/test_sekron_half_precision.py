@@ -344,7 +344,9 @@ def test_rivals_of_a_weight(name, scale, dtype, seed):
     assert errors[0] == pytest.approx(errors[1], abs=8 * rounding(dtype))
 
 
+# Both halves are decomposed alike, and all of them takes a quarter of a minute a dtype.
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
 def test_every_rival_method(dtype):
     model, batches = network(dtype, 0), images(dtype)
     frames = [

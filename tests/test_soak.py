@@ -14,7 +14,7 @@ from tests.soak.verdict import changed, refusal, snapshot
 
 @pytest.mark.slow
 def test_a_short_soak_finds_nothing(tmp_path):
-    tally = soak({"kills": 2, "files": 10, "options": 10, "disks": 0}, 7, "", tmp_path)
+    tally = soak({"kills": 1, "files": 6, "options": 6, "disks": 0}, 7, "", tmp_path)
     assert not tally.faults
     names = [finding.attack for finding in tally.findings]
     assert {name.partition(":")[0] for name in names} == {"kills", "files", "options"}

@@ -228,8 +228,6 @@ class RunFolder:
         return self.path / (LATENCY if runtime == EAGER else f"latency-{runtime}.json")
 
     def _make(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"the run {self.path} must be a folder, but it is a file.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -130,9 +130,10 @@ class Choices:
         """
         available = self.available(budget)
         solution = self.solve(budget, available)
-        if solution is None and not budget.is_clocked:
+        is_timed = self.timetable is not None  # else nothing was refused
+        if solution is None and is_timed and budget.params is None and not budget.is_clocked:
             solution = self.solve(budget, available, slower=True)
-            if solution is not None and self.timetable is not None:
+            if solution is not None:
                 solution = replace(solution, is_slower=True)
         if solution is None:
             reachable = ", ".join(f"{name} {self.least(name):.4f}" for name in available)

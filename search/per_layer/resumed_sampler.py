@@ -67,6 +67,10 @@ class ResumedSampler(BaseSampler):
 
     def _sampler(self, trial: FrozenTrial) -> BaseSampler:
         if self._of_trial is None or self._of_trial[0] != trial.number:
-            drawn = random.Random(f"{self._seed}/{trial.number}").getrandbits(32)
-            self._of_trial = (trial.number, self._make(drawn))
+            self._of_trial = (trial.number, self._make(seed_of_trial(self._seed, trial.number)))
         return self._of_trial[1]
+
+
+def seed_of_trial(seed: int, number: int) -> int:
+    """Return the seed of a trial's own sampler: an interrupted search goes on as if it were not."""
+    return random.Random(f"{seed}/{number}").getrandbits(32)

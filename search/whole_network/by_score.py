@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from search.front.choices import Choices, Member
 from search.per_layer.in_memory import in_memory
+from search.per_layer.resumed_sampler import seed_of_trial
 from search.whole_network.judge import Judge
 from search.whole_network.plan_clock import NEVER
 from search.whole_network.shared_judge import SharedJudge
@@ -199,7 +199,7 @@ def _asked(
         names: Of the parameters.
     """
     sampler = TPESampler(
-        seed=random.Random(f"{seed}/{number}").getrandbits(32),
+        seed=seed_of_trial(seed, number),
         n_startup_trials=N_STARTUP,
         multivariate=True,
     )
