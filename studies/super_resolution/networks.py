@@ -117,9 +117,9 @@ NETWORKS = {
         Network(
             "x4plus-anime",
             partial(realesrgan, "realesrgan-x4plus-anime"),
-            n_crops=12,
-            size=32,
-            batch=6,
+            n_crops=32,
+            size=48,
+            batch=8,
             searches=(BY_METRIC,),
             budgets=_HALF,
             rungs=(REPAIRED,),
