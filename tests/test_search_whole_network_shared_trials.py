@@ -1,6 +1,7 @@
 """Trials of whole networks: proposed in memory, taken by one worker each, told once."""
 
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import optuna
@@ -9,6 +10,7 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
+from search import Budget
 from search.front.sweep import front_members
 from search.whole_network.by_score import _asked
 from search.whole_network.nearby import N_SEEDS, NetworkStudy
@@ -44,9 +46,14 @@ def test_trials_near_the_winner_are_the_same_however_often_they_are_stopped(fini
 
     def run(storage, n_trials):
         left = iter([1.0] * n_trials)
+        clock = SimpleNamespace(
+            excess=lambda *_: 1.0,
+            limit=SimpleNamespace(left=lambda _: next(left, 0.0)),
+            timetable=result.timetable,
+        )
         trials = trials_in(storage, number)
-        study = NetworkStudy(choices, result.budget, winner, front, lambda _: 1.0, trials)
-        study.run(lambda: next(left, 0.0))
+        study = NetworkStudy(choices, result.budget, winner, front, clock, trials)
+        study.run()
         return [(t.params, t.values, t.state, t.user_attrs) for t in study._study.trials]
 
     straight, storage = run(InMemoryStorage(), number), InMemoryStorage()
@@ -54,6 +61,29 @@ def test_trials_near_the_winner_are_the_same_however_often_they_are_stopped(fini
     assert {state for _, _, state, _ in straight} == {TrialState.COMPLETE}
     assert run(storage, stop) == straight[:stop]
     assert run(storage, number) == straight
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_earlier_trials_are_timed_on_another_clock_only_while_there_is_time(finished, seconds):
+    _, _, result = finished
+    choices, storage, timed = result.choices, InMemoryStorage(), []
+    front = front_members(choices, result.best, None)
+    worst = max(front, key=lambda member: member.error)
+
+    def run(seconds, timetable):
+        clock = SimpleNamespace(
+            excess=lambda member, _: timed.append(member) or 1.0,
+            limit=SimpleNamespace(left=lambda _: seconds),
+            timetable=timetable,
+        )
+        trials = trials_in(storage, N_SEEDS + 2)
+        NetworkStudy(choices, Budget(latency=0.9), worst, front, clock, trials).run()
+
+    run(1.0, result.timetable)
+    assert timed
+    timed.clear()
+    run(seconds, replace(result.timetable, networks={}))
+    assert bool(timed) == (seconds > 0.0)
 
 
 class Shared:

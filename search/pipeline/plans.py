@@ -100,10 +100,7 @@ def plan_on_clock(
         if budget.is_clocked:
             now = choices.retimed(clock.timetable)
             front = _front(now, winner.plan, clock, NETWORKS)
-            study = NetworkStudy(
-                now, budget, winner, front, lambda member: clock.excess(member, budget), trials
-            )
-            winner = study.run(lambda: clock.limit.left(NETWORKS))
+            winner = NetworkStudy(now, budget, winner, front, clock, trials).run()
         clock.crown(question, winner, n_trials)
     return clock.timetable.winners[question]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import optuna
 from optuna.samplers import TPESampler
 
+from search.clock.time_limit import NETWORKS
 from search.front.choices import Choices, Member
 from search.per_layer.in_memory import FINISHED, in_memory
 from search.per_layer.objective_names import name_objectives
 from search.per_layer.resumed_sampler import ResumedSampler
+from search.whole_network.plan_clock import PlanClock
 from search.whole_network.trials import Trials
 from sekron.budget import Budget
 
@@ -31,8 +33,7 @@ class NetworkStudy:
         budget: That plans must hold.
         winner: The best plan so far, measured.
         front: The plans whose candidates are mixed.
-        excess: Returns by how much a measured plan exceeds the budget's latency, relative to it;
-            zero or less where it holds.
+        clock: Measures whole networks, within its limit.
         trials: How many, and where they are kept.
     """
 
@@ -42,11 +43,11 @@ class NetworkStudy:
         budget: Budget,
         winner: Member,
         front: Sequence[Member],
-        excess: Callable[[Member], float],
+        clock: PlanClock,
         trials: Trials,
     ) -> None:
         self._choices, self._budget, self._winner = choices, budget, winner
-        self._measured_excess, self._n_trials = excess, trials.number
+        self._clock, self._n_trials = clock, trials.number
         rows = [choices.choice(member.plan) for member in (winner, *front)]
         self._ladders = [
             sorted({used[0], *(set(used) & set(layer.allowed(budget).tolist()))})
@@ -71,16 +72,12 @@ class NetworkStudy:
                 params = {f"layer{i}": ladder.index(row) for i, (ladder, row) in enumerate(steps)}
                 self._asked.enqueue_trial(params, skip_if_exists=True)
 
-    def run(self, left: Callable[[], float]) -> Member:
-        """Run the trials that are left until the time is up; return the best plan.
-
-        Args:
-            left: Returns the seconds that are left.
-        """
+    def run(self) -> Member:
+        """Run the trials that are left until the time is up; return the best plan."""
         for trial in self._finished:
             self._tried(trial.params)
         for _ in range(self._n_trials - len(self._finished)):
-            if left() == 0.0:
+            if not self._has_time:
                 break
             asked = self._asked.ask()
             for i, ladder in enumerate(self._ladders):
@@ -97,11 +94,17 @@ class NetworkStudy:
         rows = (ladder[params[f"layer{i}"]] for i, ladder in enumerate(self._ladders))
         member = self._choices.member(tuple(rows))
         excess = self._choices.excess(member, self._budget)
-        if excess <= 0.0 and member.error < self._winner.error:
-            excess = self._measured_excess(member)
+        is_better = excess <= 0.0 and member.error < self._winner.error
+        # An earlier session's trial may have been timed on another clock, and not on this one.
+        if is_better and (self._clock.timetable.of(member.plan) is not None or self._has_time):
+            excess = self._clock.excess(member, self._budget)
             if excess <= 0.0:
                 self._winner = member
         return member, excess
+
+    @property
+    def _has_time(self) -> bool:
+        return self._clock.limit.left(NETWORKS) > 0.0
 
 
 def _sampler(seed: int) -> TPESampler:
