@@ -69,13 +69,13 @@ def test_a_database_that_goes_is_told_in_one_line_and_gone_on_with(server, tmp_p
 def test_a_trial_like_an_earlier_one_is_not_taken_for_it_after_an_outage(tmp_path, monkeypatch):
     """A structure that is proposed again makes trials that are equal but for their time."""
     monkeypatch.setattr(outage, "PAUSE", 0.0)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/trials.db")
+    storage = optuna.storages.get_storage(f"sqlite:///{tmp_path}/trials.db")
     create, failing = storage.create_new_trial, []
 
-    def flaky(*arguments):
+    def flaky(*arguments, **named):
         if failing:
             raise OperationalError("insert", {}, failing.pop())
-        return create(*arguments)
+        return create(*arguments, **named)
 
     storage.create_new_trial = flaky
     study = optuna.create_study(storage=outage.waiting_out(storage))

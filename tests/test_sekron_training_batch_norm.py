@@ -227,3 +227,23 @@ def test_nor_does_it_where_a_network_is_repaired_or_tuned():
         with pytest.warns(UserWarning, match="some hundred images, got 10"):
             mend(small, model, batches(), output="values", progress=False)
         assert small.n_runs == model.n_runs == 0
+
+
+def test_a_compiled_network_is_not_compiled_again_for_every_batch():
+    plain, eager = network().eval(), network().eval()
+    n_compiled = []
+
+    def backend(graph, _):
+        n_compiled.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(plain, backend=backend)
+    with torch.no_grad():
+        compiled(batches()[0])
+    assert n_compiled
+    n_compiled.clear()
+    recalibrate(compiled, batches())
+    recalibrate(eager, batches())
+    assert not n_compiled
+    for first, second in zip(plain.buffers(), eager.buffers(), strict=True):
+        torch.testing.assert_close(first, second)

@@ -45,6 +45,15 @@ def winner_on_clock(choices: Choices, budget: Budget) -> Plan | None:
     return winners.get(choices.question(budget.limits))
 
 
+def winner_by_score(choices: Choices, budget: Budget, scores: Scores | None) -> Plan | None:
+    """Return the plan that scored best for a budget, on the clock of these choices if any.
+
+    Returns:
+        None where there was no such search.
+    """
+    return None if scores is None else scores.winners.get(choices.question(budget))
+
+
 def winner(choices: Choices, budget: Budget, scores: Scores | None) -> Plan | None:
     """Return the plan that a search has chosen, by score where networks were scored.
 
@@ -53,12 +62,3 @@ def winner(choices: Choices, budget: Budget, scores: Scores | None) -> Plan | No
     """
     best = winner_by_score(choices, budget, scores)
     return winner_on_clock(choices, budget) if best is None else best
-
-
-def winner_by_score(choices: Choices, budget: Budget, scores: Scores | None) -> Plan | None:
-    """Return the plan that scored best for a budget, on the clock of these choices if any.
-
-    Returns:
-        None where there was no such search.
-    """
-    return None if scores is None else scores.winners.get(choices.question(budget))

@@ -74,8 +74,8 @@ class NetworkStudy:
 
     def run(self) -> Member:
         """Run the trials that are left until the time is up; return the best plan."""
-        for trial in self._finished:
-            self._tried(trial.params)
+        for trial in self._finished:  # perhaps of an earlier session, and timed on another clock
+            self._tried(trial.params, may_measure=self._has_time)
         for _ in range(self._n_trials - len(self._finished)):
             if not self._has_time:
                 break
@@ -89,14 +89,13 @@ class NetworkStudy:
             self._study.add_trial(self._asked.tell(asked, member.error))
         return self._winner
 
-    def _tried(self, params: dict[str, int]) -> tuple[Member, float]:
+    def _tried(self, params: dict[str, int], *, may_measure: bool = True) -> tuple[Member, float]:
         """Return a plan and its excess, which becomes the winner if it is better."""
         rows = (ladder[params[f"layer{i}"]] for i, ladder in enumerate(self._ladders))
         member = self._choices.member(tuple(rows))
         excess = self._choices.excess(member, self._budget)
         is_better = excess <= 0.0 and member.error < self._winner.error
-        # An earlier session's trial may have been timed on another clock, and not on this one.
-        if is_better and (self._clock.timetable.of(member.plan) is not None or self._has_time):
+        if is_better and (may_measure or self._clock.timetable.of(member.plan) is not None):
             excess = self._clock.excess(member, self._budget)
             if excess <= 0.0:
                 self._winner = member

@@ -31,10 +31,8 @@ def patterns_of(
     if selection is None:
         return None
     if isinstance(selection, str | type):
-        kind = "string" if isinstance(selection, str) else "class"
-        got = selection if isinstance(selection, str) else selection.__name__
         raise ValueError(
-            f"`{argument}` must be a list of patterns and classes, got the {kind} {got!r}."
+            f"`{argument}` must be a list of patterns and classes, got {selection!r} alone."
         )
     examples = f"{', '.join(list(layers)[:4])}, …; `sekron layers` lists all"
     if callable(selection):

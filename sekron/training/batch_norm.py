@@ -56,10 +56,11 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
     backup = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
     handles, finished = [], False
     try:
-        with buffers_kept(model, but=norms), evaluating(model):
+        # A network that was compiled would be compiled again for every momentum.
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, buffers_kept(model, but=norms), evaluating(model):
             for norm in norms:
                 norm.reset_running_stats()
-                norm.momentum = None  # for one that was compiled, which no new hook reaches
                 norm.training = True
                 handles.append(norm.register_forward_pre_hook(_weigher(), with_kwargs=True))
             for batch in without_singles(inputs_of(batches, model, "`batches`")):
