@@ -1,5 +1,6 @@
 """Recalibration is the mean over what a norm sees, and touches nothing else."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -247,3 +248,13 @@ def test_a_compiled_network_is_not_compiled_again_for_every_batch():
     assert not n_compiled
     for first, second in zip(plain.buffers(), eager.buffers(), strict=True):
         torch.testing.assert_close(first, second)
+
+
+def test_threads_leave_the_compiler_as_it_was():
+    models = [network() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda model: recalibrate(model, batches()), models))
+    compiled = []
+    model = torch.compile(nn.ReLU(), backend=lambda graph, _: compiled.append(1) or graph.forward)
+    model(torch.zeros(2))
+    assert compiled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,9 @@ from sekron.forward.evaluation import (
     without_singles,
 )
 from sekron.network.precision import in_single_precision
+
+STANCE = threading.RLock()
+"""Held where the compiler's stance is changed, which all threads of a process share."""
 
 
 @in_single_precision
@@ -56,9 +60,13 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
     backup = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
     handles, finished = [], False
     try:
-        # A network that was compiled would be compiled again for every momentum.
-        eager = torch.compiler.set_stance("force_eager")
-        with eager, buffers_kept(model, but=norms), evaluating(model):
+        with (
+            STANCE,
+            # A network that was compiled would be compiled again for every momentum.
+            torch.compiler.set_stance("force_eager"),
+            buffers_kept(model, but=norms),
+            evaluating(model),
+        ):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.training = True
