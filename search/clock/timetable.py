@@ -135,7 +135,10 @@ class Timetable:
         # Where both would explain the same, the layers realized less and cost nothing.
         rows = np.vstack([np.stack([saved, -n_layers], axis=1), [0.0, UNLIKELY]])
         fitted = lsq_linear(
-            rows, np.append(gains, 0.0), ([LEAST_REALIZED, 0.0], [MOST_REALIZED, np.inf])
+            rows,
+            np.append(gains, 0.0),
+            ([LEAST_REALIZED, 0.0], [MOST_REALIZED, np.inf]),
+            method="bvls",  # exact, and fast where there are two unknowns
         )
         return Effect(float(fitted.x[0]), float(fitted.x[1]))
 

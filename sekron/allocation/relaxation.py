@@ -134,18 +134,48 @@ class Program:
         return TOLERANCE * self.scale
 
     def relax(self) -> Relaxed | None:
-        """Solve the linear relaxation by column generation; None when not even fractions fit."""
-        for penalty in PENALTIES:
-            excess, prices = self._generated(penalty)
-            if excess <= TOLERANCE:
-                break
-        else:
+        """Solve the linear relaxation; None when not even fractions fit."""
+        prices = self._price() if self.n_resources == 1 else self._prices()
+        if prices is None:
             return None
-        # The solver's bound holds only to its tolerances; at any prices p, this one is exact:
+        # The prices are right to some tolerance; at any prices p, this bound is exact:
         # Σₗ min (loss + cost · p) − Σ p.
         priced = self.losses + self.costs @ prices
         bases = np.minimum.reduceat(priced, self.starts)
         return Relaxed(float(bases.sum() - prices.sum()), prices, priced - bases[self.owner])
+
+    def _price(self) -> Floats | None:
+        """Return the price of the only resource.
+
+        Of a choice that uses too much and one that fits, the price is tried at which both are
+        worth the same. As long as another choice between them is worth more, it takes the place of
+        the one on its side.
+        """
+        dear = self.cheapest(np.zeros(1))
+        fitting = np.lexsort((self.losses, self.costs[:, 0], self.owner))[self.starts]
+        most, least = self.used(dear)[0], self.used(fitting)[0]
+        if least > 1.0 + TOLERANCE:
+            return None
+        price = 0.0
+        while most > max(least, 1.0):
+            price = (self.loss(fitting) - self.loss(dear)) / (most - least)
+            found = self.cheapest(np.array([price]))
+            used = self.used(found)[0]
+            if not least < used < most:
+                break
+            if used > 1.0:
+                dear, most = found, used
+            else:
+                fitting, least = found, used
+        return np.array([price])
+
+    def _prices(self) -> Floats | None:
+        """Return the prices of several resources, by column generation."""
+        for penalty in PENALTIES:
+            excess, prices = self._generated(penalty)
+            if excess <= TOLERANCE:
+                return prices
+        return None
 
     def _generated(self, penalty: float) -> tuple[float, Floats]:
         """Return the excess over capacities and the prices, over all columns."""
