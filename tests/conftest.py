@@ -1,22 +1,36 @@
 """What all tests share: one thread, a torchvision that imports, small networks."""
 
+import gc
 import os
 import sys
 import threading
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from baselines import methods
 from search.clock import run_queue
 from search.clock.steadiness import Steadiness
+from sekron.training.factor_fit import fit_factors
 from tests.with_torchvision import define_missing_schemas
 
 # One thread per worker: pytest-xdist runs as many workers as there are cores, and threads that
 # compete for a core make a test of small tensors many times slower.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
+
+def pytest_collection_finish():
+    """Let no collection of garbage go through all modules and tests.
+
+    accelerate asks for a whole one after every training, which took half a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,6 +83,33 @@ def fresh_process():
     from accelerate.state import AcceleratorState  # noqa: PLC0415  slow, and few tests need it
 
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@contextmanager
+def rivals_in_short(n_ranks=3, sweeps=10):
+    """Fit rivals at few ranks, and their CP in few sweeps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "N_RANKS", n_ranks)
+        patch.setattr(methods, "cp", partial(methods.cp, n_iter_max=sweeps))
+        yield
+
+
+@pytest.fixture
+def few_ranks():
+    """Fit rivals in short, where it is not they that are tried."""
+    with rivals_in_short():
+        yield
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Fit factors in few steps, where it is not their fit that is tried."""
+
+    def briefly(layer, target, metric, steps):
+        return fit_factors(layer, target, metric, min(steps, 10))
+
+    for module in ("refit", "sequential_fit"):
+        monkeypatch.setattr(f"sekron.training.{module}.fit_factors", briefly)
 
 
 def decayed(network, power=1.0):

@@ -18,10 +18,18 @@ from sekron.layers.linear import SeKronLinear
 from sekron.network.plan import Plan
 from sekron.profiling.count import count_flops
 from sekron.profiling.profile import profile
+from tests.conftest import rivals_in_short
 
 HALF = Budget(flops=0.5)
 BUDGETS = [HALF, Budget(flops=0.6, params=0.4), Budget(flops=0.01)]
 brief = partial(compare, methods=["channel_svd"], allocations=["exact"], progress=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_short():
+    """It is the comparison that is tried here, not its methods."""
+    with rivals_in_short():
+        yield
 
 
 def state(network):

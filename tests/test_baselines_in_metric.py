@@ -20,7 +20,7 @@ from sekron.network.surgery import structures_of
 from sekron.profiling.profile import profile
 from sekron.rank_curves.curves import Spectra
 from sekron.structures.geometry import Geometry
-from tests.conftest import decayed
+from tests.conftest import decayed, rivals_in_short
 
 BUDGETS = [Budget(flops=0.4), Budget(params=0.5)]
 SAME = ["tensor_train", "tucker2", "spatial_svd", "channel_svd"]
@@ -34,6 +34,13 @@ WEIGHTS = {
 }
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 every_weight = pytest.mark.parametrize("kind", WEIGHTS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_short():
+    """Each candidate is looked at: five ranks in place of twelve will do."""
+    with rivals_in_short(5, 20):
+        yield
 
 
 def made(kind):

@@ -14,7 +14,7 @@ from sekron import Structure, reconstruct
 from sekron.profiling.profile import profile
 from sekron.rank_curves.curves import Spectra
 from sekron.structures.geometry import Geometry
-from tests.conftest import decayed
+from tests.conftest import decayed, rivals_in_short
 
 SIZE = (7, 5)
 WEIGHTS = {
@@ -25,6 +25,13 @@ WEIGHTS = {
 }
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 every_weight = pytest.mark.parametrize("weight", WEIGHTS, indirect=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_short():
+    """Each candidate is looked at: five ranks in place of twelve will do."""
+    with rivals_in_short(5, 20):
+        yield
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ def found(model, calibration):
     )
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("is_calibrated", [False, True], ids=["plain", "calibrated"])
 def test_a_search_and_its_repair_do_not_depend_on_the_default(other_default, is_calibrated):
     model, calibration = network(), images() if is_calibrated else None

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.test_search_cli_app import QUICK, SHAPE, in_another_process
+from tests.forked import answers_of
+from tests.test_search_cli_app import QUICK, SHAPE
 
 LOUD = """
 import os
@@ -25,25 +26,30 @@ class Loud(nn.Module):
 """
 
 
-@pytest.fixture
-def loud(tmp_path):
-    """A directory with a network that prints."""
-    (tmp_path / "loud.py").write_text(LOUD)
-    return tmp_path
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """What three commands answer on a network that prints."""
+    folder = tmp_path_factory.mktemp("loud")
+    (folder / "loud.py").write_text(LOUD)
+    commands = [
+        (("layers", "loud:Loud", *SHAPE, "--json"), {}),
+        (("search", "loud:Loud", *QUICK, "--run", "run", "--json"), {}),
+        (("layers", "--help"), {}),
+    ]
+    return answers_of(folder, commands)
 
 
-def test_what_others_print_goes_to_stderr(loud):
-    done = in_another_process(loud, "layers", "loud:Loud", *SHAPE, "--json")
-    assert done.returncode == 0
-    assert [row["layer"] for row in json.loads(done.stdout)["layers"]] == ["conv.0", "conv.1"]
+def test_what_others_print_goes_to_stderr(answered):
+    code, out, err = answered[0]
+    assert code == 0
+    assert [row["layer"] for row in json.loads(out)["layers"]] == ["conv.0", "conv.1"]
     for who in "module", "library", "network":
-        assert f"what {'a' if who == 'library' else 'the'} {who} prints" in done.stderr
+        assert f"what {'a' if who == 'library' else 'the'} {who} prints" in err
 
 
-def test_a_search_answers_alone(loud):
-    done = in_another_process(loud, "search", "loud:Loud", *QUICK, "--run", "run", "--json")
-    assert json.loads(done.stdout)["run"] == "run"
+def test_a_search_answers_alone(answered):
+    assert json.loads(answered[1][1])["run"] == "run"
 
 
-def test_help_is_an_answer(loud):
-    assert "Usage: sekron layers" in in_another_process(loud, "layers", "--help").stdout
+def test_help_is_an_answer(answered):
+    assert "Usage: sekron layers" in answered[2][1]

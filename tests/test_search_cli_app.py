@@ -3,9 +3,8 @@
 import io
 import os
 import pickle
-import subprocess
+import shutil
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,6 +16,7 @@ import sekron
 from search.cli.front_plot import HEIGHT
 from search.folder.run_folder import RunFolder
 from sekron.profiling.count import count_flops
+from tests.forked import answers_of
 from tests.trials import trials_in
 
 NETWORKS = """
@@ -90,9 +90,11 @@ def sekron_command(files, monkeypatch, command_line):
 
 @pytest.fixture
 def run_folder(sekron_command, files):
+    """A finished search for 60 % of the FLOPs, which is only read."""
     weights = ("--weights", "good.safetensors")
     arguments = ("search", "cli_networks:small", *weights, *QUICK, "--flops", "60%", "--run", "run")
-    assert sekron_command(*arguments)[0] == 0  # the second time it is only read
+    if not (files / "run" / "plan.json").exists():
+        assert sekron_command(*arguments)[0] == 0
     return files / "run"
 
 
@@ -141,14 +143,15 @@ def trials_of(folder):
     return {name: len(trials) for name, trials in found.items()}
 
 
-def test_the_same_command_goes_on(sekron_command, run_folder):
-    before = trials_of(run_folder)
-    arguments = ("cli_networks:small", "--weights", "good.safetensors", "--run", "run")
+def test_the_same_command_goes_on(sekron_command, run_folder, files):
+    shutil.copytree(run_folder, files / "again")
+    before = trials_of(files / "again")
+    arguments = ("cli_networks:small", "--weights", "good.safetensors", "--run", "again")
     code, out, _ = sekron_command("search", *arguments, *QUICK, "--flops", "55%")
     assert code == 0
     assert "best plan for flops ≤ 55.0%: " in out
-    assert "it is run/plan.json; next: sekron report run, or " in out
-    assert trials_of(run_folder) == before
+    assert "it is again/plan.json; next: sekron report again, or " in out
+    assert trials_of(files / "again") == before
 
 
 def test_what_chooses_trials_is_passed_on_and_kept(sekron_command, files):
@@ -241,30 +244,11 @@ def test_a_mistake_is_one_line(sekron_command, run_folder, files, arguments, mes
     assert not (files / "new").exists()  # refused before the search began
 
 
-def in_another_process(files, *arguments):
-    return subprocess.run(
-        [sys.executable, "-c", "from search.cli.app import main; main()", *arguments],
-        cwd=files,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
-@pytest.mark.parametrize(
-    "weights",
-    [
-        "torch.pt",
-        pytest.param("plain.pt"),
-    ],
-)
-def test_a_pickle_is_not_executed_in_a_real_process(files, weights):
-    done = in_another_process(files, *LAYERS, "--weights", weights)
-    assert (done.returncode, done.stdout) == (2, "")
+def test_a_pickle_is_not_executed_in_a_real_process(files):
+    commands = [((*LAYERS, "--weights", name), {}) for name in ("torch.pt", "plain.pt")]
+    for code, out, err in answers_of(files, commands):
+        assert (code, out, err.count("\n")) == (2, "", 1)
     assert not (files / "marker").exists()
-    assert done.stderr.count("\n") == 1
 
 
 def test_apply_refuses_weights_that_changed_since_the_search(sekron_command, files):

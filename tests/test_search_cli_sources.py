@@ -96,6 +96,7 @@ def test_images_that_are_none_are_refused(sekron_command, images, file, message)
     assert not (images / "refused").exists()
 
 
+@pytest.mark.usefixtures("few_ranks")
 def test_comparison_at_the_budget_of_the_run_and_at_another(sekron_command, run_folder):
     result = search.load(run_folder)
     code, out, _ = sekron_command("compare", "run", "--csv")
@@ -121,6 +122,7 @@ def test_comparison_at_the_budget_of_the_run_and_at_another(sekron_command, run_
     assert {"flops ≤ 60.0%", "params ≤ 50.0%"} < set(kept["budget"])
 
 
+@pytest.mark.usefixtures("few_ranks")
 def test_rivals_of_a_calibrated_run_are_also_in_its_metric(sekron_command, images):
     weights = ("--weights", "good.safetensors", "--run", "compared")
     arguments = ("cli_networks:small", *weights, *QUICK, "--flops", "60%")

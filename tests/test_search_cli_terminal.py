@@ -18,6 +18,7 @@ from search.cli import output
 from search.cli.app import EXAMPLES, app
 from search.cli.front_plot import BEST, HEIGHT, LIMIT, PLAN, WIDTH, front_plot
 from search.front.outcome import Outcome
+from tests.forked import answers_of
 from tests.test_search_cli_app import QUICK, SHAPE, files, run_folder, sekron_command
 
 __all__ = ["files", "run_folder", "sekron_command"]  # fixtures
@@ -98,16 +99,29 @@ def test_the_picture_is_beside_the_table_where_there_is_room(small_run, monkeypa
     assert max(map(len, lines)) <= width
 
 
-def run_in_terminal(arguments, **environment):
-    """Run the command line in a terminal of its own and return what that shows."""
+IN_TURN = """
+import json, os, sys
+from search.cli.app import main
+for environment in json.loads(sys.argv[1]):
+    if not (child := os.fork()):
+        os.environ.update(environment)
+        sys.argv = ["sekron", *sys.argv[2:]]
+        main()
+    assert os.waitpid(child, 0)[1] == 0
+    print("\\f", flush=True)
+"""
+
+
+def run_in_terminal(arguments, *environments):
+    """Run a command in a terminal of its own in each environment; return what that shows."""
     leader, follower = pty.openpty()
     known = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     with subprocess.Popen(
-        [sys.executable, "-c", MAIN, *map(str, arguments)],
+        [sys.executable, "-c", IN_TURN, json.dumps(environments), *map(str, arguments)],
         stdin=follower,
         stdout=follower,
         stderr=follower,
-        env={**known, "TERM": "xterm-256color", "COLUMNS": "160", **environment},
+        env={**known, "TERM": "xterm-256color", "COLUMNS": "160"},
     ) as process:
         os.close(follower)
         shown = b""
@@ -121,7 +135,7 @@ def run_in_terminal(arguments, **environment):
             shown += part
         assert process.wait() == 0
     os.close(leader)
-    return shown.decode()
+    return shown.decode().split("\f")[:-1]
 
 
 COLOUR = re.compile(r"\x1b\[[\d;]*(?:3[0-8]|4[0-8]|9[0-7])(?:;\d+)*m")
@@ -129,8 +143,9 @@ COLOUR = re.compile(r"\x1b\[[\d;]*(?:3[0-8]|4[0-8]|9[0-7])(?:;\d+)*m")
 
 def test_colours_are_for_terminals_that_want_them(small_run):
     arguments = ("front", small_run)
-    assert COLOUR.search(run_in_terminal(arguments))
-    assert not COLOUR.search(run_in_terminal(arguments, NO_COLOR="1"))
+    wanted, unwanted = run_in_terminal(arguments, {}, {"NO_COLOR": "1"})
+    assert COLOUR.search(wanted)
+    assert not COLOUR.search(unwanted)
     piped = subprocess.run(
         [sys.executable, "-c", MAIN, *map(str, arguments)], check=True, capture_output=True
     )
@@ -138,22 +153,18 @@ def test_colours_are_for_terminals_that_want_them(small_run):
 
 
 def test_a_shell_completes_commands_and_options(tmp_path):
-    def completed(words):
-        environment = {
-            **os.environ,
-            "_SEKRON_COMPLETE": "complete_bash",
-            "COMP_WORDS": words,
-            "COMP_CWORD": str(len(words.split(" ")) - 1),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", MAIN], check=True, capture_output=True, env=environment
-        )
-        assert done.stderr == b""
-        return done.stdout.decode().split()
+    def asking(words):
+        place = str(len(words.split(" ")) - 1)
+        asked = {"_SEKRON_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": place}
+        return (), asked
 
-    assert completed("sekron fr") == ["front"]
-    assert set(COMMANDS) <= set(completed("sekron "))
-    assert completed("sekron front --js") == ["--json"]
+    commands = [asking(words) for words in ("sekron fr", "sekron ", "sekron front --js")]
+    answers = answers_of(tmp_path, commands)
+    assert [(code, err) for code, _, err in answers] == [(0, "")] * 3
+    begun, every, option = (out.split() for _, out, _ in answers)
+    assert begun == ["front"]
+    assert set(COMMANDS) <= set(every)
+    assert option == ["--json"]
 
 
 def test_the_script_for_a_shell_asks_for_completion(sekron_command, monkeypatch):

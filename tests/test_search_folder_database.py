@@ -27,7 +27,8 @@ def network():
 
 def searched(folder, url, **changes):
     example = torch.zeros(1, 3, 9, 9)
-    return run(network(), example, run=folder, storage=url, n_trials=4, include=["*"], **changes)
+    options = {"n_trials": 4, "max_sequence_length": 2, "include": ["*"], **changes}
+    return run(network(), example, run=folder, storage=url, **options)
 
 
 def test_many_may_make_the_tables_of_an_empty_database_at_once(server):

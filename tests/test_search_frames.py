@@ -47,7 +47,7 @@ def result(small_network, small_input):
 
 def test_help_tells_the_columns_of_every_frame(result, small_network, small_input):
     compared = baselines.compare(
-        small_network, small_input, Budget(flops=0.9), methods=["cp"], progress=False
+        small_network, small_input, Budget(flops=0.9), methods=["channel_svd"], progress=False
     )
     frames = (
         (SearchResult.pareto_front, result.pareto_front()),

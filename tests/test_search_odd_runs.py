@@ -57,7 +57,7 @@ def test_a_run_that_was_killed_shows_what_is_there(command_line, copied, kept):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_layers", [1, 350])
+@pytest.mark.parametrize("n_layers", [1, 60])
 def test_one_layer_and_very_many_with_names_in_any_script(
     command_line, tmp_path, monkeypatch, n_layers
 ):

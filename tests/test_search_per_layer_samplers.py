@@ -68,12 +68,11 @@ def test_every_proposal_is_a_point_or_the_dense_weight(study_of, sampler):
 
 
 @every_sampler
-@pytest.mark.parametrize("stops", [(5,), (0, 3, 55)], ids=str)
-def test_interrupted_between_trials_gives_the_same_trials(study_of, stops, sampler):
+def test_interrupted_between_trials_gives_the_same_trials(study_of, sampler):
     straight = study_of(sampler)
     straight.run(N_PROPOSED)
     storage = InMemoryStorage()
-    for n_trials in (*stops, N_PROPOSED):
+    for n_trials in (0, 3, 55, N_PROPOSED):
         resumed = study_of(sampler, storage=storage)
         resumed.run(n_trials)
     assert proposed(resumed) == proposed(straight)

@@ -1,6 +1,8 @@
 """The study of one layer: its table, its record, and a process that is really killed."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,10 +139,9 @@ def test_least_structures_are_the_templates_at_rank_one():
         assert params == structure.n_params
 
 
-SEARCH = """
-    import os, signal, sys, torch
+SEARCHES = """
+    import json, os, signal, sys, torch
     from pathlib import Path
-    from optuna.storages.journal import JournalFileBackend
     from search.per_layer.study import LayerStudy
     from search.folder.run_folder import JOURNAL
     from search.folder.journal import open_journal
@@ -148,11 +149,10 @@ SEARCH = """
     from sekron.structures.geometry import Geometry
     from sekron.rank_curves.curves import Spectra
 
-    path, place, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    weight = torch.load(f"{path}/weight.pt")
+    weight = torch.load(sys.argv[1])
     shape = tuple(weight.shape)
 
-    def killing(function):
+    def killing(function, count):
         calls = []
         def called(*arguments):
             calls.append(1)
@@ -161,46 +161,58 @@ SEARCH = """
             return function(*arguments)
         return called
 
-    if place == "score":
-        Spectra.curve = killing(Spectra.curve)
-    if place == "write":
-        os.fsync = killing(os.fsync)
-    spectra = Spectra(weight, (Geometry.of(shape, (7, 5)),))
-    folder = Path(os.path.relpath(path) if place == "write" else path)
-    storage = open_journal(folder / JOURNAL)
-    LayerStudy("layer", spectra, Space(shape, 3), storage=storage).run(12)
+    for path, place, count in json.loads(sys.argv[2]):
+        if child := os.fork():
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            continue
+        signal.alarm(20)  # ends one that hangs
+        if place == "score":
+            Spectra.curve = killing(Spectra.curve, count)
+        if place == "write":
+            os.fsync = killing(os.fsync, count)
+        spectra = Spectra(weight, (Geometry.of(shape, (7, 5)),))
+        folder = Path(os.path.relpath(path) if place == "write" else path)
+        storage = open_journal(folder / JOURNAL)
+        LayerStudy("layer", spectra, Space(shape, 3), storage=storage).run(12)
+        os._exit(0)
 """
 
 
-def search_in_process(folder, weight, place, count, limit=120):
-    """Search in another process, which kills itself at the n-th call of a function."""
-    torch.save(weight, folder / "weight.pt")
-    command = [sys.executable, "-c", textwrap.dedent(SEARCH), str(folder), place, str(count)]
+@pytest.fixture(scope="module")
+def killed(small_weight, tmp_path_factory):
+    """Folders of searches that kill themselves at the n-th call of a function; their exit codes."""
+    parent = tmp_path_factory.mktemp("killed")
+    jobs = [
+        ("templates", "score", 21),
+        ("proposals", "score", n_templates(small_weight) + 6),
+        ("writing", "write", 30),
+        ("writing", "write", 10**9),  # goes on to its end
+    ]
+    for name, _, _ in jobs:
+        (parent / name).mkdir(exist_ok=True)
+    torch.save(small_weight, parent / "weight.pt")
+    given = json.dumps([(str(parent / name), place, count) for name, place, count in jobs])
+    program = textwrap.dedent(SEARCHES)
+    command = [sys.executable, "-c", program, str(parent / "weight.pt"), given]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, check=False, capture_output=True, timeout=limit
-    ).returncode
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True, timeout=120
+    )
+    return parent, [int(code) for code in done.stdout.split()]
 
 
 def n_templates(weight):
     return len(Space(tuple(weight.shape), 3).templates())
 
 
-@pytest.mark.parametrize(
-    "n_proposed",
-    [
-        None,
-        pytest.param(5),
-    ],
-    ids=["among-templates", "among-proposals"],
-)
-def test_a_killed_search_ends_with_the_same_table(tmp_path, small_weight, n_proposed):
+@pytest.mark.parametrize("place", ["templates", "proposals"])
+def test_a_killed_search_ends_with_the_same_table(tmp_path, small_weight, killed, place):
     straight = study_of(small_weight)
     straight.run(12)
-    done = 20 if n_proposed is None else n_templates(small_weight) + n_proposed
-    code = search_in_process(tmp_path, small_weight, "score", done + 1)
-    assert code == -signal.SIGKILL
-
+    parent, codes = killed
+    assert codes[:2] == [-signal.SIGKILL] * 2
+    done = 20 if place == "templates" else n_templates(small_weight) + 5
+    shutil.copytree(parent / place, tmp_path, dirs_exist_ok=True)
     study = study_of(small_weight, open_journal(tmp_path / JOURNAL))
     assert study.n_scored == done  # only the structure in flight was lost
     study.run(12)
@@ -208,9 +220,9 @@ def test_a_killed_search_ends_with_the_same_table(tmp_path, small_weight, n_prop
     assert_same_table(study.table, straight.table)
 
 
-def test_a_killed_search_keeps_all_finished_trials(tmp_path, small_weight):
+def test_a_killed_search_keeps_all_finished_trials(tmp_path, small_weight, killed):
     templates = n_templates(small_weight)
-    search_in_process(tmp_path, small_weight, "score", templates + 6)
+    shutil.copytree(killed[0] / "proposals", tmp_path, dirs_exist_ok=True)
     storage = open_journal(tmp_path / JOURNAL)
     before = [t.values for t in optuna.load_study(study_name="layer", storage=storage).trials]
     resumed = study_of(small_weight, storage)
@@ -224,13 +236,8 @@ def test_a_killed_search_keeps_all_finished_trials(tmp_path, small_weight):
     assert_same_table(replayed.table, resumed.table)
 
 
-def test_a_search_killed_while_it_writes_goes_on(tmp_path, small_weight):
-    assert search_in_process(tmp_path, small_weight, "write", 30) == -signal.SIGKILL
-    try:
-        code = search_in_process(tmp_path, small_weight, "write", 10**9, limit=20)
-    except subprocess.TimeoutExpired:
-        code = "hangs"
-    assert code == 0
+def test_a_search_killed_while_it_writes_goes_on(killed):
+    assert killed[1][2:] == [-signal.SIGKILL, 0]
 
 
 def test_a_journal_that_ends_in_half_a_line_goes_on(tmp_path, small_weight):

@@ -76,7 +76,7 @@ def searched(network, example, **more):
 
 @pytest.mark.parametrize("is_calibrated", [False, True])
 def test_a_search_does_not_depend_on_it(small_network, small_input, tmp_path, is_calibrated):
-    more = {"calibration": [small_input]} if is_calibrated else {}
+    more = {"calibration": [small_input], "max_sequence_length": 2} if is_calibrated else {}
     candidates, front, best = searched(small_network, small_input, n_threads=1, **more)
     kept = {"run": tmp_path / "run"}, {"storage": f"sqlite:///{tmp_path}/study.db"}
     for n_threads, where in zip((2, 5), kept, strict=True):

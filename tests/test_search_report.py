@@ -193,7 +193,7 @@ def test_rivals_are_shown_with_their_rungs(copied, small_network, small_input):
         small_network,
         small_input,
         search.Budget(flops=0.6),
-        methods=["cp"],
+        methods=["channel_svd"],
         score=lambda network: float(sum(p.numel() for p in network.parameters())),
         output=copied / "comparison.csv",
         progress=False,
@@ -202,8 +202,8 @@ def test_rivals_are_shown_with_their_rungs(copied, small_network, small_input):
     names = [column["name"] for column in data["rivals"]["columns"]]
     assert "score" in names
     assert "score_repaired" not in names  # nothing was
-    assert {row[names.index("method")] for row in data["rivals"]["rows"]} == {"cp"}
-    assert "cp" in [trace["name"] for trace in data["figures"]["flops"]["data"]]
+    assert {row[names.index("method")] for row in data["rivals"]["rows"]} == {"channel_svd"}
+    assert "channel_svd" in [trace["name"] for trace in data["figures"]["flops"]["data"]]
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "method\n" + "x" * 9, "\0\0"])
@@ -220,12 +220,12 @@ def test_what_a_comparison_says_stays_text(copied, small_network, small_input):
         small_network,
         small_input,
         search.Budget(flops=0.6),
-        methods=["cp"],
+        methods=["channel_svd"],
         output=copied / "comparison.csv",
         progress=False,
     )
     path = copied / "comparison.csv"
-    path.write_text(path.read_text().replace(",cp,", f",{XSS}</script>,"))
+    path.write_text(path.read_text().replace(",channel_svd,", f",{XSS}</script>,"))
     page = page_of(copied)
     assert "<img" not in page
     assert XSS in [row[1].removesuffix("</script>") for row in data_of(page)["rivals"]["rows"]]

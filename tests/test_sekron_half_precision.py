@@ -210,6 +210,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("norm", [True, False], ids=["norm", "no-norm"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_what_changes_a_network_does_so_as_in_single_precision(name, norm, dtype, seed):
@@ -295,6 +296,7 @@ def test_a_search_and_its_plan(calibrated, dtype):
                 inputs[0],
                 budget=search.Budget(flops=0.7),
                 n_trials=2,
+                max_sequence_length=2 if calibrated else 3,
                 measure_seconds=0,
                 calibration=inputs if calibrated else None,
                 progress=False,
@@ -324,7 +326,7 @@ def test_a_saved_network(dtype, tmp_path):
 
 
 RIVALS = {
-    "cp": lambda w: baselines.cp(w, 5),
+    "cp": lambda w: baselines.cp(w, 5, n_iter_max=20),
     "tensor_train": lambda w: baselines.tensor_train(w, (3, 4, 2)),
     "tensor_ring": lambda w: baselines.tensor_ring(w, (2, 2, 2, 2)),
     "tucker": lambda w: baselines.tucker(w, (3, 3, 2, 2)),
@@ -344,8 +346,8 @@ def test_rivals_of_a_weight(name, scale, dtype, seed):
     assert errors[0] == pytest.approx(errors[1], abs=8 * rounding(dtype))
 
 
-# Both halves are decomposed alike, and all of them takes a quarter of a minute a dtype.
-@pytest.mark.slow
+# Both halves are decomposed alike.
+@pytest.mark.usefixtures("few_ranks")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
 def test_every_rival_method(dtype):
     model, batches = network(dtype, 0), images(dtype)

@@ -325,6 +325,7 @@ def test_a_plan_is_applied_to_what_a_search_found(network, images, tmp_path, req
         images,
         budget=BUDGET,
         n_trials=0,
+        max_sequence_length=2,
         measure_seconds=0,
         calibration=[images],
         score=lambda _: 0.0,

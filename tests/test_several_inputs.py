@@ -12,6 +12,8 @@ from sekron.training.recipe import Recipe
 
 QUIET = {"progress": False}
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 
 class Scaled(nn.Module):
     """Takes images and, if it is given, a number for each of them."""
@@ -77,6 +79,7 @@ def searched(network, handed, **options):
         example(handed),
         budget=search.Budget(flops=0.7),
         n_trials=2,
+        max_sequence_length=2,
         measure_seconds=0,
         **QUIET,
         **options,
@@ -145,11 +148,12 @@ def test_fine_tuning_sees_every_input():
         "nested": [((x, s), y) for x, s, y in zip(X, SCALES, LABELS, strict=True)],
         "named": [({"x": x, "scale": s}, y) for x, s, y in zip(X, SCALES, LABELS, strict=True)],
     }
-    trained = []
+    (packed, _), _ = both(None)
+    plan, trained = searched(packed, None).best, []
     for kind, data in loaders.items():
         (packed, _), (scaled, _) = both(kind)
         network = packed if kind is None else scaled
-        small = searched(packed, None).best.apply(network)
+        small = plan.apply(network)
         recipe = Recipe(epochs=1, learning_rate=0.01)
         sekron.finetune(small, DataLoader(data, 8), dense=network, recipe=recipe, **QUIET)
         trained.append(small)

@@ -3,6 +3,7 @@
 import ast
 import runpy
 import sys
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from studies.cifar import cifar10
 from studies.classification.tasks import build_network
+from studies.imagenet import imagenet
 from tests.test_studies_data import write_cifar
 
 RUNGS = ["decomposed", "recalibrated", "refitted", "tuned", "finetuned"]
@@ -18,8 +20,10 @@ QUICK = ["--trials", "0", "--max-length", "2", "--steps", "2", "--epochs", "1"]
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(tmp_path, monkeypatch, few_steps):
     """Run the study with its run folders in a temporary place; returns its table."""
+    # No processes for six images.
+    monkeypatch.setattr("studies.classification.tasks.imagenet", partial(imagenet, workers=0))
 
     def run(*options):
         path = tmp_path / "table.csv"

@@ -152,7 +152,7 @@ QUICK = [
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(tmp_path, monkeypatch, few_steps):
     """Run the study on generated files; returns its table."""
     for name in ("train/a", "train/b", "Set5/a", "Urban100/a", "Urban100/b"):
         write(tmp_path / "data" / f"{name}.png", pixels(33, 36, seed=len(name)))

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -68,7 +69,7 @@ def test_ssim_is_that_of_gaussian_windows():
 
 
 @pytest.fixture
-def tiny(monkeypatch, tmp_path):
+def tiny(monkeypatch, tmp_path, few_steps):
     """Have a tiny network in place of the real one."""
     torch.manual_seed(0)
     model = SRVGGNetCompact(n_features=6, n_convolutions=2).eval()
@@ -118,7 +119,8 @@ def test_a_picture_of_any_kind_is_magnified_in_three_ways(upscale, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_a_plan_the_network_is_searched_once(upscale, tmp_path):
+def test_without_a_plan_the_network_is_searched_once(upscale, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "run", partial(search.run, n_trials=1, max_sequence_length=2))
     Image.new("RGB", (9, 8)).save(tmp_path / "a.png")
     assert "error" not in upscale(tmp_path / "a.png", tmp_path / "b.png", "--flops", "0.6")
     assert (tmp_path / "b.png").exists()

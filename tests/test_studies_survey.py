@@ -7,7 +7,7 @@ from torch import nn
 from search import profile
 from sekron.network.surgery import structures_of
 from studies.survey.__main__ import _difference, _enlivened, full_rank, survey
-from studies.survey.made import more
+from studies.survey.made import images, more
 from studies.survey.networks import NETWORKS
 
 HERE = ("audio", "unet", "lstm", "transformer", "film", "denoiser, by keyword", "data class out")
@@ -67,9 +67,18 @@ def test_detectors_and_u_nets_have_a_plan(name):
     check(survey(*made(name)))
 
 
+def narrow_convnext():
+    """ConvNeXt's blocks, few and narrow."""
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt  # noqa: PLC0415  heavy
+
+    stages = [CNBlockConfig(32, 64, 1), CNBlockConfig(64, 128, 2), CNBlockConfig(128, None, 1)]
+    return ConvNeXt(stages, num_classes=10), images(96)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v2", "convnext_tiny"])
-def test_networks_of_pointwise_and_linear_layers_have_a_plan(name, torchvision):
+@pytest.mark.parametrize("name", ["mobilenet_v2", "convnext, narrow"])
+def test_networks_of_pointwise_and_linear_layers_have_a_plan(name, torchvision, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "convnext, narrow", narrow_convnext)
     network, example = made(name)
     row = survey(network, example)
     check(row)

@@ -27,6 +27,10 @@ def checkout(tmp_path, monkeypatch):
     shutil.copy(ROOT / ".gitignore", tmp_path)
     for name in ("search", "sekron", "studies"):
         shutil.copytree(ROOT / name, tmp_path / name)
+    own = tmp_path / "studies" / "unchanged" / "probe.py"  # with a shorter search
+    case = '"grouped 1-d": Case(grouped_1d, (1, 3, 128)'
+    change(own, f"{case}),", f'{case}, {{"n_trials": 1, "max_sequence_length": 2}}),')
+    monkeypatch.setattr(probe, "__file__", str(own))
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", "--all")
     git(tmp_path, "commit", "--quiet", "--message", "before")
