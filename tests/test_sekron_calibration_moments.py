@@ -54,6 +54,17 @@ def same(first, second):
     )
 
 
+def test_a_network_that_has_run_compiled_is_seen_as_it_was_written():
+    network, batches = seeded(Twice).requires_grad_(False), [torch.randn(5, 3, 4)]
+    compiled = torch.compile(network, backend="eager")
+    compiled(batches[0])
+    own, other = (
+        moments(compiled, ["_orig_mod.layer"], batches),
+        moments(network, ["layer"], batches),
+    )
+    assert same(own, other)
+
+
 @pytest.mark.parametrize("sizes", [[5], [1, 1, 1, 1, 1], [3, 2]], ids=str)
 def test_inputs_of_a_convolution_are_averaged_over_images_and_positions(sizes):
     network = seeded(lambda: nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1)))

@@ -38,6 +38,24 @@ def small(dense):
     return Plan({name: Structure.parse(text) for name, text in texts.items()}).apply(dense)
 
 
+class Written(nn.Module):
+    """Two layers in a forward of its own, whose compiled code is kept whatever hooks come."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(4, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu().mean(dim=(2, 3)))
+
+
+FITS = {
+    "repair": repair,
+    "refit": sekron.refit,
+    "tune": lambda *of, progress: sekron.tune(*of, steps=1, progress=progress),
+}
+
+
 def divergence(model, dense, batches):
     """Kullback-Leibler, mean over the images."""
     with torch.no_grad():
@@ -106,11 +124,7 @@ def test_where_no_gradient_is_possible_that_is_said(small, dense, batches):
         repair(small, dense, batches, progress=False)
 
 
-@pytest.mark.parametrize(
-    "fit",
-    [repair, sekron.refit, lambda *of, progress: sekron.tune(*of, steps=1, progress=progress)],
-    ids=["repair", "refit", "tune"],
-)
+@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
 @pytest.mark.parametrize(("n_images", "is_told"), [(15, True), (16, False)])
 def test_few_images_are_warned_of(small, dense, batches, fit, n_images, is_told):
     with warnings.catch_warnings(record=True) as caught:
@@ -118,3 +132,19 @@ def test_few_images_are_warned_of(small, dense, batches, fit, n_images, is_told)
         fit(small, dense, list(batches[0][:n_images].split(8)), progress=False)
     told = [str(w.message) for w in caught if "some hundred images, got 15" in str(w.message)]
     assert len(told) == is_told
+
+
+@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
+def test_what_was_compiled_in_place_is_fitted_as_what_was_not(fit, batches):
+    torch.manual_seed(0)
+    dense = Written().eval()
+    small = Plan({"first": Structure.parse("sekron:8x1x1x1,1x4x3x3@3")}).apply(dense)
+    plain = copy.deepcopy(small)
+    small.compile(backend="eager")
+    fit(plain, dense, batches, progress=False)
+    with torch.no_grad():
+        small(batches[0])
+    small(batches[0][:18].contiguous(memory_format=torch.channels_last))  # as `tune` shows them
+    fit(small, dense, batches, progress=False)
+    for own, other in zip(small.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own, other)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from sekron.calibration.patches import batched
+from sekron.forward.evaluation import uncompiled
 from sekron.forward.inputs import Arguments
 
 AHEAD = 4
@@ -78,7 +79,8 @@ def layer_inputs(
         for name in names
     ]
     try:
-        batch.run(network)
+        with uncompiled():
+            batch.run(network)
     except _AllCalled:
         pass
     finally:

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from sekron.calibration.output_kind import Output, kind_of, real_tensors
 from sekron.calibration.patches import Drawn, batched, channels_of
 from sekron.forward.batches import Batches
-from sekron.forward.evaluation import inputs_of, must_allow_gradients, output_of
+from sekron.forward.evaluation import inputs_of, must_allow_gradients, output_of, uncompiled
 from sekron.forward.inputs import Arguments
 from sekron.network.copying import copy_of
 from sekron.network.eligibility import TRANSPOSED
@@ -112,7 +112,7 @@ def moments(
     try:
         for batch in chain.from_iterable(b.split(_at_once(b)) for b in inputs):
             n_images += len(batch)
-            with torch.enable_grad():
+            with uncompiled(), torch.enable_grad():
                 put_out = output_of(network, batch, "the calibration batches")
                 _check(put_out)
                 kind = kind or kind_of(output, put_out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -21,6 +23,9 @@ LONGEST = 500
 
 ONE_VALUE = "Expected more than 1 value per channel"
 """What torch's batch norm says of a batch that holds no variance."""
+
+STANCE = threading.RLock()
+"""Held where the compiler's stance is changed, which all threads of a process share."""
 
 
 @contextmanager
@@ -43,6 +48,19 @@ def untouched(*networks: nn.Module) -> Iterator[None]:
         for network in networks:
             stack.enter_context(buffers_kept(network))
             stack.enter_context(evaluating(network))
+        yield
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run networks that were compiled as they were written, within the block.
+
+    One that has run compiled does not call the hooks that its modules get afterwards.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and its import takes a second
+        yield
+        return
+    with STANCE, torch.compiler.set_stance("force_eager"):
         yield
 
 

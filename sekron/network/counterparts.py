@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from sekron.forward.evaluation import evaluating, output_of
+from sekron.forward.evaluation import evaluating, output_of, uncompiled
 from sekron.forward.inputs import Arguments
 from sekron.layers.factorized import Factorized
 from sekron.network.surgery import structures_of
@@ -63,7 +63,7 @@ def in_running_order(
         for name in layers
     ]
     try:
-        with evaluating(network):
+        with uncompiled(), evaluating(network):
             output_of(network, batch, "the batches")
     finally:
         for handle in handles:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +16,10 @@ from sekron.forward.evaluation import (
     evaluating,
     inputs_of,
     output_of,
+    uncompiled,
     without_singles,
 )
 from sekron.network.precision import in_single_precision
-
-STANCE = threading.RLock()
-"""Held where the compiler's stance is changed, which all threads of a process share."""
 
 
 @in_single_precision
@@ -60,13 +57,8 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
     backup = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
     handles, finished = [], False
     try:
-        with (
-            STANCE,
-            # A network that was compiled would be compiled again for every momentum.
-            torch.compiler.set_stance("force_eager"),
-            buffers_kept(model, but=norms),
-            evaluating(model),
-        ):
+        # A network that was compiled would be compiled again for every momentum.
+        with uncompiled(), buffers_kept(model, but=norms), evaluating(model):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.training = True

@@ -19,6 +19,7 @@ from sekron.forward.evaluation import (
     must_allow_gradients,
     must_have_gradient,
     output_of,
+    uncompiled,
 )
 from sekron.forward.inputs import Arguments
 from sekron.forward.tensors import map_tensors
@@ -260,7 +261,8 @@ def _outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, lis
 
     handles = [network.get_submodule(n).register_forward_hook(keeper(n)) for n in names]
     try:
-        yield outputs
+        with uncompiled():
+            yield outputs
     finally:
         for handle in handles:
             handle.remove()
