@@ -310,3 +310,23 @@ def test_large_batches_are_passed_through_in_parts(monkeypatch):
     found = moments(network, ["0"], [x])["0"]
     torch.testing.assert_close(found.inputs, outer_mean(x), rtol=1e-5, atol=1e-6)
     assert found.n_positions == 1
+
+
+class Casting(nn.Module):
+    """Runs its layer in half precision by itself."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.layer, self.dtype = nn.Linear(4, 3), dtype
+
+    def forward(self, x):
+        with torch.autocast("cpu", self.dtype):
+            return self.layer(x).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_products_are_not_in_half_precision_where_forward_casts_by_itself(dtype):
+    """Those of the second column are more than half precision holds."""
+    network, x = seeded(lambda: Casting(dtype)), torch.randn(7, 4) * torch.tensor([1, 300, 1, 1])
+    found = moments(network, ["layer"], [x])["layer"].inputs
+    torch.testing.assert_close(found, outer_mean(x), rtol=1e-5, atol=1e-3)

@@ -130,3 +130,27 @@ def test_it_brings_a_network_without_batch_norm_nearer_and_repair_goes_on_from_t
     outcome = repair(small, dense, batches, progress=False)
     assert outcome.before == pytest.approx(first, rel=1e-5)
     assert outcome.after < then
+
+
+class Casting(nn.Module):
+    """Runs its layers in half precision by itself."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.float16):
+            return self.layers(x)
+
+
+def test_a_layer_gets_half_precision_where_forward_casts_by_itself():
+    torch.manual_seed(0)
+    layers = decayed(nn.Sequential(nn.Conv2d(5, 6, 1), nn.Conv2d(6, 7, 3))).eval()
+    dense, plain = Casting(layers), nn.Sequential(*layers)
+    structure = Structure.parse("cp:7x1x1x1,1x6x1x1,1x1x3x3@3")
+    small, whole = Plan({"layers.1": structure}).apply(dense), Plan({"1": structure}).apply(plain)
+    rescale(small, dense, paired(small, dense), images("conv"))
+    rescale(whole, plain, paired(whole, plain), images("conv"))
+    torch.testing.assert_close(small.layers[1].bias, whole[1].bias, rtol=0, atol=1e-3)
+    assert small.layers[1].bias.dtype == torch.float32

@@ -67,6 +67,15 @@ def test_the_target_is_the_least_squares_solution():
     torch.testing.assert_close(paired.compressed_mean, other.mean(0), rtol=1e-4, atol=1e-5)
 
 
+def test_paired_moments_are_in_single_precision_also_within_autocast():
+    networks, x = pair_of(nn.Linear(7, 5)), as_arguments(300.0 * torch.randn(11, 2, 7))
+    whole = paired_of("layer", *networks, [x], 0)
+    with torch.autocast("cpu", torch.float16):
+        found = paired_of("layer", *networks, [x], 0)
+    assert torch.equal(found.cross, whole.cross)
+    assert torch.equal(found.compressed, whole.compressed)
+
+
 def test_equal_inputs_leave_the_weight_as_it_is():
     x, _ = rows_of_two(6)
     centred = x - x.mean(0)

@@ -223,4 +223,5 @@ def _products(rows: Tensor) -> Tensor:
     """Return `Σ x xᵀ` over the rows `x`, only its diagonal where there are too many channels."""
     if rows.dim() == 2 and rows.shape[1] > WIDEST:
         return rows.double().square().sum(dim=0)
-    return (rows.mT @ rows).double()
+    with torch.autocast(rows.device.type, enabled=False):  # in half precision they overflow
+        return (rows.mT @ rows).double()

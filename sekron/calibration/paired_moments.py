@@ -73,7 +73,8 @@ def paired_moments(
         for own, other in first if place == 0 else pairs_of(place):
             chosen = drawn(own, own.count / n_positions / count, generator)
             for a, b in zip(own.rows(chosen), other.rows(chosen), strict=True):
-                terms = (a.mT @ b, b.mT @ b, a.sum(dim=-2), b.sum(dim=-2))
+                with torch.autocast(a.device.type, enabled=False):
+                    terms = (a.mT @ b, b.mT @ b, a.sum(dim=-2), b.sum(dim=-2))
                 exact = [term.double() for term in terms]
                 sums = exact if not sums else [s + t for s, t in zip(sums, exact, strict=True)]
                 n_rows += a.shape[-2]

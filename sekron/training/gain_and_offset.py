@@ -86,6 +86,8 @@ def rescale(
 def _channels(name: str, dense: InputsAhead, model: nn.Module) -> Channels:
     """Collect the moments of what a layer puts out in both networks."""
     sides = dense.network.get_submodule(name), model.get_submodule(name)
+    # Where forward casts by itself, inputs may be in half precision and the weights are not.
+    dtype = next(sides[1].parameters()).dtype
     sums: list[Tensor] = []
     n_rows, n_calls = 0, dict[str, int]()
     for place, batch in enumerate(dense.batches):
@@ -93,7 +95,8 @@ def _channels(name: str, dense: InputsAhead, model: nn.Module) -> Channels:
         others = layer_inputs(model, [name], batch, n_calls)[name]
         n_calls[name] = len(own)
         for inputs in zip(own, others, strict=True):
-            y, other = (_rows(sides[0], side(x)) for side, x in zip(sides, inputs, strict=True))
+            outputs = [side(x.to(dtype)) for side, x in zip(sides, inputs, strict=True)]
+            y, other = (_rows(sides[0], output) for output in outputs)
             terms = y, other, y * other, other.square()
             totals = [term.sum(dim=0) for term in terms]
             sums = totals if not sums else [s + t for s, t in zip(sums, totals, strict=True)]
