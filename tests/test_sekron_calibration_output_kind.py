@@ -1,5 +1,7 @@
 """What networks put out, against sums written by hand and against Hessians from autograd."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -55,6 +57,15 @@ def test_what_the_user_says_counts():
     assert kind_of(lambda y, t: (y - t).abs().mean(), drawn(4, 5)).name == "given"
     with pytest.raises(ValueError, match=r"must be logits, values or a function .*'logit'"):
         kind_of("logit", drawn(4, 5))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 1, 3, 3)], ids=str)
+def test_logits_are_of_two_classes_or_more(shape):
+    message = rf"of two classes .* got an output of shape {re.escape(str(shape))}; .* be values"
+    for example in (drawn(*shape), (drawn(4, 5), drawn(*shape))):
+        with pytest.raises(ValueError, match=message):
+            kind_of("logits", example)
+    assert kind_of("logits", None) is LOGITS
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

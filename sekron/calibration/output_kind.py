@@ -55,7 +55,7 @@ def kind_of(output: Output | None, example: object) -> OutputKind:
         example: What the network puts out for a batch.
 
     Raises:
-        ValueError: If there is no such kind.
+        ValueError: If there is no such kind, or what the user calls logits is none.
     """
     if isinstance(output, OutputKind):
         return output
@@ -67,11 +67,21 @@ def kind_of(output: Output | None, example: object) -> OutputKind:
         raise ValueError(
             f"`output` must be {', '.join(KINDS)} or a function of two outputs, got {output!r}."
         )
+    alone = [t for t in real_tensors(example) if not _has_classes(t)] if output == "logits" else []
+    if alone:
+        raise ValueError(
+            "logits must be of two classes or more along axis 1, got an output of shape "
+            f"{tuple(alone[0].shape)}; let `output` be values, or a function of two outputs."
+        )
     return KINDS[output]
 
 
+def _has_classes(tensor: Tensor) -> bool:
+    return tensor.dim() > 1 and tensor.shape[1] > 1
+
+
 def _may_be_logits(tensor: Tensor) -> bool:
-    if tensor.dim() != 2 or tensor.shape[1] < 2:
+    if tensor.dim() != 2 or not _has_classes(tensor):
         return False
     low, high = tensor.detach().aminmax()
     return not (float(low) >= 0.0 and float(high) <= 1.0)
