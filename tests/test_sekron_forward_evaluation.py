@@ -1,5 +1,6 @@
 """Batches are what loaders yield, and anything else is one line."""
 
+import copy
 import re
 
 import pytest
@@ -8,7 +9,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sekron
-from sekron.forward.evaluation import inputs_of, must_allow_gradients, without_singles
+from sekron.forward.evaluation import (
+    buffers_kept,
+    inputs_of,
+    must_allow_gradients,
+    without_singles,
+)
 from sekron.forward.inputs import as_arguments
 
 IMAGES = torch.arange(24.0).reshape(6, 4)
@@ -98,3 +104,68 @@ def test_gradients_must_be_possible():
         network = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"network was made within `torch.inference_mode\(\)`"):
         must_allow_gradients(network)
+
+
+class Growing(nn.Module):
+    """Makes its buffers when it sees images of another size, and knows by that size."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = None
+        self.register_buffer("late", None)
+        self.register_buffer("first", torch.ones(2))
+        self.register_buffer("gone", torch.ones(3), persistent=False)
+
+    def forward(self, x):
+        if self.size != x.shape[1]:
+            self.size = x.shape[1]
+            self.late = self.first = torch.zeros(self.size)
+            self.register_buffer("made", torch.ones(self.size), persistent=False)
+            self.register_buffer("saved", torch.ones(self.size))
+            del self.gone
+        return x * self.made + self.late
+
+
+def test_buffers_that_forward_makes_are_not_there_afterwards():
+    network, x = Growing(), torch.ones(2, 5)
+    first, gone = network.first, network.gone
+    for _ in range(2):
+        with buffers_kept(network):
+            assert torch.equal(network(x), x)
+        assert network._buffers.keys() == {"late", "first", "gone"}
+        assert network.late is None
+        assert network.first is first
+        assert network.gone is gone
+        assert network._non_persistent_buffers_set == {"gone"}
+
+
+LAYOUTS = {
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "csr": lambda: torch.eye(3).to_sparse_csr(),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_buffers_of_any_layout_are_put_back(layout):
+    network, buffer = nn.Module(), LAYOUTS[layout]()
+    network.register_buffer("buffer", buffer)
+    with buffers_kept(network):
+        buffer.mul_(2.0)
+    assert network.buffer is buffer
+    assert all(
+        torch.equal(x, y) for x, y in zip(rows(buffer), rows(LAYOUTS[layout]()), strict=True)
+    )
+
+
+def rows(tensor):
+    return tensor.unbind() if tensor.is_nested else tensor.to_dense()
+
+
+def test_buffers_of_a_script_are_put_back():
+    network = torch.jit.script(nn.Sequential(nn.BatchNorm1d(4)))
+    before = copy.deepcopy(network.state_dict())
+    with buffers_kept(network):
+        network(IMAGES)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -66,27 +66,55 @@ def uncompiled() -> Iterator[None]:
 
 @contextmanager
 def buffers_kept(network: nn.Module, *, but: Collection[nn.Module] = ()) -> Iterator[None]:
-    """Put back the buffers that forward itself changes within the block.
+    """Put back the buffers that forward itself changes, makes or takes away within the block.
 
     Args:
         network: That runs.
         but: Modules of it whose buffers shall change.
     """
-    held = [
-        (module, name, buffer, buffer.clone())
-        for module in network.modules()
-        if module not in but
-        for name, buffer in module._buffers.items()
+    held = [_Held(module) for module in network.modules() if module not in but]
+    values = [
+        (buffer, buffer.clone())
+        for module in held
+        for buffer in module.buffers.values()
         if buffer is not None and not is_lazy(buffer) and not buffer.is_meta
     ]
     try:
         yield
     finally:
-        for module, name, buffer, before in held:
-            module._buffers[name] = buffer
-            if not torch.equal(buffer, before):
+        for module in held:
+            module.put_back()
+        for buffer, before in values:
+            # Those of other layouts cannot be compared.
+            is_plain = buffer.layout == torch.strided and not buffer.is_nested
+            if not is_plain or not torch.equal(buffer, before):
                 with torch.no_grad():
                     buffer.copy_(before)
+
+
+class _Held:
+    """Which buffers a module has, and what else it holds."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self.buffers = dict(module._buffers.items())
+        self._not_saved = set(module._non_persistent_buffers_set)
+        self._attributes = dict(vars(module))
+
+    def put_back(self) -> None:
+        """Give the module the buffers that it had, and nothing but these."""
+        module, now = self._module, dict(self._module._buffers.items())
+        if now.keys() == self.buffers.keys() and all(now[k] is b for k, b in self.buffers.items()):
+            return
+        # A number, say, by which forward knows that it has made a buffer.
+        vars(module).clear()
+        vars(module).update(self._attributes)
+        for name in now.keys() - self.buffers.keys():
+            del module._buffers[name]
+        for name, buffer in self.buffers.items():
+            module._buffers[name] = buffer
+        module._non_persistent_buffers_set.clear()
+        module._non_persistent_buffers_set.update(self._not_saved)
 
 
 def output_of(network: nn.Module, arguments: Arguments, what: str) -> object:
