@@ -1,5 +1,6 @@
 """The clock, with one that the tests turn themselves: when it stops, and what it leaves behind."""
 
+import errno
 import fcntl
 import itertools
 import math
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +85,17 @@ class Slow(nn.Module):
         self.run()
 
 
+@contextmanager
+def opened(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
 def is_locked(folder):
-    with (folder / "sekron-clock.lock").open("ab") as file:
+    with opened(folder) as descriptor:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         return False
@@ -277,6 +287,44 @@ def test_the_machine_is_locked_while_it_measures(folder):
     assert not is_locked(folder)
 
 
+def test_two_threads_of_a_process_take_turns(folder):
+    order = []
+
+    def measure(name):
+        race([lambda: order.append(name)], max_seconds=1e-9)
+
+    threads = [threading.Thread(target=measure, args=(name,)) for name in "ab"]
+    with opened(folder) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # both wait
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        thread.join()
+    assert "".join(order) in ("a" * CALLS + "b" * CALLS, "b" * CALLS + "a" * CALLS)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files to others")
+def test_the_lock_of_another_user_does_not_keep_this_one_from_measuring(folder):
+    """As in a shared folder of temporary files, where nobody may touch what is another's."""
+    (folder / "sekron-clock.lock").touch(0o666)
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, 12345, 12345)
+    folder.chmod(0o1777)
+    locked = []
+    race([lambda: locked.append(is_locked(folder))], max_seconds=1e-9)
+    assert locked == [True] * CALLS
+
+
+def test_where_folders_cannot_be_locked_it_is_measured_all_the_same(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EBADF, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    calls = []
+    race([lambda: calls.append(1)], max_seconds=1e-9)
+    assert len(calls) == CALLS
+
+
 CHILD = """
     from search.clock.race import race
     print("ready", flush=True)
@@ -288,7 +336,7 @@ def test_another_process_waits_until_the_clock_is_free(folder):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
     command = [sys.executable, "-c", textwrap.dedent(CHILD)]
     with (
-        (folder / "sekron-clock.lock").open("ab") as held,
+        opened(folder) as held,
         subprocess.Popen(
             command, cwd=ROOT, env=environment, bufsize=0, stdout=subprocess.PIPE
         ) as child,

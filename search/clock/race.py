@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 import platform
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock
 from scipy.stats import quantile_test
 from torch import nn
 
+from search.clock.alone import alone
 from search.clock.glibc import kept_memory
 from sekron.export.runtimes import make_ready
 from sekron.forward.evaluation import untouched
@@ -35,12 +33,6 @@ PRECISION = 0.02
 
 MAX_SECONDS = 5.0
 """After which a measurement ends anyway."""
-
-POLL_S = 0.005
-"""Between two looks of one that waits for the clock."""
-
-YIELD_S = 2 * POLL_S
-"""Left to others that wait for the clock, who would never get it between two races."""
 
 LOOK_AGAIN = 1.25
 """Growth of the number of rounds from one look at the interval to the next."""
@@ -176,7 +168,7 @@ def race(
         )
     rounds: list[list[float]] = []
     look = FEWEST
-    with _alone(), kept_memory():
+    with alone(), kept_memory():
         for _ in range(WARM_UP):
             _once(runs, before)
         end = time.perf_counter() + max_seconds
@@ -269,13 +261,3 @@ def processor_name() -> str:
 def _summary(seconds: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
     low, middle, high = interval(1e3 * seconds)
     return Latency(middle, low, high, len(seconds))
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Hold the machine's clock: processes that measure at once would measure each other."""
-    path = Path(tempfile.gettempdir()) / "sekron-clock.lock"
-    # Other users measure on this machine too; the system gives the lock back when its holder dies.
-    with FileLock(path, mode=0o666).acquire(poll_interval=POLL_S):
-        yield
-    time.sleep(YIELD_S)
