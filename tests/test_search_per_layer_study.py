@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from optuna.trial import TrialState
 from search.folder.journal import open_journal
 from search.folder.run_folder import JOURNAL
 from search.front.layer_options import LayerOptions
+from search.per_layer.identity import digest
 from search.per_layer.space import Space
-from search.per_layer.study import TEMPLATE, LayerStudy, front_volume, least_structures
+from search.per_layer.study import IDENTITY, TEMPLATE, LayerStudy, front_volume, least_structures
 from sekron import relative_error
 from sekron.decomposition.metric import Metric
 from sekron.profiling.network_profile import LayerProfile
@@ -258,6 +260,48 @@ def test_a_storage_keeps_searches_of_other_weights_apart(small_weight):
     for other in (Spectra(2 * small_weight, calls), Spectra(small_weight, calls, metric)):
         with pytest.raises(ValueError, match="is of another weight or in another metric"):
             LayerStudy("layer", other, Space(tuple(small_weight.shape), 3), storage=storage)
+
+
+def calibrated_study(weight, metric, storage):
+    shape = tuple(weight.shape)
+    spectra = Spectra(weight, (Geometry.of(shape, (7, 5)),), metric)
+    return LayerStudy("layer", spectra, Space(shape, 3), storage=storage)
+
+
+@pytest.fixture
+def metric():
+    torch.manual_seed(3)
+    output, inputs = (torch.rand(n, n, dtype=torch.float64) for n in (8, 6))
+    return Metric(output @ output.T + torch.eye(8), inputs @ inputs.T + torch.eye(6), 7.0)
+
+
+def test_a_calibrated_study_goes_on_where_products_end_in_other_bits(
+    monkeypatch, small_weight, metric
+):
+    storage = InMemoryStorage()
+    calibrated_study(small_weight, metric, storage).run(1)
+    whiten = Metric.whiten
+    monkeypatch.setattr(Metric, "whiten", lambda *a: whiten(*a) * (1.0 + 1e-15))
+    assert calibrated_study(small_weight, metric, storage).n_proposed == 1
+    for weight, other in (
+        (2 * small_weight, metric),
+        (small_weight, replace(metric, output=2.0 * metric.output)),
+        (small_weight, replace(metric, input=2.0 * metric.input)),
+        (small_weight, None),
+    ):
+        with pytest.raises(ValueError, match="is of another weight or in another metric"):
+            calibrated_study(weight, other, storage)
+
+
+def test_a_calibrated_study_of_an_earlier_release_goes_on(small_weight, metric):
+    storage = InMemoryStorage()
+    before = optuna.create_study(
+        storage=storage, study_name="layer", directions=["maximize"] * len(FRONTS)
+    )
+    before.set_user_attr(IDENTITY, digest(metric.whiten(small_weight.double())))
+    calibrated_study(small_weight, metric, storage)
+    with pytest.raises(ValueError, match="is of another weight or in another metric"):
+        calibrated_study(2 * small_weight, metric, storage)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "neighbour"])

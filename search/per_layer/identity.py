@@ -8,6 +8,8 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
+from sekron.decomposition.metric import Metric
+from sekron.network.digest import digest_of
 from sekron.network.opening import opened
 from sekron.network.surgery import weight_of
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
@@ -33,6 +35,16 @@ def digest(weight: Tensor) -> str:
     digest_of = hashlib.sha256(f"{tuple(data.shape)} {data.dtype}".encode())
     digest_of.update(data.flatten().view(torch.uint8).numpy().data)
     return digest_of.hexdigest()
+
+
+def digest_in_metric(weight: Tensor, metric: Metric | None) -> str:
+    """Return a digest of a weight and the metric that it is searched in.
+
+    It is of what goes in: the last bits of their product differ from machine to machine.
+    """
+    if metric is None:
+        return digest(weight)
+    return digest_of({"weight": weight, "output": metric.output, "input": metric.input})
 
 
 def identity(layer: LayerProfile, digests: dict[str, str], calibrated: bool) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import create_trial
 
-from search.per_layer.identity import digest
+from search.per_layer.identity import digest, digest_in_metric
 from search.per_layer.in_memory import FINISHED, in_memory
 from search.per_layer.objective_names import name_objectives
 from search.per_layer.samplers import SAMPLERS
@@ -94,11 +94,13 @@ class LayerStudy:
         """
         space = self.space
         own = {
-            IDENTITY: digest(self.spectra.weight),
+            IDENTITY: digest_in_metric(self.spectra.plain, self.spectra.metric),
             SPACE: f"{', '.join(space.families)}; at most {space.max_length} factors; ranks that "
             f"are multiples of {self.spectra.rank_multiple}",
         }
         recorded = self.study.user_attrs
+        if recorded.get(IDENTITY) == digest(self.spectra.weight):
+            own[IDENTITY] = recorded[IDENTITY]  # earlier releases digested the product
         kinds = {IDENTITY: "of another weight or in another metric", SPACE: "of other structures"}
         for key, kind in kinds.items():
             if recorded.get(key, own[key]) != own[key]:
