@@ -16,8 +16,11 @@ import sekron
 from search import Budget, InfeasibleBudget
 from search.clock.timetable_record import to_json
 from search.folder.run_folder import SCORES as FILE
+from search.folder.scores import Scores
 from search.whole_network import by_score as scored
+from search.whole_network.judge import Judge
 from search.whole_network.plan_clock import NEVER
+from sekron import Plan, Structure
 from sekron.layers.operations import Form
 from tests.test_search_whole_network_within_latency import AMPLE, World
 from tests.test_search_whole_network_within_latency import run as run_in
@@ -210,10 +213,27 @@ def test_another_score_starts_anew(network, small_input, images, finished, tmp_p
     copied = shutil.copytree(finished[0], tmp_path / "copy")
     own = Likeness(network, images)
     arguments = {"budget": Budget(flops=0.5), "run": copied}
-    with pytest.warns(UserWarning, match=r"another score or other data .* had 1, now 2\)"):
+    with pytest.warns(UserWarning, match=r"another score or other data .* had 1\.0, now 2\.0\)"):
         result = run(network, small_input, images, lambda n: 1.0 + own(n), **arguments)
     assert result.scores.dense == 2.0
     assert len(own.seen) == 1 + len(result.scores.networks)
+
+
+@pytest.mark.parametrize(
+    ("dense", "kept"), [(31.2345, 1), (31.2345 * (1 + 1e-9), 1), (31.2346, 0)], ids=str
+)
+def test_scores_are_kept_where_the_dense_network_differs_in_its_last_digits(dense, kept):
+    """As it does with other threads, or on another machine."""
+    told, plan = [], Plan({"0": Structure("sekron", ((6, 1), (1, 4)), (2,))})
+    recorded = Scores(31.2345).with_network(plan, 30.0)
+    judge = Judge(
+        nn.Sequential(nn.Linear(4, 6)), lambda _: dense, None, recorded, lambda _: None, told.append
+    )
+    assert len(judge.scores.networks) == kept
+    assert judge.scores.dense == (recorded.dense if kept else dense)
+    assert ["(the dense network had 31.2345, now 31.2346)" in text for text in told] == [True] * (
+        1 - kept
+    )
 
 
 def test_a_later_search_without_a_score_has_none(network, small_input, images, finished, tmp_path):
@@ -256,7 +276,7 @@ def test_a_network_whose_score_is_no_number_is_the_worst(network, small_input, i
     ("changes", "error", "message"),
     [
         ({"score": None}, ValueError, "a least score needs `score`, got score ≥ 1.5 without one"),
-        ({}, InfeasibleBudget, "`min_score` must be at most the dense network's 1, got 1.5"),
+        ({}, InfeasibleBudget, "`min_score` must be at most the dense network's 1.0, got 1.5"),
         ({"score": lambda _: math.nan}, ValueError, "must be finite, got nan for the dense"),
         (
             {"budget": Budget(min_score=0.99, flops=0.4)},

@@ -15,10 +15,13 @@ import search
 from search import Budget
 from search.folder.run_folder import RunFolder
 from search.per_layer.study import LayerStudy
+from search.pipeline.join import _check_score
+from search.pipeline.plans import judge_of
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
 from search.whole_network import by_score
 from search.workers import claims
+from search.workers.claims import joined
 from tests.test_search_whole_network_by_score import Likeness
 from tests.trials import trials_in
 
@@ -64,6 +67,10 @@ def helper(model, folder, outcomes=None, **arguments):
             outcomes.append(outcome)
 
     return run
+
+
+def interrupt():
+    raise KeyboardInterrupt
 
 
 def test_layers_are_shared_and_none_is_searched_twice(
@@ -139,16 +146,12 @@ def test_the_clock_and_an_unknown_score_are_left_to_who_began(
 
 def test_a_worker_may_finish_what_was_left(small_network, small_input, tmp_path, monkeypatch):
     alone = searched(small_network, small_input, tmp_path / "alone")
-
-    def stop():
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         search_network(
             request_of(small_network, small_input, budget=Budget(flops=0.5), **ARGUMENTS),
             RunFolder(tmp_path / "run"),
             lambda _: None,
-            on_begin=stop,
+            on_begin=interrupt,
         )
     assert search.join(small_network, tmp_path / "run", progress=False)
     result = search.load(tmp_path / "run")
@@ -178,6 +181,24 @@ def test_a_search_that_is_at_work_is_not_made_twice(small_network, small_input, 
     assert str(search.load(folder).budget) == str(Budget(flops=0.5))
 
 
+def test_the_last_digits_of_a_score_begin_no_other_trials(small_network, small_input, tmp_path):
+    """They change with the threads and the machine; trials are named by the score noted first."""
+    folder, here = tmp_path / "run", 31.2345 * (1 + 1e-9)
+    changes = {"n_network_trials": 1, "budget": Budget(flops=0.5), **ARGUMENTS}
+    request = request_of(small_network, small_input, score=lambda _: 31.2345, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        search_network(request, RunFolder(folder), lambda _: None, on_begin=interrupt)
+    request = request_of(small_network, small_input, score=lambda _: here, **changes)
+    recorder = RunFolder(folder)
+    judge = judge_of(request, recorder, None, lambda _: None)
+    with joined(recorder.trials(None), request.settings.name, is_search=False) as own:
+        assert judge.scores.dense == here
+        _check_score(own, judge)
+        assert judge.scores.dense == 31.2345
+    result = search_network(request, recorder, lambda _: None)
+    assert result.scores.dense == 31.2345
+
+
 def test_another_network_score_or_storage_is_refused(small_network, small_input, tmp_path):
     folder = tmp_path / "run"
     changes = {"score": lambda _: 1.0, "n_network_trials": 1}
@@ -187,7 +208,9 @@ def test_another_network_score_or_storage_is_refused(small_network, small_input,
         other[3].weight[0, 0] += 1.0
     with pytest.raises(ValueError, match="another network: layer '3' has other weights"):
         search.join(other, folder)
-    with pytest.raises(ValueError, match=r"has 1, got 2; give the same score and the same data"):
+    with pytest.raises(
+        ValueError, match=r"has 1\.0, got 2\.0; give the same score and the same data"
+    ):
         search.join(small_network, folder, progress=False, score=lambda _: 2.0)
     with pytest.raises(ValueError, match="are in the folder itself, got the storage sqlite://"):
         search.join(small_network, folder, storage="sqlite:///other.db")

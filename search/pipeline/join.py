@@ -154,17 +154,17 @@ def _finish(
 
 
 def _check_score(claims: Claims, judge: Judge | None) -> None:
-    """Refuse a score that is not the one of the search.
+    """Refuse a score that is not the one of the search, and name trials as that one does.
 
     Raises:
         ValueError: If the dense network has another one.
     """
     claims.look()
     noted = None if judge is None else claims.finished(DENSE_SCORE)
-    if judge is not None and noted is not None and noted != judge.scores.dense:
+    if judge is not None and noted is not None and not judge.agree(noted):
         raise ValueError(
             "`score` must be that of the search, in which the dense network has "
-            f"{noted:g}, got {judge.scores.dense:g}; give the same score and the same data."
+            f"{noted!r}, got {judge.scores.dense!r}; give the same score and the same data."
         )
 
 

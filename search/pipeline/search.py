@@ -129,6 +129,7 @@ def _searched(
     with quiet_optuna(), told(request.storage), searching as claims:
         recorder.begin(settings, profile, digests, metrics)
         if judge is not None:
+            judge.agree(claims.finished(DENSE_SCORE) or judge.scores.dense)
             claims.note(DENSE_SCORE, judge.scores.dense)
         on_begin()
         task = LayerTask(settings, profile, metrics, storage, work, recorder.factors())

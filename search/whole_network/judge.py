@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import nn
 
@@ -14,6 +15,10 @@ from sekron.forward.evaluation import Score
 from sekron.network.copying import copy_of
 from sekron.network.plan import Plan
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
+
+SAME = 1e-6
+"""Relative difference of the dense network's scores up to which they are one: the last digits
+change with the threads and the machine."""
 
 
 class Judge:
@@ -51,18 +56,30 @@ class Judge:
         dense = self._rated(copy_of(model).eval())
         if not math.isfinite(dense):
             raise ValueError(f"`score` must be finite, got {dense} for the dense network.")
-        if recorded is not None and recorded.dense != dense:
+        self._scores = Scores(dense)
+        if recorded is not None and self.agree(recorded.dense):
+            self._scores = recorded
+        elif recorded is not None:
             warn(
                 "the scores in the run folder are of another score or other data (the dense "
-                f"network had {recorded.dense:g}, now {dense:g}); networks are scored anew."
+                f"network had {recorded.dense!r}, now {dense!r}); networks are scored anew."
             )
-            recorded = None
-        self._scores = recorded or Scores(dense)
 
     @property
     def scores(self) -> Scores:
         """All scores so far."""
         return self._scores
+
+    def agree(self, dense: float) -> bool:
+        """Take over the dense network's score of other runs, by which their scores are found.
+
+        Returns:
+            Whether it is that of this one, but for its last digits.
+        """
+        is_same = math.isclose(dense, self._scores.dense, rel_tol=SAME)
+        if is_same:
+            self._scores = replace(self._scores, dense=dense)
+        return is_same
 
     def check(self, budget: Budget) -> None:
         """Refuse a least score that the dense network does not have.
@@ -72,8 +89,8 @@ class Judge:
         """
         if budget.min_score is not None and self._scores.dense < budget.min_score:
             raise InfeasibleBudget(
-                f"`min_score` must be at most the dense network's {self._scores.dense:g}, got "
-                f"{budget.min_score:g}."
+                f"`min_score` must be at most the dense network's {self._scores.dense!r}, got "
+                f"{budget.min_score!r}."
             )
 
     def __call__(self, plan: Plan) -> float:
