@@ -140,6 +140,20 @@ def test_rivals_of_a_calibrated_run_are_also_in_its_metric(sekron_command, image
     assert "activation_svd" not in set(pd.read_csv(io.StringIO(out))["method"])
 
 
+def test_rivals_factorize_the_layers_that_were_searched(sekron_command, files, monkeypatch):
+    """Not those below `min_share` too, which have no metric in a calibrated search."""
+    weights = ("--weights", "good.safetensors", "--run", "shares")
+    arguments = ("cli_networks:small", *weights, *QUICK, "--flops", "80%", "--min-share", "0.5")
+    assert sekron_command("search", *arguments)[0] == 0
+
+    def compare(network, example, budget, *, include=None, exclude=None, **_):
+        searched = search.profile(network, example, include, exclude).searched
+        raise ValueError(f"it factorizes {', '.join(layer.name for layer in searched)}")
+
+    monkeypatch.setattr("baselines.compare", compare)
+    assert "it factorizes 2 (" in sekron_command("compare", "shares")[2]
+
+
 def test_a_run_from_python_cannot_be_compared_by_the_command(sekron_command, small_run):
     code, _, err = sekron_command("compare", str(small_run))
     assert code == 2

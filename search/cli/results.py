@@ -224,8 +224,7 @@ def compared(
         metric=result.metrics or None,
         calibration=load_calibration(batches[0], record.source.inputs, *batches[1:]),
         clock=None if result.timetable is None else clock,
-        include=record.settings.include,
-        exclude=record.settings.exclude,
+        include=[layer.name for layer in result.profile.searched],
         max_seconds=max_seconds,
         output=comparison_of(run, runtime),
     )
