@@ -92,7 +92,8 @@ def compare(
         max_seconds: Time for the candidates of one method.
         output: CSV file to which every row is added once it is finished. Rows that it has of the
             same network, measured in the same way, are not computed again. A score and a clock
-            are known by their names: with one that was changed take another file.
+            are known by their names, and by what is in their attribute `setting` if they have
+            one: with one that was changed take another file.
         progress: Whether to show a progress bar on stderr.
 
     Returns:

@@ -111,11 +111,12 @@ class Judge:
 
 
 def _named(function: Any) -> str | None:
-    """Return the name of a function, which is all that tells it from another one."""
+    """Return the name of a function, and its setting if it has one: what tells it from others."""
     if function is None:
         return None
     named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
+    setting = getattr(function, "setting", "")
+    return f"{named.__module__}.{named.__qualname__}{setting and f' in {setting}'}"
 
 
 def error_in_metric(network: nn.Module, dense: nn.Module, metric: Mapping[str, Metric]) -> float:

@@ -12,6 +12,7 @@ import baselines.entrants
 import search
 from baselines import ALLOCATIONS, METHODS, compare
 from baselines.rows import COLUMNS, STORED, Rows
+from search.report.rivals import read_rivals
 from sekron.budget import Budget
 from sekron.layers.conv import SeKronConv2d
 from sekron.layers.linear import SeKronLinear
@@ -359,6 +360,25 @@ def test_another_score_is_another_comparison(tmp_path, small_network, small_inpu
         frame = brief(small_network, small_input, HALF, score=score, output=path)
         assert frame["score"].tolist() == [value]
     assert len(pd.read_csv(path)) == 2
+
+
+def test_another_setting_of_a_clock_is_another_comparison(tmp_path, small_network, small_input):
+    class Clock:
+        def __init__(self, setting, ms):
+            self.setting, self.ms = setting, ms
+
+        def __call__(self, *_):
+            return self.ms, 1.0
+
+    path = tmp_path / "rows.csv"
+    for setting, ms, expected in (("here", 1.0, 1.0), ("there", 2.0, 2.0), ("here", 3.0, 1.0)):
+        clock = Clock(setting, ms)
+        frame = brief(small_network, small_input, HALF, clock=clock, output=path)
+        assert frame["latency_ms"].tolist() == [expected]
+    assert len(pd.read_csv(path)) == 2
+    assert read_rivals(tmp_path) is None
+    path.rename(tmp_path / "comparison.csv")
+    assert read_rivals(tmp_path)["latency_ms"].tolist() == [2.0]  # as it was compared last
 
 
 @pytest.mark.parametrize("method", ["1", "01", "True", "None", "nan", "1e3"])

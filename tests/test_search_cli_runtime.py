@@ -4,7 +4,8 @@ import io
 import json
 import sys
 import warnings
-from types import ModuleType
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -97,12 +98,23 @@ def test_a_report_is_of_the_runtime(on, both, folder):
     assert "in_runtime" not in (folder / "report.html").read_text()
 
 
-def test_rivals_of_two_clocks_do_not_mix(on, folder, monkeypatch, small_network):
-    def set_input(document):
-        spec = {"name": "", "shape": [2, 3, 13, 11], "dtype": "float32", "high": None}
-        document["source"]["inputs"] = [spec]
+def here_in(monkeypatch, result, **changes):
+    """Let this process be in the settings of a search, but for the changes."""
 
+    def setting_of(network, arguments, runtime):
+        return replace(result.in_runtime(runtime).timetable.setting, **changes)
+
+    monkeypatch.setattr("search.cli.results.setting_of", setting_of)
+
+
+def set_input(document):
+    spec = {"name": "", "shape": [2, 3, 13, 11], "dtype": "float32", "high": None}
+    document["source"]["inputs"] = [spec]
+
+
+def test_rivals_of_two_clocks_do_not_mix(on, both, folder, monkeypatch):
     rewrite(folder / "run.json", set_input)
+    here_in(monkeypatch, both[1])
     asked = []
 
     def race(dense, small, example, runtime):
@@ -111,7 +123,7 @@ def test_rivals_of_two_clocks_do_not_mix(on, folder, monkeypatch, small_network)
             raise KeyboardInterrupt
         raise CannotRun("it is odd.")
 
-    monkeypatch.setattr("search.cli.results.race_networks", race)
+    monkeypatch.setattr("search.cli.rivals_clock.compare", race)
     for named, runtime in (((), "onnxruntime"), (("--runtime", "torch"), "torch")):
         with warnings.catch_warnings():
             warnings.simplefilter("default")  # of the interruption
@@ -123,3 +135,27 @@ def test_rivals_of_two_clocks_do_not_mix(on, folder, monkeypatch, small_network)
     assert read_rivals(folder, "onnxruntime")["latency_ms"].isna().tolist() == [True]
     with pytest.raises(ValueError, match=r"comparison\.csv must be a comparison"):
         read_rivals(folder, "torch")
+
+
+def test_rivals_have_the_time_that_plans_have_and_none_in_another_setting(
+    on, both, folder, monkeypatch
+):
+    """A race of its own has another time of the dense network than the search."""
+    rewrite(folder / "run.json", set_input)
+    timetable, clocks = both[1].timetable, []
+    raced = SimpleNamespace(second=SimpleNamespace(median_ms=77.0), ratio=1.25)
+    monkeypatch.setattr("search.cli.rivals_clock.compare", lambda *_, **__: raced)
+
+    def compare(network, example, budget, *, clock, **_):
+        clocks.append(clock)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("baselines.compare", compare)
+    here_in(monkeypatch, both[1])
+    ask = ("compare", "--model", "deployed:network", "--flops", "80%")
+    assert "have no time" not in on(*ask)[2]
+    here_in(monkeypatch, both[1], threads=13)
+    assert "timed in another setting (threads" in on(*ask)[2]
+    assert clocks[1] is None
+    assert clocks[0](None, None) == (timetable.network_ms / 1.25, 1.25)
+    assert str(timetable.setting) in clocks[0].setting

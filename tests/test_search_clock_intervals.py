@@ -13,8 +13,9 @@ import search
 from search import Budget
 from search.clock.candidate_times import Wanted, forms
 from search.clock.race import interval
+from search.clock.setting import layout_of
 from search.clock.steadiness import UNSTEADY, Steadiness
-from search.clock.stopwatch import Stopwatch, _layout
+from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import TimeLimit
 from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
 from search.clock.timetable import Timetable
@@ -281,4 +282,4 @@ def test_an_unsteady_machine_is_told_and_measured_anew(world, small_network, sma
     ids=["contiguous", "images", "volumes", "slice", "transposed"],
 )
 def test_the_order_in_memory_is_told(x, layout):
-    assert _layout(x) == layout
+    assert layout_of(x) == layout

@@ -417,7 +417,8 @@ def test_a_runtime_that_is_not_there(monkeypatch, small_input, runtime, error, m
 
 
 def test_the_setting_of_a_runtime_on_a_gpu_names_the_gpu(small_network, small_input, monkeypatch):
-    monkeypatch.setattr("search.clock.stopwatch.version_of", lambda _: "1.0")
+    monkeypatch.setattr("search.clock.setting.version_of", lambda _: "1.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU, {device}")
     measured = search.profile(small_network, small_input)
     for runtime, device in (("onnxruntime-cuda", "a GPU, None"), ("onnxruntime", processor_name())):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -41,9 +40,10 @@ from search.cli.output import (
     rows_of,
     say,
 )
+from search.cli.rivals_clock import RivalsClock
 from search.cli.sources import load_model
 from search.cli.trust import model_of
-from search.clock.race import compare as race_networks
+from search.clock.setting import setting_of
 from search.folder.run_folder import RunFolder
 from search.folder.run_record import RunRecord
 from search.front.beside import winner
@@ -53,7 +53,6 @@ from search.per_layer.identity import weight_digests
 from search.pipeline.load import load, load_so_far
 from search.report.rivals import comparison_of
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
-from sekron.export.refusal import CannotRun
 from sekron.network.checkpoint import check_folder, save
 from sekron.spreadsheet import as_csv
 
@@ -190,7 +189,8 @@ def compared(
         max_seconds: For the candidates of each method.
         batches: As for `load_calibration`.
         storage: URL, if the search has one.
-        runtime: Whose clock counts; empty for that of the search.
+        runtime: Whose clock counts; empty for that of the search. In another setting than the
+            search's networks are not timed.
     """
     record, result, network = _opened(run, model, weights, storage)
     result = result.in_runtime(runtime) if runtime else result
@@ -206,16 +206,13 @@ def compared(
         budget = Budget(flops=result.profile.totals(result.best)["flops"])
     example = example_of(record.source)
 
-    refused: list[str] = []
-
-    def clock(dense: nn.Module, small: nn.Module) -> tuple[float, float]:
-        try:
-            timed = race_networks(dense, small, example, runtime=runtime)
-        except CannotRun as error:
-            refused.append(str(error))
-            return math.nan, math.nan
-        return timed.second.median_ms, timed.ratio
-
+    clock, timetable = None, result.timetable
+    if timetable is not None:
+        here = setting_of(network, example, runtime)
+        if difference := timetable.setting.difference(here):
+            note(f"networks have no time: the search was timed in another setting ({difference}).")
+        else:
+            clock = RivalsClock(timetable, example)
     frame = baselines.compare(
         network,
         example,
@@ -223,13 +220,13 @@ def compared(
         plans={"sekron": result.plan},
         metric=result.metrics or None,
         calibration=load_calibration(batches[0], record.source.inputs, *batches[1:]),
-        clock=None if result.timetable is None else clock,
+        clock=clock,
         include=[layer.name for layer in result.profile.searched],
         max_seconds=max_seconds,
         output=comparison_of(run, runtime),
     )
-    if refused:
-        note(f"networks have no time: {len(refused)}, the first since {refused[0]}")
+    if clock is not None and clock.refused:
+        note(f"networks have no time: {len(clock.refused)}, the first since {clock.refused[0]}")
     frame = frame[frame["budget"] == str(budget)]
     frame = frame.sort_values("error_in_metric" if result.metrics else "error")
     if frame["flops"].isna().all():

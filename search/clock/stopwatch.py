@@ -9,22 +9,21 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from search.clock.cold_caches import displacing
 from search.clock.layer_calls import record, watched
 from search.clock.peak_memory import peak_activation_bytes
-from search.clock.race import EAGER, MAX_SECONDS, interval, processor_name, race, synchronized
+from search.clock.race import EAGER, MAX_SECONDS, interval, race, synchronized
 from search.clock.run_queue import RunQueue
+from search.clock.setting import setting_of
 from search.clock.sides import Sides
 from search.clock.steadiness import Steadiness
 from search.clock.times import Interval, LayerTime, Setting
 from search.clock.timetable import Timetable
 from sekron.export.refusal import CannotRun
-from sekron.export.runtimes import PROVIDERS, version_of
 from sekron.forward.evaluation import untouched
 from sekron.forward.inputs import Inputs, example_of
-from sekron.layers.channels import CHANNELS_LAST
 from sekron.layers.operations import Form
 from sekron.network.copying import copy_of
 from sekron.network.opening import opened
@@ -85,26 +84,7 @@ class Stopwatch:
         Raises:
             ValueError: If the example input holds no tensor.
         """
-        tensors = self._arguments.tensors
-        if not tensors:
-            raise ValueError(
-                f"the example input must hold a tensor to be timed, got {self._arguments}; or set "
-                "`measure_seconds` to 0."
-            )
-        first = tensors[0]
-        runtime, device = self.sides.runtime, processor_name()
-        if first.is_cuda or runtime in PROVIDERS:
-            device = torch.cuda.get_device_name(first.device if first.is_cuda else None)
-        return Setting(
-            device=device,
-            threads=torch.get_num_threads(),
-            torch=str(torch.__version__),
-            dtype=str(next(self._network.parameters()).dtype),
-            layout=_layout(first),
-            input_shapes=tuple(tuple(a.shape) for a in tensors),
-            runtime=runtime,
-            runtime_version=version_of(runtime) if self.sides.has_own_threads else "",
-        )
+        return setting_of(self._network, self._arguments, self.sides.runtime)
 
     def key(self, layer: LayerProfile) -> str:
         """Return what layers share that take equally long: the module and its inputs."""
@@ -263,13 +243,3 @@ class Stopwatch:
 
 def _limited(seconds: float, most: float) -> float:
     return min(max(seconds, MOMENT), most)
-
-
-def _layout(tensor: Tensor) -> str:
-    """Return in which order a tensor lies in memory: by its strides where it is none of torch's."""
-    if tensor.is_contiguous():
-        return "contiguous"
-    last = CHANNELS_LAST.get(tensor.dim() - 2)
-    if last is not None and tensor.is_contiguous(memory_format=last):
-        return "channels_last"
-    return str(tensor.stride())

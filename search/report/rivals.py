@@ -22,7 +22,7 @@ def comparison_of(run: str | Path, runtime: str) -> Path:
 
 
 def read_rivals(run: str | Path, runtime: str = EAGER) -> pd.DataFrame | None:
-    """Return what `baselines.compare` wrote to a run folder, None where it did not.
+    """Return what `baselines.compare` wrote last to a run folder, None where it did not.
 
     Args:
         run: The folder.
@@ -36,7 +36,7 @@ def read_rivals(run: str | Path, runtime: str = EAGER) -> pd.DataFrame | None:
         return None
     try:
         frame = from_csv(path.read_text(encoding="utf-8"), TEXTS)
-        frame = frame[[*TEXTS, *NUMBERS]]
+        frame = frame[[*TEXTS, *NUMBERS]].drop_duplicates(list(TEXTS), keep="last")
         for name in NUMBERS:
             frame[name] = frame[name].astype(float)
     except (ValueError, KeyError) as error:
