@@ -1,14 +1,22 @@
 """The structures of a layer: closed-form counts, names that mean one thing, neighbours."""
 
 from itertools import pairwise, product
-from math import prod
+from math import comb, prod
 
 import numpy as np
 import pytest
 import torch
 
 from search.per_layer.cost import proposal_seconds
-from search.per_layer.space import ALL_QUICK, MOST_SECONDS, Space, canonical, factorizations
+from search.per_layer.space import (
+    ALL_QUICK,
+    MOST_SECONDS,
+    Space,
+    canonical,
+    factorizations,
+    n_factorizations,
+    nth_factorization,
+)
 from search.per_layer.work import work_of
 from sekron.rank_curves.curves import Spectra
 from sekron.structures.families import n_ranks
@@ -42,11 +50,30 @@ every_space = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize(("size", "length", "count"), [(32, 2, 6), (32, 3, 21), (12, 3, 18)])
+@pytest.mark.parametrize(
+    ("size", "length", "count"), [(6, 1, 1), (32, 2, 6), (32, 3, 21), (12, 3, 18)]
+)
 def test_factorizations_are_all_ordered_products(size, length, count):
     found = factorizations(size, length)
     assert len(found) == len(set(found)) == count
     assert all(np.prod(factors) == size for factors in found)
+    assert n_factorizations(size, length) == count
+    assert found == tuple(nth_factorization(size, length, index) for index in range(count))
+    for index in (-1, count, 0.5):
+        with pytest.raises(IndexError, match=f"{size} has no such product of {length} factors"):
+            nth_factorization(size, length, index)
+
+
+def test_a_factorization_is_found_among_more_than_memory_holds():
+    size = 2**15 * 3**9
+    count = comb(15 + 7, 7) * comb(9 + 7, 7)  # each prime's powers are shared out among 8
+    assert n_factorizations(size, 8) == count == 1_951_023_360
+    assert nth_factorization(size, 8, 0) == (1,) * 7 + (size,)
+    assert nth_factorization(size, 8, count - 1) == (size,) + (1,) * 7
+
+
+def test_factorizations_of_a_large_prime_are_found_at_once():
+    assert factorizations(2**31 - 1, 2) == ((1, 2**31 - 1), (2**31 - 1, 1))
 
 
 @pytest.mark.parametrize(("length", "count"), [(2, 14), (3, 36), (4, 24)])

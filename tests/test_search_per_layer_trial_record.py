@@ -109,3 +109,18 @@ def test_parameters_that_are_none_are_refused(copied, value):
     (copied / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(ValueError, match=r"is damaged"):
         search.load(copied)
+
+
+@pytest.mark.parametrize("length", [1, 4, 2000])
+def test_a_length_that_no_structure_has_is_refused(copied, length):
+    def lengthen(line):
+        names = [name for name in line.get("params", {}) if name.startswith("mode")]
+        for part in ("params", "distributions") if names else ():
+            for name in names:
+                line[part][f"{name.partition('_')[0]}_of_{length}"] = line[part].pop(name)
+        if names:
+            line["params"]["length"] = length
+
+    changed(copied, lengthen)
+    with pytest.raises(ValueError, match=r"is damaged: .*its length must be from 2 to 3;"):
+        search.load(copied)

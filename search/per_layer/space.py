@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, permutations, product
-from math import prod
+from math import isqrt, prod
 
 from optuna.distributions import IntDistribution
 
 from search.per_layer.work import work_of
-from sekron.decomposition.digits import divisors
 from sekron.structures.families import Point, Shape
 
 DEFAULT_FAMILIES = ("sekron", "chain", "cp")
@@ -40,10 +39,37 @@ def factorizations(size: int, length: int) -> tuple[tuple[int, ...], ...]:
         return ((size,),)
     return tuple(
         (first, *rest)
-        for first in range(1, size + 1)
-        if size % first == 0
+        for first in _divisors(size)
         for rest in factorizations(size // first, length - 1)
     )
+
+
+@cache
+def n_factorizations(size: int, length: int) -> int:
+    """Return how many `factorizations` there are, without making them."""
+    if length == 1:
+        return 1
+    return sum(n_factorizations(size // first, length - 1) for first in _divisors(size))
+
+
+def nth_factorization(size: int, length: int, index: int) -> tuple[int, ...]:
+    """Return one of the `factorizations`; there may be more of them than memory holds.
+
+    Raises:
+        IndexError: If there are not so many.
+    """
+    if index not in range(n_factorizations(size, length)):
+        raise IndexError(f"{size} has no such product of {length} factors")
+    factors = []
+    for n_left in range(length - 1, 0, -1):
+        for first in _divisors(size):
+            n_rest = n_factorizations(size // first, n_left)
+            if index < n_rest:
+                break
+            index -= n_rest
+        factors.append(first)
+        size //= first
+    return (*factors, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +103,7 @@ class Space:
         }
         for length in range(2, self.max_length + 1):
             for mode, size in enumerate(self.weight_shape):
-                last = len(factorizations(size, length)) - 1
+                last = n_factorizations(size, length) - 1
                 space[_parameter(mode, length)] = IntDistribution(0, last)
         return space
 
@@ -90,7 +116,7 @@ class Space:
         """Return the point that parameters stand for, or None for the dense weight."""
         length = params["length"]
         columns = [
-            factorizations(size, length)[params[_parameter(mode, length)]]
+            nth_factorization(size, length, params[_parameter(mode, length)])
             for mode, size in enumerate(self.weight_shape)
         ]
         return canonical(self.families[params["family"]], tuple(zip(*columns, strict=True)))
@@ -199,7 +225,7 @@ def _shifts(shapes: tuple[Shape, ...]) -> Iterator[tuple[Shape, ...]]:
     modes = range(len(shapes[0]))
     for source, target in permutations(range(len(shapes)), 2):
         for mode in modes:
-            for divisor in divisors(shapes[source][mode])[1:]:
+            for divisor in _divisors(shapes[source][mode])[1:]:
                 yield _shifted(shapes, source, target, mode, divisor)
         for given, taken in permutations(modes, 2):
             for first in _primes(shapes[source][given]):
@@ -259,4 +285,11 @@ def _parameter(mode: int, length: int) -> str:
 @cache
 def _primes(size: int) -> tuple[int, ...]:
     """Return the distinct primes that divide a size."""
-    return tuple(p for p in divisors(size) if len(divisors(p)) == 2)
+    return tuple(p for p in _divisors(size) if len(_divisors(p)) == 2)
+
+
+@cache
+def _divisors(size: int) -> tuple[int, ...]:
+    """Return the divisors of a size, ascending; it may be as large as a damaged record has it."""
+    small = [d for d in range(1, isqrt(size) + 1) if size % d == 0]
+    return (*small, *(size // d for d in reversed(small) if d * d < size))

@@ -45,10 +45,12 @@ def point_of(trial: FrozenTrial, space: Space) -> Point | None:
     Raises:
         ValueError: If its parameters stand for none, or its values are none.
     """
-    values = trial.values
+    values, length = trial.values, trial.params["length"]
+    if length not in range(2, space.max_length + 1):
+        raise ValueError(f"its length must be from 2 to {space.max_length}")
     if len(values) != len(FRONTS) or not all(_is_within(value, 1.0) for value in values):
         raise ValueError("its values are none")
-    if any(trial.params[name] < 0 for name in space.names(trial.params["length"])):
+    if any(trial.params[name] < 0 for name in space.names(length)):
         raise ValueError("its parameters are none")
     return space.point(trial.params)
 
