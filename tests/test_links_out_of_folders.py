@@ -30,6 +30,7 @@ def trained(folder):
 
 WRITERS = {
     "study.log": searched,
+    ".study.lock": searched,
     "comparison.csv": compared,
     "epoch-0-*": trained,
     "epoch-0-*/model.safetensors": trained,

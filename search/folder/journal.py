@@ -60,13 +60,15 @@ def open_journal(journal: Path) -> BaseStorage:
     """Open the journal of a study to go on with, or begin one.
 
     Raises:
-        ValueError: If it is damaged, or a link.
+        ValueError: If it is damaged, or it or its lock is a link.
         OSError: If it cannot be written to.
     """
     if journal.exists() and not journal.is_file():
         raise ValueError(f"{journal} must be a file, but is something else; delete the folder.")
-    check_no_link(journal)
-    lock = FileLock(journal.with_name(f".{journal.stem}.lock"))
+    lock_path = journal.with_name(f".{journal.stem}.lock")
+    for path in (journal, lock_path):
+        check_no_link(path)
+    lock = FileLock(lock_path)
     try:
         _drop_half_line(journal, lock)
         backend = Journal(journal, lock)
