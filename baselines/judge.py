@@ -55,10 +55,15 @@ class Judge:
     clock: Clock | None
 
     def row(self, entry: Entry | None) -> Row:
-        """Return errors, costs, latency and scores; the network's batch norm is re-estimated."""
+        """Return errors, costs, latency and scores.
+
+        The network, which is the entry's own, is switched to evaluation, and its batch norm is
+        re-estimated.
+        """
         row: Row = dict.fromkeys(COLUMNS[3:-1], np.nan)
         if entry is None:
             return row
+        entry.network.eval()
         row["error"] = entry.error
         if self.metric is not None and not np.isnan(entry.error):
             row["error_in_metric"] = error_in_metric(entry.network, self.model, self.metric)
@@ -87,7 +92,7 @@ class Judge:
         if scored:
             row, network = max(scored, key=lambda pair: float(str(pair[0]["score_recalibrated"])))
             repair(network, self.model, self.calibration, progress=False)
-            row["score_repaired"] = float(self.score(network))
+            row["score_repaired"] = float(self.score(network.eval()))
 
     def fingerprint(self, example_input: Inputs, max_seconds: float) -> str:
         """Return a digest of what rows depend on: the network, its images, what is measured.

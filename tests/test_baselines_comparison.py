@@ -176,6 +176,23 @@ def test_calibration_changes_the_copies_only(small_network, small_input, share):
     assert frame[["score", "score_recalibrated"]].to_numpy().ravel().tolist() == scored
 
 
+@pytest.mark.filterwarnings("ignore:`batches` should hold")
+def test_a_network_that_trains_is_scored_in_evaluation(small_network, small_input):
+    network, modes = copy.deepcopy(small_network[:4]).train(), []
+    frame = brief(
+        network,
+        small_input,
+        Budget(flops=0.8),
+        score=lambda small: modes.append({m.training for m in small.modules()}) or len(modes),
+        clock=lambda _, small: modes.append({m.training for m in small.modules()}) or (1.0, 1.0),
+        calibration=[small_input],
+        repair=True,
+    )
+    assert modes == [{False}] * 4
+    assert frame["score_repaired"].tolist() == [4.0]
+    assert all(module.training for module in network.modules())
+
+
 def test_finished_rows_are_on_disk_and_not_computed_again(
     tmp_path, small_network, small_input, built
 ):
