@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,19 +117,30 @@ def _read(path: Path) -> pd.DataFrame:
         ValueError: If the file is no comparison, or a row is not what was written; it is then
             left as it is.
     """
-    text = read_text(path).decode()
-    header = ",".join(STORED) + "\n"
-    if not (text.startswith(header) or header.startswith(text)):
+    content = read_text(path)
+    header = ",".join(STORED).encode() + b"\n"
+    if not (content.startswith(header) or header.startswith(content)):
+        first = content.splitlines()[0][:80].decode(errors="replace")
         raise ValueError(
             f"{path} must be a comparison, a CSV with the columns {', '.join(STORED)}, got "
-            f"{text.splitlines()[0][:80]!r} first; name another file, or move this one away."
+            f"{first!r} first; name another file, or move this one away."
         )
-    lines = text[: text.rfind("\n") + 1]
-    if lines != text:
-        path.write_text(lines, encoding="utf-8")
-    if not lines:
-        return pd.DataFrame(columns=list(STORED))
-    frame = from_csv(lines, TEXTS)
+    lines = content[: content.rfind(b"\n") + 1]
+    frame = _checked(lines, path) if lines else pd.DataFrame(columns=list(STORED))
+    if lines != content:
+        os.truncate(path, len(lines))
+    return frame
+
+
+def _checked(lines: bytes, path: Path) -> pd.DataFrame:
+    """Return the rows of whole lines."""
+    try:
+        frame = from_csv(lines.decode(), TEXTS)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} must be UTF-8, but byte {error.start} is not; name another file, or move this "
+            "one away."
+        ) from error
     for row in frame.to_dict("records"):
         _, is_sealed, checksum = str(row["fingerprint"]).partition(SEAL)
         if is_sealed and checksum != _checksum(row):

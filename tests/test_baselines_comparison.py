@@ -350,6 +350,36 @@ def test_a_row_that_was_changed_is_refused_and_named(tmp_path, column):
     assert path.read_text() == content
 
 
+LIMITED = dict.fromkeys(COLUMNS, 0.5) | {"budget": "flops ≤ 50.0%", "method": "m", "ranks_by": "r"}
+
+
+def test_a_line_may_be_cut_within_a_letter(tmp_path):
+    path = tmp_path / "rows.csv"
+    Rows(path, "abc").add(LIMITED)
+    whole = path.read_bytes()
+    path.write_bytes(whole + "flops ≤".encode()[:-1])
+    assert Rows(path, "abc").frame().to_dict("records") == [LIMITED]
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"0.5", b"0.6", r"was changed; delete the row"),
+        ("≤".encode(), b"\xe2\x89", r"rows\.csv must be UTF-8, but byte \d+ is not; name another"),
+    ],
+    ids=["a number", "a letter"],
+)
+def test_a_file_that_is_refused_keeps_its_half_line(tmp_path, old, new, message):
+    path = tmp_path / "rows.csv"
+    Rows(path, "abc").add(LIMITED)
+    content = path.read_bytes().replace(old, new, 1) + b"half"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        Rows(path, "abc")
+    assert path.read_bytes() == content
+
+
 def test_rows_without_a_checksum_are_read(tmp_path):
     row = dict.fromkeys(COLUMNS, 0.25) | {"budget": "b", "method": "m", "ranks_by": "r"}
     frame = pd.DataFrame([{**row, "fingerprint": "abc"}], columns=list(STORED))
