@@ -176,6 +176,12 @@ def test_batches_are_of_a_moderate_size_and_of_the_inputs_dtype(tmp_path):
             "must be normalised as in training; add --normalize imagenet",
         ),
         ("pictures", ["1x3x8x8", "1x3"], {}, "are one input, but the network takes 2"),
+        (
+            "pictures",
+            ["1x3x8x8:uint8"],
+            {"normalization": RAW},
+            r"floating-point numbers, but .* of uint8; give a file",
+        ),
         ("pictures", ["1x2x8x8"], {"normalization": RAW}, "channels, .*, but the input is 1x2x8x8"),
         ("pictures", ["1x48"], {"normalization": RAW}, "but the input is 1x48; give a file"),
         (

@@ -83,6 +83,11 @@ def _of_pictures(
         raise ValueError(
             f"pictures are one input, but the network takes {len(inputs)}; give a file of tensors."
         )
+    if not inputs[0].torch_dtype.is_floating_point:
+        raise ValueError(
+            "pictures are normalised to floating-point numbers, but the input is of "
+            f"{inputs[0].dtype}; give a file with a tensor."
+        )
     if normalization is None:
         raise ValueError(
             f"the pictures in {folder} must be normalised as in training; add --normalize "
