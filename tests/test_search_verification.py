@@ -161,9 +161,12 @@ class Ending(nn.Linear):
         return super().forward(x)
 
 
-def test_a_process_that_ends_without_a_word_is_told():
+def test_a_process_that_ends_without_a_word_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "odd #1").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "odd #1"))
     with pytest.raises(sekron.CannotRun, match=r"one ended before; a script must .*'__main__'"):
         gradients_of_two(Ending(3, 4), as_arguments(torch.randn(2, 3)))
+    assert list(tmp_path.rglob("*")) == [tmp_path / "odd #1"]
 
 
 def test_a_package_that_is_missing_is_no_failure(pair, small_input, only, monkeypatch):

@@ -41,7 +41,7 @@ def gradients_of_two(network: nn.Module, arguments: Arguments) -> Tensor:
         pipes, processes = [], []
         for rank in (0, 1):
             here, there = spawn.Pipe(duplex=False)
-            task = (rank, f"file://{folder}/meeting", sent, there)
+            task = (rank, os.path.join(folder, "meeting"), sent, there)
             processes.append(spawn.Process(target=_process, args=task, daemon=True))
             processes[-1].start()
             there.close()
@@ -87,13 +87,16 @@ def gradients(network: nn.Module, arguments: Arguments) -> Tensor:
     return (both[0] + both[1]) / 2
 
 
-def _process(rank: int, address: str, sent: bytes, pipe: Connection) -> None:
+def _process(rank: int, meeting: str, sent: bytes, pipe: Connection) -> None:
     """Send the gradients of one of the processes, or why there are none."""
     result: object
     try:
         torch.set_num_threads(1)
         network, arguments = pickle.loads(sent)
-        distributed.init_process_group("gloo", address, LIMIT, world_size=2, rank=rank)
+        # By an address torch would take `#` or `?` in the name of a folder for the end of it.
+        store = distributed.FileStore(meeting, 2)  # type: ignore[attr-defined]  # untyped export
+        store.set_timeout(LIMIT)
+        distributed.init_process_group("gloo", timeout=LIMIT, world_size=2, rank=rank, store=store)
         parallel = DistributedDataParallel(network)
         shown = _mirrored(arguments) if rank else arguments
         _gradients(parallel, shown)  # what goes unused is noticed the second time
