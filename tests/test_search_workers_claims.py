@@ -166,6 +166,16 @@ def test_a_process_that_ended_is_dead_and_so_is_one_whose_number_another_has(mon
         assert states(storage)[0] == TrialState.FAIL
 
 
+def test_on_windows_no_process_is_sent_a_signal(monkeypatch):
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda *signal: sent.append(signal))
+    assert alive.whereabouts("thread", is_search=True)["since"]
+    assert sent == [(os.getpid(), 0)]
+    monkeypatch.setattr("sys.platform", "win32")
+    assert alive.whereabouts("thread", is_search=True)["since"] is None
+    assert sent == [(os.getpid(), 0)]
+
+
 def test_of_another_machine_the_signs_of_life_count(reopened, monkeypatch):
     monkeypatch.setattr(alive, "GRACE", 0.2)
     monkeypatch.setattr(alive, "BEAT", 0.05)

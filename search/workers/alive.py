@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -100,6 +101,8 @@ def _runs(place: dict[str, Any]) -> bool:
 
 def _since(pid: int) -> str | None:
     """Return when a process began, in the kernel's count; nothing if it ended, None if unknown."""
+    if sys.platform == "win32":  # where this signal is no question, but Ctrl-C
+        return None
     with suppress(PermissionError):  # another user's lives
         try:
             os.kill(pid, 0)
