@@ -29,6 +29,8 @@ def pytest_collection_finish():
 
     accelerate asks for a whole one after every training, which took half a second.
     """
+    import hypothesis  # noqa: F401, PLC0415  it asks for referrers, which what is frozen hides
+
     gc.collect()
     gc.freeze()
 

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, permutations, product
-from math import isqrt, prod
+from math import prod
 
 from optuna.distributions import IntDistribution
 
 from search.per_layer.work import work_of
+from sekron.decomposition.digits import divisors
 from sekron.structures.families import Point, Shape
 
 DEFAULT_FAMILIES = ("sekron", "chain", "cp")
@@ -39,7 +40,7 @@ def factorizations(size: int, length: int) -> tuple[tuple[int, ...], ...]:
         return ((size,),)
     return tuple(
         (first, *rest)
-        for first in _divisors(size)
+        for first in divisors(size)
         for rest in factorizations(size // first, length - 1)
     )
 
@@ -49,7 +50,7 @@ def n_factorizations(size: int, length: int) -> int:
     """Return how many `factorizations` there are, without making them."""
     if length == 1:
         return 1
-    return sum(n_factorizations(size // first, length - 1) for first in _divisors(size))
+    return sum(n_factorizations(size // first, length - 1) for first in divisors(size))
 
 
 def nth_factorization(size: int, length: int, index: int) -> tuple[int, ...]:
@@ -62,7 +63,7 @@ def nth_factorization(size: int, length: int, index: int) -> tuple[int, ...]:
         raise IndexError(f"{size} has no such product of {length} factors")
     factors = []
     for n_left in range(length - 1, 0, -1):
-        for first in _divisors(size):
+        for first in divisors(size):
             n_rest = n_factorizations(size // first, n_left)
             if index < n_rest:
                 break
@@ -225,7 +226,7 @@ def _shifts(shapes: tuple[Shape, ...]) -> Iterator[tuple[Shape, ...]]:
     modes = range(len(shapes[0]))
     for source, target in permutations(range(len(shapes)), 2):
         for mode in modes:
-            for divisor in _divisors(shapes[source][mode])[1:]:
+            for divisor in divisors(shapes[source][mode])[1:]:
                 yield _shifted(shapes, source, target, mode, divisor)
         for given, taken in permutations(modes, 2):
             for first in _primes(shapes[source][given]):
@@ -285,11 +286,4 @@ def _parameter(mode: int, length: int) -> str:
 @cache
 def _primes(size: int) -> tuple[int, ...]:
     """Return the distinct primes that divide a size."""
-    return tuple(p for p in _divisors(size) if len(_divisors(p)) == 2)
-
-
-@cache
-def _divisors(size: int) -> tuple[int, ...]:
-    """Return the divisors of a size, ascending; it may be as large as a damaged record has it."""
-    small = [d for d in range(1, isqrt(size) + 1) if size % d == 0]
-    return (*small, *(size // d for d in reversed(small) if d * d < size))
+    return tuple(p for p in divisors(size) if len(divisors(p)) == 2)

@@ -5,7 +5,7 @@ modes: a Kronecker product becomes an outer product.
 """
 
 from functools import cache
-from math import prod
+from math import isqrt, prod
 
 from torch import Tensor
 
@@ -37,4 +37,5 @@ def from_digits(digits: Tensor, shapes: tuple[Shape, ...]) -> Tensor:
 @cache
 def divisors(size: int) -> tuple[int, ...]:
     """Return the divisors of a size, ascending, 1 and itself among them."""
-    return tuple(d for d in range(1, size + 1) if size % d == 0)
+    small = [d for d in range(1, isqrt(size) + 1) if size % d == 0]
+    return (*small, *(size // d for d in reversed(small) if d * d < size))
