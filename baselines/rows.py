@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from sekron.budget import RESOURCES
-from sekron.records import check_no_link, read_text, short, unwritten, write_text
+from sekron.records import check_no_link, read_text, replacing, short, unwritten
 from sekron.spreadsheet import as_csv, from_csv
 
 MEASURED = ("latency_ms", "speedup", "score", "score_recalibrated", "score_repaired")
@@ -71,8 +71,8 @@ class Rows:
         line = pd.DataFrame([{**row, "fingerprint": fingerprint}], columns=list(STORED))
         is_new = not self._path.exists() or self._path.stat().st_size == 0
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(as_csv(line, header=is_new))
+            with self._path.open("ab") as file:
+                file.write(as_csv(line, header=is_new).encode())
         except OSError as error:
             raise unwritten(self._path, error) from error
         self._written.add(key)
@@ -83,7 +83,8 @@ class Rows:
         same = [
             _is_of(row, self._fingerprint) and _key(row) == key for row in frame.to_dict("records")
         ]
-        write_text(path, as_csv(frame[[not is_same for is_same in same]]))
+        with replacing(path) as partial:
+            partial.write_bytes(as_csv(frame[[not is_same for is_same in same]]).encode())
 
     def frame(self) -> pd.DataFrame:
         """Return all rows."""

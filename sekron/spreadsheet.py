@@ -21,7 +21,7 @@ def as_csv(frame: pd.DataFrame, header: bool = True) -> str:
         frame: Its index is left out.
         header: Whether the names of the columns come first.
     """
-    return _mapped(frame, _as_text).to_csv(index=False, header=header)
+    return _mapped(frame, _as_text).to_csv(index=False, header=header, lineterminator="\n")
 
 
 def from_csv(text: str, texts: Iterable[str]) -> pd.DataFrame:

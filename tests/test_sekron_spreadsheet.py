@@ -22,6 +22,11 @@ def test_no_cell_is_a_formula_and_all_are_read_again():
     assert again[["error", "flops"]].equals(frame[["error", "flops"]])
 
 
+def test_lines_end_in_the_same_way_on_every_system(monkeypatch):
+    monkeypatch.setattr("os.linesep", "\r\n")
+    assert as_csv(pd.DataFrame({"a": ["x"]})) == "a\nx\n"
+
+
 @pytest.mark.parametrize("frame", [pd.DataFrame({"a": [1.5], "b": ["x"]}), pd.DataFrame({"a": []})])
 def test_other_tables_are_as_pandas_writes_them(frame):
     assert as_csv(frame) == frame.to_csv(index=False)
