@@ -5,11 +5,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 import sekron
 from baselines.rows import COLUMNS, Rows
-from search.folder.journal import open_journal
+from search.folder.journal import Journal, open_journal
 from search.per_layer.space import Space
 from search.per_layer.study import LayerStudy
 from sekron.decomposition.metric import Metric
@@ -93,6 +94,23 @@ def test_a_journal_stays_whole(tmp_path, n_bytes):
     whole = study(None)
     whole.run(2)
     assert study(open_journal(journal)).table.ranks == whole.table.ranks
+
+
+def test_what_the_disk_refused_is_not_written_once_there_is_room(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class MakesRoom(FileLock):
+        def release(self, force=False):
+            super().release(force)
+            if not self.is_locked:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    path = tmp_path / "study.log"
+    journal = Journal(path, MakesRoom(tmp_path / "lock"))
+    for n_bytes in (0, 9):
+        with full_disk(n_bytes), pytest.raises(OSError, match=r"could not be .*study\.log"):
+            journal.append_logs([{"op_code": 0, "study_name": "one"}])
+        assert path.read_bytes() == b""
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

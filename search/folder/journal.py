@@ -43,12 +43,14 @@ class Journal(JournalFileBackend):
             OSError: If the disk refuses.
         """
         lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        left = "".join(lines).encode()
         try:
-            with self._path.open("ab") as file:
+            # What a buffer holds would be written once more when it is closed, without the lock.
+            with self._path.open("ab", buffering=0) as file:
                 with self._writers.acquire(poll_interval=AGAIN):
                     _drop_half_line(self._path, self._writers)  # of a worker that was killed
-                    file.write("".join(lines).encode())
-                    file.flush()
+                    while left:
+                        left = left[file.write(left) :]
                 if any(TrialState(log.get("state", 0)).is_finished() for log in logs):
                     os.fsync(file.fileno())
         except OSError as error:
