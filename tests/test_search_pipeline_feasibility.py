@@ -9,6 +9,7 @@ from torch import nn
 import search
 from search import Budget, InfeasibleBudget
 from search.per_layer.space import Space
+from search.pipeline import feasibility
 from search.pipeline.feasibility import check_feasible
 
 
@@ -81,6 +82,24 @@ def test_the_least_can_really_be_reached(network, example, profile, resource):
         network, example, budget=budget, n_trials=0, measure_seconds=0, progress=False
     )
     assert result.profile.totals(result.best)[resource] == least
+
+
+def test_equal_layers_are_looked_at_once_and_none_without_a_limit(monkeypatch):
+    network = nn.Sequential(*(nn.Conv2d(12, 12, 3, padding=1) for _ in range(3)))
+    profile = search.profile(network, torch.zeros(1, 12, 7, 5))
+    assert len(profile.searched) == 2  # but for the first
+    asked, least = [], feasibility.least_structures
+
+    def recorded(*arguments):
+        asked.append(arguments)
+        return least(*arguments)
+
+    monkeypatch.setattr(feasibility, "least_structures", recorded)
+    check_feasible(Budget(), profile, spaces_of(profile))
+    assert asked == []
+    check_feasible(Budget(flops=0.5), profile, spaces_of(profile))
+    layer = profile.searched[0]
+    assert asked == [(spaces_of(profile)[layer.name].templates(), layer.calls, 1)]
 
 
 def test_limits_that_no_structure_meets_at_once(network, example, profile):

@@ -136,7 +136,8 @@ class Space:
             named[_parameter(mode, length)] = factorizations(size, length).index(column)
         return named
 
-    def templates(self) -> list[Point]:
+    @cache  # noqa: B019  as those of `neighbours`
+    def templates(self) -> tuple[Point, ...]:
         """Return the structures in which every mode stands whole in one factor.
 
         Of a `cp` only those with both channel modes alone: others are larger at the same rank.
@@ -156,7 +157,7 @@ class Space:
                     if point is not None and (point[0] != "cp" or _is_lean(point[1])):
                         points[point] = None
         points |= dict.fromkeys(self._divided_kernels())
-        return list(points)
+        return tuple(points)
 
     def _divided_kernels(self) -> Iterator[Point]:
         channels = [((size, 1), (1, size)) for size in self.weight_shape[:2]]

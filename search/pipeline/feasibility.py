@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -32,24 +32,30 @@ def check_feasible(
     Raises:
         InfeasibleBudget: With the least that is reachable and what holds it up.
     """
+    if not profile.available(budget):
+        return
     try:
-        _check(budget, profile, {n: s.templates() for n, s in spaces.items()}, rank_multiple)
+        _check(budget, profile, spaces, Space.templates, rank_multiple)
     except InfeasibleBudget:
         # Those that divide channels may be smaller, but there are many.
-        points = {name: [*space.templates(), *space.pairs()] for name, space in spaces.items()}
-        _check(budget, profile, points, rank_multiple)
+        _check(budget, profile, spaces, lambda s: [*s.templates(), *s.pairs()], rank_multiple)
 
 
 def _check(
     budget: Budget,
     profile: NetworkProfile,
-    points: Mapping[str, Sequence[Point]],
+    spaces: Mapping[str, Space],
+    points_of: Callable[[Space], Sequence[Point]],
     rank_multiple: int,
 ) -> None:
     available = profile.available(budget)
-    options = [
-        _least_options(layer, points[layer.name], rank_multiple) for layer in profile.searched
-    ]
+    options, known = [], {}
+    for layer in profile.searched:
+        space = spaces[layer.name]
+        key = space, layer.calls, layer.flops, layer.params
+        if key not in known:
+            known[key] = _least_options(layer, points_of(space), rank_multiple)
+        options.append(known[key])
     for name, capacity in available.items():
         column = RESOURCES.index(name)
         least = sum(int(option.costs[:, column].min()) for option in options)
@@ -57,7 +63,7 @@ def _check(
             raise InfeasibleBudget(_refusal(budget, name, least, profile))
     columns = [RESOURCES.index(name) for name in available]
     fitting = [Options(option.losses, option.costs[:, columns]) for option in options]
-    if available and options and allocate(fitting, list(available.values())) is None:
+    if options and allocate(fitting, list(available.values())) is None:
         raise InfeasibleBudget(
             f"the limits must be met together, but no structures were found that meet {budget} at "
             "once, though each alone can be met; raise one of them."
