@@ -185,6 +185,16 @@ def test_what_is_long_is_said_before(monkeypatch):
     assert announcement([], n_threads=1) == ""
 
 
+def test_the_machine_is_asked_once_and_only_about_work(monkeypatch):
+    asked, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda a: asked.append(a.shape) or eigh(a))
+    foresight.slowness.cache_clear()
+    assert announcement([], n_threads=1) == announcement([LayerWork([], 0.0, 0)], 1) == ""
+    assert asked == []
+    assert foresight.slowness() == foresight.slowness()
+    assert len(asked) == 3
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"), [(61, "61 s"), (95, "2 min"), (3600, "60 min"), (9000, "2.5 h")]
 )

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, repeat
 
 import torch
@@ -108,8 +109,12 @@ def work_of_layers(
     return found
 
 
+@cache
 def slowness() -> float:
-    """Return by how much this machine is slower, now, than where the costs were measured."""
+    """Return by how much this machine is slower than where the costs were measured.
+
+    It is as it was when a process asked first.
+    """
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(PROBE_SIZE, PROBE_SIZE, generator=generator, dtype=torch.float64)
     seconds = []
@@ -141,7 +146,7 @@ def announcement(work: Sequence[LayerWork], n_threads: int) -> str:
     """
     longest = max((own.seconds for own in work), default=0.0)
     seconds = seconds_side_by_side(work, n_threads)
-    taken = slowness() * seconds
+    taken = slowness() * seconds if seconds else 0.0
     if taken < LONG:
         return ""
     return (
