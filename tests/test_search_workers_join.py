@@ -234,15 +234,18 @@ def test_the_number_of_network_trials_is_recorded(small_network, small_input, tm
 class Renamed(nn.Module):
     """A network whose layers have other names, or that has other modules by these."""
 
-    def __init__(self, network):
+    def __init__(self, network, other):
         super().__init__()
         self.body = network
-        self.add_module("3", nn.Identity())
+        self.add_module("3", other)
 
     def forward(self, x):
         return self.body(x)
 
 
-def test_a_network_with_other_layers_is_another_one(small_network, small_run):
+@pytest.mark.parametrize(
+    "other", [nn.Identity(), nn.BatchNorm2d(3, affine=False)], ids=["no weight", "weight None"]
+)
+def test_a_network_with_other_layers_is_another_one(small_network, small_run, other):
     with pytest.raises(ValueError, match="holds the search of another network: layer"):
-        search.join(Renamed(small_network), small_run, progress=False)
+        search.join(Renamed(small_network, other), small_run, progress=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +10,21 @@ from torch import Tensor, nn
 from sekron.decomposition.metric import Metric
 from sekron.network.digest import digest_of
 from sekron.network.opening import opened
-from sekron.network.surgery import weight_of
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 
 
 def weight_digests(model: nn.Module, measured: NetworkProfile) -> dict[str, str]:
     """Return layer name -> digest of its weight, for the searched layers.
 
-    It is empty where the network is another one, and has no such layer.
+    It is empty where the network is another one, and has no such layer, or none with a weight.
     """
     names = [layer.name for layer in measured.searched]
-    network = opened(model, names)
-    digests = dict.fromkeys(names, "")
-    for name in names:
-        with suppress(AttributeError):
-            digests[name] = digest(weight_of(network, name))
-    return digests
+    modules = dict(opened(model, names).named_modules(remove_duplicate=False))
+    weights = {name: getattr(modules.get(name), "weight", None) for name in names}
+    return {
+        name: digest(weight) if isinstance(weight, Tensor) else ""
+        for name, weight in weights.items()
+    }
 
 
 def digest(weight: Tensor) -> str:
