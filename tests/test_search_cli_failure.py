@@ -226,6 +226,15 @@ def test_a_closed_pipe_is_quiet(files, run_folder):
     assert (done.returncode, done.stderr) == (0, "1\n1\n1\n")
 
 
+@pytest.mark.parametrize(("closed", "answers"), [("stdout", False), ("stderr", True)])
+def test_a_closed_stream_is_quiet(command_line, small_run, monkeypatch, closed, answers):
+    monkeypatch.setattr(sys, closed, None)  # as Python has it behind `>&-`
+    code, out, err = command_line("front", small_run, "--csv")
+    getattr(sys, closed).close()
+    assert (code, err) == (0, "")
+    assert out.startswith("error,") == answers
+
+
 def test_what_python_reports_by_itself_is_a_line_each(files, written):
     name = written(
         "import atexit, sys, threading, warnings\n"

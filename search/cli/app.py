@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import typer
 from typer.main import get_command
@@ -53,6 +54,7 @@ for command, arguments in EXAMPLES.items():
 
 def main() -> None:
     """Run the command line; an error or a warning is one line."""
+    _open_what_is_closed()
     if COMPLETE in os.environ:  # a shell asks what could stand next
         app(prog_name="sekron")
     arguments = sys.argv[1:] or ["--help"]
@@ -62,6 +64,14 @@ def main() -> None:
     except BaseException as error:  # whatever the user's code raises
         code = fail(error, whole=TRACEBACK in arguments)
     sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """Have what is written to a stream that the shell has closed, as `>&-` does, go nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  to the end
+            setattr(sys, name, nowhere)
 
 
 def _invoke(arguments: list[str]) -> int:
