@@ -25,6 +25,9 @@ BUDGETS = {
 }
 """The last asks the clock for 0.85 of what half of the FLOPs promise."""
 
+LONGER = {"torch.compile": 3.0}
+"""Runtime -> how many times the seconds of a search's clock: a network compiles up to a minute."""
+
 KEY = ["network", "batch", "threads", "budget", "searched_for", "run_in"]
 """What a row is about."""
 
@@ -86,7 +89,7 @@ def _searched(
                 images,
                 budget=BUDGETS[label],
                 n_trials=options.trials,
-                measure_seconds=options.seconds,
+                measure_seconds=options.seconds * LONGER.get(runtime, 1.0),
                 runtime=runtime,
                 run=folder,
             )
