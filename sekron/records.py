@@ -153,6 +153,12 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def check_folder(path: str | Path) -> None:
+    """Raise a FileNotFoundError unless the folder of a file to be written exists."""
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"{path} must be in a folder that exists; make it first.")
+
+
 def unwritten(path: Path, error: Exception) -> OSError:
     """Return the error that a file could not be written, with its name and the reason."""
     if isinstance(error, OSError) and error.errno is not None:

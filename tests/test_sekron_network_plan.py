@@ -203,6 +203,12 @@ def test_a_plan_and_its_metric_are_saved_beside_each_other(calibrated, metric, l
     assert not torch.allclose(weight_of(again, linear), plain, rtol=1e-2)
 
 
+def test_a_plan_is_not_saved_in_a_folder_that_is_not_there(calibrated, tmp_path):
+    for plan in (calibrated, calibrated.in_plain_error()):
+        with pytest.raises(FileNotFoundError, match="must be in a folder that exists"):
+            plan.save(tmp_path / "none" / "plan.json")
+
+
 def test_a_plan_is_not_applied_without_its_metric(calibrated, metric, linear, tmp_path):
     calibrated.save(tmp_path / "plan.json")
     metric_path(tmp_path, metric.digest).unlink()

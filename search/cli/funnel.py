@@ -21,9 +21,10 @@ from search.cli.arguments import (
 )
 from search.cli.output import note, print_json
 from search.cli.sources import load_labelled, load_model
-from sekron.network.checkpoint import check_folder, save
+from sekron.network.checkpoint import save
 from sekron.profiling.count import count_flops
 from sekron.profiling.profile import profile
+from sekron.records import check_folder
 from sekron.training.funnel import GATE_RATE
 from sekron.training.funnel import funnel as close_gates
 from sekron.training.funnel_penalty import Funnel

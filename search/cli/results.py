@@ -53,7 +53,8 @@ from search.per_layer.identity import weight_digests
 from search.pipeline.load import load, load_so_far
 from search.report.rivals import comparison_of
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
-from sekron.network.checkpoint import check_folder, save
+from sekron.network.checkpoint import save
+from sekron.records import check_folder
 from sekron.spreadsheet import as_csv
 
 MOST_SECONDS = 600.0

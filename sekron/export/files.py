@@ -23,7 +23,7 @@ from sekron.export.refusal import CannotRun, reason_of
 from sekron.forward.evaluation import output_of, untouched
 from sekron.forward.inputs import Arguments, Inputs, example_of
 from sekron.forward.tensors import tensors_in
-from sekron.network.checkpoint import check_folder
+from sekron.records import check_folder
 
 Writer = Callable[[Program, Path], None]
 

@@ -17,7 +17,7 @@ from sekron.network.plan import FORMAT, UNTOLD, Plan
 from sekron.network.surgery import forms_of, rebuild, structures_of
 from sekron.network.tensor_names import fitted_names
 from sekron.network.weights import load_weights, must_keep_tensors
-from sekron.records import replacing
+from sekron.records import check_folder, replacing
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -39,12 +39,6 @@ def save(model: nn.Module, path: str | Path) -> None:
     with replacing(Path(path)) as partial:
         save_model(model, str(partial), metadata={FORMAT: plan.to_json(), CHECKSUM: UNKNOWN})
         write_checksum(partial)
-
-
-def check_folder(path: str | Path) -> None:
-    """Raise a FileNotFoundError unless the folder of a file to be written exists."""
-    if not Path(path).parent.is_dir():
-        raise FileNotFoundError(f"{path} must be in a folder that exists; make it first.")
 
 
 def load(model: nn.Module, path: str | Path) -> nn.Module:

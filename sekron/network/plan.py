@@ -18,7 +18,7 @@ from sekron.network.figure import structure_figure
 from sekron.network.network_metric import NetworkMetric, metric_path
 from sekron.network.plan_frame import FRAME, plan_frame
 from sekron.network.surgery import compressed
-from sekron.records import decode, encode, read_text, write_text
+from sekron.records import check_folder, decode, encode, read_text, write_text
 from sekron.structures.structure import Structure
 
 if TYPE_CHECKING:
@@ -260,8 +260,9 @@ class Plan(Mapping[str, Structure]):
         """Write the plan as JSON, and its metric beside it in a file named by its digest.
 
         Raises:
-            OSError: If the disk refuses; the message names the file.
+            OSError: If the folder does not exist or the disk refuses; the message names the file.
         """
+        check_folder(path)
         self._metrics.save(Path(path).parent)
         write_text(Path(path), self.to_json())
 
