@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 import baselines
 import search
@@ -17,6 +18,7 @@ from sekron.decomposition.errors import fitted_error
 from sekron.decomposition.metric import Metric
 from sekron.decomposition.narrow import narrowed
 from sekron.forward.inputs import as_arguments
+from sekron.network import precision
 from sekron.network.precision import in_single_precision
 from sekron.training.factor_fit import fit_factors
 from sekron.training.funnel import funnel
@@ -398,6 +400,58 @@ def test_the_memory_of_a_network_stays_its_own(dtype):
     assert model.first.weight.grad is grad
     assert torch.equal(model.first.weight, wanted)
     check(model, dtype)
+
+
+class Halved(nn.Module):
+    """A factor that is computed from another."""
+
+    def forward(self, weight):
+        return weight / 2
+
+    def right_inverse(self, weight):
+        return weight * 2
+
+
+@in_single_precision
+def moved(network, batches):
+    """Change the parameters, and whatever else is in single precision."""
+    for parameter in network.parameters():
+        assert parameter.dtype == torch.float32
+        parameter.data.add_(1.0)
+
+
+@pytest.mark.parametrize("factor", ["0", "1"])
+def test_a_factor_that_is_computed_is_cast_back(factor):
+    structure = Structure.parse("sekron:8x1,1x9@3")
+    small = Plan({"0": structure}).apply(nn.Sequential(nn.Linear(9, 8)))
+    parametrize.register_parametrization(small[0].weights, factor, Halved())
+    small = small.half()
+    wanted = [parameter + 1.0 for parameter in small.parameters()]
+    moved(small, images(torch.float16))
+    for parameter, own in zip(small.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter, own)
+
+
+def test_sparse_buffers_stay_in_half_precision():
+    network = nn.Sequential(nn.Linear(3, 3))
+    network.register_buffer("sparse", torch.eye(3).to_sparse())
+    sparse = network.half().sparse
+    moved(network, images(torch.float16))
+    assert network.sparse is sparse
+    assert torch.equal(sparse.to_dense(), torch.eye(3).half())
+
+
+def test_whatever_fails_leaves_a_network_in_half_precision(monkeypatch):
+    def failing(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(precision, "_cast_back", failing)
+    model = network(torch.float16, 0)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(MemoryError):
+        moved(model, images(torch.float16))
+    check(model, torch.float16)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

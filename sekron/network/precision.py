@@ -82,20 +82,24 @@ def _in_single(networks: Sequence[nn.Module]) -> Iterator[None]:
     """Cast the networks' tensors of half precision, and cast back what has become of them."""
     held = [(t, t.data, t.grad) for t in _tensors(networks) if t.dtype in HALF]
     others = [(t.data, t.data.clone()) for t in _tensors(networks) if t.dtype not in HALF]
-    for tensor, half, _ in held:
-        tensor.grad = None
-        tensor.data = half.float()
+    found: dict[Tensor, Tensor] = {}
+    too_large: list[Tensor] = []
     try:
+        for tensor, half, _ in held:
+            tensor.grad = None
+            tensor.data = half.float()
         yield
     finally:
-        found = _cast_back(networks, {tensor: half for tensor, half, _ in held})
-        too_large = [t for t, cast in found.items() if (cast.isinf() & t.data.isfinite()).any()]
-        for tensor, half, grad in held:
-            tensor.grad = None  # of the dtype of the data
-            tensor.data = half
-            tensor.grad = grad
-            if tensor in found and not too_large:
-                half.copy_(found[tensor])
+        try:
+            found = _cast_back(networks, {tensor: half for tensor, half, _ in held})
+            too_large = [t for t, cast in found.items() if (cast.isinf() & t.data.isfinite()).any()]
+        finally:
+            for tensor, half, grad in held:
+                tensor.grad = None  # of the dtype of the data
+                tensor.data = half
+                tensor.grad = grad
+                if tensor in found and not too_large:
+                    half.copy_(found[tensor])
     if too_large:
         for tensor, before in others:
             tensor.copy_(before)
@@ -110,16 +114,21 @@ def _in_single(networks: Sequence[nn.Module]) -> Iterator[None]:
 def _cast_back(
     networks: Sequence[nn.Module], halves: Mapping[Tensor, Tensor]
 ) -> dict[Tensor, Tensor]:
-    """Return tensor -> what it is in half precision now, for those that have changed."""
+    """Return tensor -> what it is in half precision now, for those that have changed.
+
+    Sparse ones, which cannot be compared, are taken not to have.
+    """
     found = {
         tensor: cast
         for tensor, half in halves.items()
-        if not torch.equal(cast := tensor.data.to(half.dtype), half)
+        if half.layout == torch.strided
+        and not torch.equal(cast := tensor.data.to(half.dtype), half)
     }
     layers = (m for network in networks for m in network.modules() if isinstance(m, Factorized))
     for layer in layers:
         weights = list(layer.weights)
-        if any(weight in found for weight in weights):
+        # Not where one is computed, from what a parametrization keeps.
+        if all(weight in halves for weight in weights) and any(w in found for w in weights):
             values = narrowed([weight.data for weight in weights], halves[weights[0]].dtype)
             found.update(zip(weights, values, strict=True))
     return found
