@@ -148,3 +148,17 @@ def test_what_was_compiled_in_place_is_fitted_as_what_was_not(fit, batches):
     fit(small, dense, batches, progress=False)
     for own, other in zip(small.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(own, other)
+
+
+@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
+@pytest.mark.parametrize("has_norm", [False, True], ids=["no norm", "norm"])
+def test_outputs_that_are_not_finite_are_refused(fit, has_norm):
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm1d(8)] * has_norm
+    dense = nn.Sequential(nn.Linear(9, 8), *norms, nn.ReLU(), nn.Linear(8, 5)).eval()
+    small = Plan({"0": Structure.parse("sekron:8x1,1x9@3")}).apply(dense)
+    small[-1].bias.data[2] = torch.inf
+    before = copy.deepcopy(small.state_dict())
+    with pytest.raises(ValueError, match="must be finite"):
+        fit(small, dense, [torch.randn(16, 9)], progress=False)
+    assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())

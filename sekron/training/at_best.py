@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,6 +37,15 @@ class Best:
     def go_back(self) -> None:
         """Give the network the state that was best."""
         self._network.load_state_dict(self.state)
+
+    def must_be_finite(self) -> None:
+        """Refuse outputs that never were finite.
+
+        Raises:
+            ValueError: If none was.
+        """
+        if not math.isfinite(self.least):
+            raise ValueError("the networks' outputs must be finite on the batches, but are not.")
 
     @property
     def ratio(self) -> float:

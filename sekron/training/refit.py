@@ -75,7 +75,8 @@ def refit(
 
     Raises:
         ValueError: If nothing is factorized, there are no batches, `steps` is below 1, or the
-            networks do not fit together; the network is then as it was.
+            networks do not fit together or put out what is not finite; the network is then as it
+            was.
 
     Reference:
         Martens, Grosse, arXiv 1503.05671, for the metric; Zhang et al., Accelerating very deep
@@ -91,8 +92,11 @@ def refit(
     with channels_last((model, dense), inputs[0]):
         reference = reference_of(dense, inputs, output)
         with at_best(model, reference) as best:
+            if not norms_with_statistics(model):  # else they may become finite
+                best.must_be_finite()
             fit_layers(model, dense, layers, reference, steps=steps, progress=progress)
             best.look()
+            best.must_be_finite()
     return best.ratio
 
 

@@ -88,8 +88,10 @@ def repair(
             if norms_with_statistics(model):
                 recalibrate(model, inputs)
             else:
+                best.must_be_finite()
                 rescale(model, dense, in_running_order(layers, dense, inputs[0]), inputs)
             best.look()
+            best.must_be_finite()
             fit_layers(model, dense, layers, reference, progress=progress)
             best.look()
     outcome = Repair(best.first, best.least, reference.kind.name)

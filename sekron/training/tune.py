@@ -150,8 +150,7 @@ def tune(
                 if descended(rate * CUT**cut, most):
                     break
                 best.go_back()
-        if not math.isfinite(best.least):
-            raise ValueError("the networks' outputs must be finite on the batches, but are not.")
+        best.must_be_finite()
     return best.ratio
 
 
