@@ -314,6 +314,16 @@ def test_a_network_that_is_one_layer():
     assert [(layer.name, layer.flops) for layer in measured.searched] == [("", 24)]
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op")
+@pytest.mark.parametrize("shape", [(6, 0), (0, 4)], ids=str)
+def test_a_layer_without_numbers_stays_dense_and_costs_nothing(shape):
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(*shape[::-1]))
+    network.forward = lambda x: (network[0](x), network[1](x[:, : shape[1]]))
+    empty = next(layer for layer in profile(network, torch.ones(2, 4)).layers if layer.name == "1")
+    assert (empty.weight_shape, empty.flops, empty.params) == (shape, 0, 0)
+    assert empty.reason == "its weight holds no numbers"
+
+
 def test_a_plan_of_layers_that_are_not_searched_has_no_totals(small_network, small_input):
     measured = profile(small_network, small_input)
     plan = Plan({"0": Structure.parse("chain:8x1x3x1,1x3x1x3@2")})

@@ -106,7 +106,9 @@ def _odd_weight(weight: nn.Parameter | None) -> str:
         return "is lazy: run the network once, so that it knows its shape"
     if type(weight) is not nn.Parameter:
         return f"its weight is a {type(weight).__name__}"
-    return "" if weight.is_floating_point() else f"its weight is of type {weight.dtype}"
+    if not weight.is_floating_point():
+        return f"its weight is of type {weight.dtype}"
+    return "" if weight.numel() else "its weight holds no numbers"
 
 
 def _is_lazy(module: nn.Module) -> bool:

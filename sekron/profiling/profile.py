@@ -224,6 +224,8 @@ def _layer(name: str, module: nn.Module, calls: tuple[Geometry, ...], reason: st
     if isinstance(weight, UninitializedParameter):
         return LayerProfile(name, kind, (), calls, 0, 0, reason)
     shape = tuple(weight.shape)
+    if 0 in shape:
+        return LayerProfile(name, kind, shape, calls, 0, 0, reason)
     dense = Structure.dense(shape, int(getattr(module, "groups", 1)))
     ranks = np.zeros((1, 0), dtype=np.int64)
     flops = int(flops_of_calls(dense.shapes, dense.bonds, ranks, calls)[0])
