@@ -330,3 +330,10 @@ def test_products_are_not_in_half_precision_where_forward_casts_by_itself(dtype)
     network, x = seeded(lambda: Casting(dtype)), torch.randn(7, 4) * torch.tensor([1, 300, 1, 1])
     found = moments(network, ["layer"], [x])["layer"].inputs
     torch.testing.assert_close(found, outer_mean(x), rtol=1e-5, atol=1e-3)
+
+
+def test_a_layer_that_gets_nothing_has_no_moments():
+    network = nn.Sequential(nn.Linear(4, 3))
+    network.forward = lambda x: (x.requires_grad_(), network[0](x[:0]))
+    with pytest.raises(ValueError, match="layer '0' must run on the calibration batches"):
+        moments(network, ["0"], [torch.randn(5, 4)])

@@ -43,8 +43,9 @@ def curvature(kind, output):
         (drawn(4, 5, 3, 3), "values"),
         ((drawn(4, 5), drawn(4, 5, 3)), "values"),
         ((drawn(4, 5), torch.arange(4)), "logits"),
+        ((drawn(4, 5), drawn(0, 4)), "values"),
     ],
-    ids=["matrix", "matrices", "sigmoid", "softmax", "column", "maps", "mixed", "integers"],
+    ids=["matrix", "matrices", "sigmoid", "softmax", "column", "maps", "mixed", "integers", "none"],
 )
 def test_outputs_are_guessed_by_what_they_look_like(example, name):
     assert kind_of(None, example) is KINDS[name]
@@ -76,6 +77,11 @@ def test_the_divergence_of_logits_is_that_of_distributions(shape, temperature):
     wanted = temperature**2 * (p * (p / q).log()).sum(dim=1).mean()
     found = LOGITS.divergence(y, t, temperature)
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_outputs_of_nothing_have_no_divergence():
+    for kind in KINDS.values():
+        assert float(kind.divergence(drawn(0, 4), drawn(0, 4), 1.0)) == 0.0
 
 
 def test_the_divergence_of_values_is_the_relative_squared_error_of_each_tensor():

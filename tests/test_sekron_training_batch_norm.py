@@ -258,3 +258,24 @@ def test_threads_leave_the_compiler_as_it_was():
     model = torch.compile(nn.ReLU(), backend=lambda graph, _: compiled.append(1) or graph.forward)
     model(torch.zeros(2))
     assert compiled
+
+
+class Selecting(nn.Module):
+    """Gives its norms some of the images, or none."""
+
+    def __init__(self):
+        super().__init__()
+        self.some, self.none = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+        self.none.running_mean.fill_(7.0)
+
+    def forward(self, x):
+        return self.some(x[x[:, 0] > 0]), self.none(x[x[:, 0] > 9])
+
+
+def test_a_norm_that_gets_no_images_learns_nothing_from_them():
+    positive = torch.rand(8, 3) + 0.1
+    model = Selecting()
+    recalibrate(model, [-positive, positive[:6], -positive, positive[6:]])
+    torch.testing.assert_close(model.some.running_mean, positive.mean(0))
+    assert torch.equal(model.none.running_mean, torch.full((3,), 7.0))
+    assert model.none.num_batches_tracked == 0

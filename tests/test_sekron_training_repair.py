@@ -162,3 +162,29 @@ def test_outputs_that_are_not_finite_are_refused(fit, has_norm):
     with pytest.raises(ValueError, match="must be finite"):
         fit(small, dense, [torch.randn(16, 9)], progress=False)
     assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
+
+
+class Selecting(nn.Module):
+    """Gives its last layer the images that are bright, which may be none."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.first, self.last, self.limit = nn.Linear(9, 8), nn.Linear(8, 4), limit
+
+    def forward(self, x):
+        y = self.first(x).relu()
+        return y, self.last(y[x[:, 0] > self.limit])
+
+
+def test_a_layer_that_gets_no_images_stays_as_it_is():
+    torch.manual_seed(0)
+    dense = Selecting(99.0).eval()
+    first, last = Structure.parse("sekron:8x1,1x9@3"), Structure.parse("sekron:4x1,1x8@2")
+    small = Plan({"first": first, "last": last}).apply(dense)
+    before = copy.deepcopy(small.last.state_dict())
+    outcome = repair(small, dense, [torch.randn(16, 9)], progress=False)
+    assert outcome.after < outcome.before
+    assert all(torch.equal(before[k], v) for k, v in small.last.state_dict().items())
+    lone = Plan({"last": last}).apply(dense)
+    with pytest.raises(ValueError, match="must run on the first batch, but none does"):
+        repair(lone, dense, [torch.randn(16, 9)], progress=False)

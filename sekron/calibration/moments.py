@@ -170,11 +170,13 @@ class _Sums:
         return self.last_output
 
     def moments(self, name: str, n_images: int) -> Moments:
-        if not isinstance(self._inputs, Tensor) or not isinstance(self._gradients, Tensor):
+        if not self._n_inputs or not self._n_outputs:
             raise ValueError(
                 f"layer {name!r} must run on the calibration batches and reach the output, but does"
                 " not: leave it out (`exclude`)."
             )
+        assert isinstance(self._inputs, Tensor)
+        assert isinstance(self._gradients, Tensor)
         if not (torch.isfinite(self._inputs).all() and torch.isfinite(self._gradients).all()):
             raise ValueError(f"the moments must be finite, got NaN or Inf at layer {name!r}.")
         gradients = self._gradients / self._n_outputs

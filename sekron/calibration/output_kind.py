@@ -81,7 +81,7 @@ def _has_classes(tensor: Tensor) -> bool:
 
 
 def _may_be_logits(tensor: Tensor) -> bool:
-    if tensor.dim() != 2 or not _has_classes(tensor):
+    if tensor.dim() != 2 or not _has_classes(tensor) or not len(tensor):
         return False
     low, high = tensor.detach().aminmax()
     return not (float(low) >= 0.0 and float(high) <= 1.0)
@@ -130,7 +130,7 @@ def _of_logits(output: object, wanted: object, temperature: float) -> Tensor:
         log_probs, targets = ((z / temperature).log_softmax(dim=1) for z in (y, t))
         n_rows = y.numel() // y.shape[1]
         total = F.kl_div(log_probs, targets, log_target=True, reduction="sum")
-        terms.append(temperature**2 * total / n_rows)
+        terms.append(temperature**2 * total / max(n_rows, 1))
     return _sum(terms)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
 from sekron.forward.evaluation import evaluating, output_of, uncompiled
 from sekron.forward.inputs import Arguments
+from sekron.forward.tensors import tensors_in
 from sekron.layers.factorized import Factorized
 from sekron.network.surgery import structures_of
 
@@ -45,7 +46,7 @@ def paired(model: nn.Module, dense: nn.Module) -> dict[str, Factorized]:
 def in_running_order(
     layers: Mapping[str, Factorized], network: nn.Module, batch: Arguments
 ) -> dict[str, Factorized]:
-    """Return the layers in the order in which they run first, those that run at all.
+    """Return the layers in the order in which they run first, those that run on anything at all.
 
     Args:
         layers: Layer name -> layer.
@@ -53,13 +54,19 @@ def in_running_order(
         batch: Its input.
 
     Raises:
-        ValueError: If the network does not run.
+        ValueError: If the network, or each of the layers, does not run.
     """
     order: dict[str, Factorized] = {}
+
+    def hook_of(name: str) -> Callable[..., None]:
+        def hook(*call: object) -> None:
+            if any(x.numel() for x in tensors_in(call)):
+                order[name] = layers[name]
+
+        return hook
+
     handles = [
-        network.get_submodule(name).register_forward_pre_hook(
-            lambda *_, name=name: order.update({name: layers[name]})
-        )
+        network.get_submodule(name).register_forward_pre_hook(hook_of(name), with_kwargs=True)
         for name in layers
     ]
     try:
@@ -68,4 +75,8 @@ def in_running_order(
     finally:
         for handle in handles:
             handle.remove()
+    if not order:
+        raise ValueError(
+            "the factorized layers must run on the first batch, but none does; put another first."
+        )
     return order

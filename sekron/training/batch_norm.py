@@ -55,6 +55,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
             "`torch.inference_mode()`; make or load it outside of it."
         )
     backup = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
+    n_seen = dict.fromkeys(norms, 0)
     handles, finished = [], False
     try:
         # A network that was compiled would be compiled again for every momentum.
@@ -62,7 +63,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
             for norm in norms:
                 norm.reset_running_stats()
                 norm.training = True
-                handles.append(norm.register_forward_pre_hook(_weigher(), with_kwargs=True))
+                handles.append(norm.register_forward_pre_hook(_weigher(n_seen), with_kwargs=True))
             for batch in without_singles(inputs_of(batches, model, "`batches`")):
                 output_of(model, batch, "the batches")
         if not all(torch.isfinite(b).all() for norm in norms for b in norm.buffers()):
@@ -73,21 +74,23 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
             handle.remove()
         for norm, (momentum, buffers) in zip(norms, backup, strict=True):
             norm.momentum = momentum
-            if not finished or not norm.num_batches_tracked:  # one that did not run knows nothing
+            if not finished or not n_seen[norm]:  # one that saw nothing knows nothing
                 for name, buffer in buffers.items():
                     getattr(norm, name).copy_(buffer)
 
 
-def _weigher() -> Callable[..., None]:
-    """Return a hook with which what a norm sees counts by how much it is."""
-    n_seen = 0
+def _weigher(n_seen: dict[_BatchNorm, int]) -> Callable[..., None]:
+    """Return a hook with which what a norm sees counts by how much it is.
+
+    Args:
+        n_seen: Norm -> how much it has seen, which the hook adds to.
+    """
 
     def weigh(norm: _BatchNorm, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        nonlocal n_seen
         x = next(iter((*inputs, *named.values())))
-        n_new = x.numel() // x.shape[1]
-        n_seen += n_new
-        norm.momentum = n_new / n_seen
+        n_new = x.numel() // max(x.shape[1], 1)
+        n_seen[norm] += n_new
+        norm.momentum = n_new / max(n_seen[norm], 1)  # none, where a network selects none
 
     return weigh
 
