@@ -93,6 +93,14 @@ def test_the_divergence_of_values_is_the_relative_squared_error_of_each_tensor()
     assert float(found) == pytest.approx(wanted, rel=1e-6)
 
 
+def test_a_tensor_of_zeros_does_not_outweigh_the_others():
+    y, t, zeros = drawn(4, 5), drawn(4, 5, seed=1), torch.zeros(4, 3)
+    alone = VALUES.divergence(y, t, 1.0)
+    assert float(VALUES.divergence([y, zeros + 1.0], [t, zeros], 1.0)) == float(alone)
+    assert float(VALUES.divergence(zeros + 1.0, zeros, 1.0)) > 0.0
+    assert float(VALUES.divergence(zeros, zeros, 1.0)) == 0.0
+
+
 def test_the_curvature_of_logits_is_the_covariance_of_a_drawn_label():
     y = drawn(1, 4)
     p = y.softmax(dim=1)[0]

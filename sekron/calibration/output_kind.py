@@ -117,10 +117,10 @@ def _pairs(output: object, wanted: object) -> list[tuple[Tensor, Tensor]]:
     return list(zip(outputs, targets, strict=True))
 
 
-def _sum(terms: list[Tensor]) -> Tensor:
+def _stacked(terms: list[Tensor]) -> Tensor:
     if not terms:
         raise ValueError("the network must put out tensors of real numbers, got none.")
-    return torch.stack(terms).sum()
+    return torch.stack(terms)
 
 
 def _of_logits(output: object, wanted: object, temperature: float) -> Tensor:
@@ -131,17 +131,20 @@ def _of_logits(output: object, wanted: object, temperature: float) -> Tensor:
         n_rows = y.numel() // y.shape[1]
         total = F.kl_div(log_probs, targets, log_target=True, reduction="sum")
         terms.append(temperature**2 * total / max(n_rows, 1))
-    return _sum(terms)
+    return _stacked(terms).sum()
 
 
 def _of_values(output: object, wanted: object, _: float) -> Tensor:
-    """Return `‖y − t‖² / ‖t‖²`."""
-    return _sum(
-        [
-            (y - t).square().sum() / t.square().sum().clamp_min(LEAST_SQUARES)
-            for y, t in _pairs(output, wanted)
-        ]
-    )
+    """Return the sum of `‖y − t‖² / ‖t‖²`; where some t are not zero, those that are do not count.
+
+    Nothing is small beside zero: one of them would outweigh all others.
+    """
+    pairs = _pairs(output, wanted)
+    sizes = _stacked([t.square().sum() for _, t in pairs])
+    errors = _stacked([(y - t).square().sum() for y, t in pairs])
+    is_zero = sizes == 0
+    counts = ~is_zero | is_zero.all()
+    return (counts * errors / sizes.clamp_min(LEAST_SQUARES)).sum()
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -159,12 +162,12 @@ def _draw_logits(output: object, generator: torch.Generator) -> Tensor:
         probs = y.detach().softmax(dim=1)
         signed = probs.sqrt() * _signs(y, generator)
         terms.append(((signed - probs * signed.sum(dim=1, keepdim=True)) * y).sum())
-    return _sum(terms)
+    return _stacked(terms).sum()
 
 
 def _draw_values(output: object, generator: torch.Generator) -> Tensor:
     """Return `⟨z, y⟩` for random signs z."""
-    return _sum([(y * _signs(y, generator)).sum() for y in real_tensors(output)])
+    return _stacked([(y * _signs(y, generator)).sum() for y in real_tensors(output)]).sum()
 
 
 KINDS = {
