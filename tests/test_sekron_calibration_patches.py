@@ -119,6 +119,18 @@ def test_what_is_drawn_has_about_the_moments_of_all(enough, layer):
     assert 0.0 < float(difference) < 6 * (2.0 / (400 * 27)) ** 0.5
 
 
+def test_what_is_drawn_does_not_depend_on_the_default_device(enough, layer):
+    enough(54)
+    x = [torch.randn(4, 3, 5, 4)]
+    options = {"largest_patch": 27, "draws_rows": True}
+    for output in ("logits", "values"):
+        wanted = moments(layer, [""], x, output=output, **options)[""]
+        with torch.device("meta"):
+            found = moments(layer, [""], x, output=output, **options)[""]
+        assert torch.equal(found.inputs, wanted.inputs)
+        assert torch.equal(found.gradients, wanted.gradients)
+
+
 @pytest.mark.parametrize(
     ("one", "both"),
     [

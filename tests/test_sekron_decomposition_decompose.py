@@ -281,3 +281,12 @@ def test_factors_of_other_shapes_are_refused(shapes):
         reconstruct(factors, structure)
     with pytest.raises(ValueError, match="must have the shapes"):
         refine(torch.ones(4, 6), factors, structure)
+
+
+@pytest.mark.parametrize("case", ["cp-4", "ring-3"])
+def test_random_starts_do_not_depend_on_the_default_device(case):
+    structure, weight = made(case)
+    wanted = decompose(weight, structure)
+    with torch.device("meta"):
+        found = decompose(weight, structure)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

@@ -148,7 +148,7 @@ def _of_values(output: object, wanted: object, _: float) -> Tensor:
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    return (torch.randint(0, 2, like.shape, generator=generator) * 2.0 - 1.0).to(like)
+    return (torch.randint(0, 2, like.shape, generator=generator, device="cpu") * 2.0 - 1.0).to(like)
 
 
 def _draw_logits(output: object, generator: torch.Generator) -> Tensor:

@@ -156,4 +156,4 @@ def drawn(positions: Positions, share: float, generator: torch.Generator) -> Ten
     wanted = math.ceil(share * rows_needed(positions.width))
     if wanted >= positions.count:
         return None
-    return torch.randint(positions.count, (wanted,), generator=generator)
+    return torch.randint(positions.count, (wanted,), generator=generator, device="cpu")

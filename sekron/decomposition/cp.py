@@ -165,7 +165,7 @@ def _start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor
     for mode, size in enumerate(tensor.shape):
         unfolding = tensor.movedim(mode, 0).flatten(1)
         vectors = torch.linalg.eigh(gram(unfolding)).eigenvectors.flip(-1).T
-        drawn = torch.randn(rank, size, generator=generator, dtype=torch.float32)
+        drawn = torch.randn(rank, size, generator=generator, dtype=torch.float32, device="cpu")
         factor = drawn.to(tensor.device) / size**0.5
         factor[:size] = vectors[:rank]
         factors.append(factor)

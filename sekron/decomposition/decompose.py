@@ -236,7 +236,8 @@ def _ring(digits: Tensor, ranks: tuple[int, ...], generator: torch.Generator) ->
     factors = []
     for k, size in enumerate(digits.shape):
         first, second = sorted({(k - 1) % len(ranks), k})
-        noise = torch.randn(ranks[first] * ranks[second], size, generator=generator).double()
+        shape = ranks[first] * ranks[second], size
+        noise = torch.randn(shape, generator=generator, device="cpu").double()
         unfolding = digits.movedim(k, 0).reshape(1, size, -1)
         vectors = _directions(unfolding, min(len(noise), *unfolding.shape[1:]))
         start = noise.to(vectors.device) / size**0.5

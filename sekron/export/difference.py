@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 TOLERANCE = 1e-4
@@ -38,6 +37,6 @@ def _difference(output: Tensor, expected: Tensor) -> float:
     apart = (a - b).abs()[~((a == b) | (a.isnan() & b.isnan()))]
     if not len(apart):
         return 0.0
-    largest = b[b.isfinite()].abs().amax() if b.isfinite().any() else torch.zeros(())
+    largest = b[b.isfinite()].abs().amax() if b.isfinite().any() else b.new_zeros(())
     difference = float(apart.amax() / largest)
     return difference if math.isfinite(difference) else math.inf

@@ -98,7 +98,7 @@ def metric_path(folder: Path, digest: str) -> Path:
 def _tensors(layers: Mapping[str, Metric]) -> dict[str, Tensor]:
     tensors = {}
     for name, metric in layers.items():
-        sensitivity = torch.tensor(metric.sensitivity, dtype=torch.float64)
+        sensitivity = torch.tensor(metric.sensitivity, dtype=torch.float64, device="cpu")
         parts = _exact(metric.output), _exact(metric.input), sensitivity
         tensors.update({f"{name}/{part}": t for part, t in zip(PARTS, parts, strict=True)})
     return tensors

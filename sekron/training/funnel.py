@@ -136,7 +136,7 @@ def funnel(
 
     def penalize(share: float) -> Tensor:
         if _holds(budget, measured, layers, CLOSED):
-            return torch.zeros(())
+            return torch.zeros((), device="cpu")  # goes with any other
         # Asked for anew, as training moves the layers to another device.
         pairs = [(g, v) for x in layers.values() for g, v in zip(x.gates, x.first, strict=True)]
         return penalty.penalty([gate for gate, _ in pairs], [value for _, value in pairs], share)

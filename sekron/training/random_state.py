@@ -15,10 +15,14 @@ def random_state() -> dict[str, Tensor]:
     version, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state = {
-        "python": torch.tensor([version, *words], dtype=torch.int64),
-        "python.gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
-        "numpy": torch.tensor(np.asarray(keys, dtype=np.int64)),
-        "numpy.rest": torch.tensor([position, has_gauss, cached], dtype=torch.float64),
+        "python": torch.tensor([version, *words], dtype=torch.int64, device="cpu"),
+        "python.gauss": torch.tensor(
+            [] if gauss is None else [gauss], dtype=torch.float64, device="cpu"
+        ),
+        "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "numpy.rest": torch.tensor(
+            [position, has_gauss, cached], dtype=torch.float64, device="cpu"
+        ),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
