@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sekron.export.packages import needed
+from sekron.export.packages import SHARED, needed
 
 EXTRA, NNCF = "onnxruntime", "nncf"
 """Extras of ours that install what quantizes for ONNX Runtime and for OpenVINO."""
@@ -91,10 +91,13 @@ def nncf() -> Any:
     Raises:
         ImportError: If it is not installed.
     """
-    before = os.environ.get(SILENT)
-    os.environ[SILENT] = "1"
-    try:
-        return needed("nncf", NNCF)
-    finally:
-        if before is None:
-            del os.environ[SILENT]
+    with SHARED:
+        before = os.environ.get(SILENT)
+        os.environ[SILENT] = "1"
+        try:
+            return needed("nncf", NNCF)
+        finally:
+            if before is None:
+                del os.environ[SILENT]
+            else:
+                os.environ[SILENT] = before

@@ -5,10 +5,15 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
+
+SHARED = threading.RLock()
+"""Held where something is changed that all threads of a process share: two that interleave would
+leave it changed."""
 
 
 def needed(package: str, extra: str) -> Any:
@@ -33,15 +38,16 @@ def needed(package: str, extra: str) -> Any:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence what exporters log, warn and print; their errors are still raised."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            redirect_stdout(io.StringIO()),
-            redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+    with SHARED:
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            with (
+                warnings.catch_warnings(),
+                redirect_stdout(io.StringIO()),
+                redirect_stderr(io.StringIO()),
+            ):
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(before)

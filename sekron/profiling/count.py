@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
@@ -86,6 +87,9 @@ def count(model: nn.Module, inputs: Inputs) -> Counts:
         )
 
 
+FASTPATH = threading.RLock()
+"""Held where torch's fast path is closed, which all threads of a process share."""
+
 INNER = "network."
 """What fvcore puts before the names of modules within `_OfTensors`."""
 
@@ -144,12 +148,13 @@ class _OfTensors(nn.Module):
 @contextmanager
 def modules_alone() -> Iterator[None]:
     """Keep torch from running an attention block as one operator that nobody can count."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
+    with FASTPATH:
+        enabled = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager
