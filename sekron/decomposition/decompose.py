@@ -44,8 +44,10 @@ def decompose(
     `sekron` and `chain` are truncated one factor at a time by SVD, which is optimal for two
     factors. `ring` and `tucker` start from leading singular vectors and are fitted by block least
     squares. `cp` is fitted by alternating least squares of its own, in fp32. All other arithmetic
-    is fp64, but of `sekron` and `chain` of a weight of fp32 that is very large; the factors have
-    the weight's dtype.
+    is fp64 but where a weight is large: eigenvalue problems of more than 2048 rows, or whose matrix
+    takes more than 2³⁵ multiply-adds, are solved in fp32 whatever the weight's dtype, and `sekron`
+    and `chain` of 2²⁴ numbers or more are computed in it unless they are fp64. The factors have the
+    weight's dtype.
 
     Args:
         weight: Shape `structure.weight_shape`, any floating dtype.
