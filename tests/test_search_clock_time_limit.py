@@ -1,5 +1,6 @@
 """The limit of all measuring, in a world that has its own clock; no test here looks at the time."""
 
+import itertools
 import re
 import warnings
 from contextlib import suppress
@@ -10,6 +11,7 @@ import search
 from search import Budget, InfeasibleBudget
 from search.clock.time_limit import TimeLimit
 from search.front.choices import Choices
+from search.whole_network import by_score
 from tests.test_search_whole_network_within_latency import World, WorldsStopwatch, run
 
 ROUNDS = 10
@@ -114,6 +116,30 @@ def test_making_ready_in_a_runtime_counts_too(world, small_network, small_input,
     assert raced.count("network") > 1
     assert world.now.seconds <= 100.0 + 12.0
     assert "no time for" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:networks are scored without re-estimated")
+@pytest.mark.filterwarnings("ignore:`measure_seconds` of 40 did not suffice")
+@pytest.mark.parametrize("limits", [{"flops": 0.6}, {"latency": 0.9}, {"min_score": 1.0}], ids=str)
+def test_plans_that_score_better_are_timed_while_there_is_time(
+    world, small_network, small_input, limits, monkeypatch, capsys
+):
+    monkeypatch.setattr(by_score, "REACH", 6.0)  # so that trials differ
+    world.forward_s = 0.1
+    scores = itertools.count(1.0)
+    run(
+        world,
+        small_network,
+        small_input,
+        budget=Budget(**limits),
+        measure_seconds=40.0,
+        n_network_trials=12,
+        score=lambda _: next(scores),
+        progress=True,
+    )
+    assert "some plans that score better; raise `measure_seconds`" in capsys.readouterr().err
+    shortest = 2 * ROUNDS * world.forward_s
+    assert sum(taken for *_, taken in world.raced) <= 40.0 + 2 * shortest
 
 
 def test_a_score_gets_a_part_of_the_time(world, small_network, small_input):

@@ -187,18 +187,29 @@ def _admission(budget: Budget, start: Plan, clock: PlanClock | None) -> Admissio
     """Return what says by how much a plan exceeds the budget on the clock, by measuring it.
 
     Where only FLOPs are limited, it must not be slower than the dense network, or than the best
-    plan by error if that one is slower already.
+    plan by error if that one is slower already. Once there is a plan that holds the budget and no
+    time is left, none is measured.
     """
     if clock is None:
         return lambda _: 0.0
+    is_found = False
     first = clock.timetable.of(start) if budget.min_score is None else None
     slowest = 1.0
     if first is not None and first.runs and first.is_sure:
         slowest = max(1.0, first.ratio)
 
     def admits(member: Member) -> float:
+        nonlocal is_found
         if not member.plan and not budget.is_clocked:
             return 0.0
+        if is_found and not clock.has_time and not clock.knows(member, budget):
+            clock.leave_out("plans that score better", "some")
+            return NEVER
+        excess = excess_of(member)
+        is_found = is_found or excess <= 0.0
+        return excess
+
+    def excess_of(member: Member) -> float:
         with clock.limit.running():
             excess = clock.excess(member, budget)
         if budget.is_clocked or budget.params is not None or excess >= NEVER:

@@ -182,8 +182,7 @@ class PlanClock:
         not take exceeds every budget.
         """
         measured = self.time(member)
-        is_told = measured.is_confirmed or not member.plan or not budget.is_clocked
-        if not is_told and self._excess(measured, budget) <= 0.0:
+        if not self.knows(member, budget) and self._excess(measured, budget) <= 0.0:
             again = self._race(self._compressed(member.plan), PART * self.limit.left())
             low, _, high = agreed((measured.low, measured.ratio, measured.high), again)
             ratio = max(measured.ratio, again[1])
@@ -191,6 +190,13 @@ class PlanClock:
             measured = replace(measured, ratio=ratio, low=low, high=high, is_confirmed=True)
             self._set(self._timetable.with_network(member.plan, measured))
         return self._excess(measured, budget)
+
+    def knows(self, member: Member, budget: Budget) -> bool:
+        """Whether a plan's network was timed as often as its budget asks for."""
+        measured = self._timetable.of(member.plan)
+        if measured is None:
+            return False
+        return measured.is_confirmed or not member.plan or not budget.is_clocked
 
     def time_front(self, members: list[Member], share: float) -> None:
         """Time the networks of a front, in this order: all of them a little, rather than some.
