@@ -181,6 +181,40 @@ def test_a_search_that_is_at_work_is_not_made_twice(small_network, small_input, 
     assert str(search.load(folder).budget) == str(Budget(flops=0.5))
 
 
+def test_what_another_search_or_a_storage_refuses_is_refused_before_any_score(
+    small_network, small_input, tmp_path
+):
+    seen, told, nowhere = [], [], tmp_path / "none" / "study.db"
+
+    def score(network):
+        seen.append(network)
+        return 1.0
+
+    changes = {"n_network_trials": 1, "budget": Budget(flops=0.5), **ARGUMENTS}
+
+    def again():
+        seen.clear()
+        with pytest.raises(ValueError, match=r"is at it; `sekron worker` helps there"):
+            searched(small_network, small_input, tmp_path / "run", score=score, **changes)
+        told.append(len(seen))
+
+    request = request_of(small_network, small_input, score=score, **changes)
+    search_network(request, RunFolder(tmp_path / "run"), lambda _: None, on_begin=again)
+    assert told == [0]
+    seen.clear()
+    with pytest.raises(ValueError, match="must open, but it raised"):
+        searched(
+            small_network,
+            small_input,
+            tmp_path / "new",
+            score=score,
+            storage=f"sqlite:///{nowhere}",
+            **changes,
+        )
+    assert seen == []
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_last_digits_of_a_score_begin_no_other_trials(small_network, small_input, tmp_path):
     """They change with the threads and the machine; trials are named by the score noted first."""
     folder, here = tmp_path / "run", 31.2345 * (1 + 1e-9)

@@ -98,8 +98,10 @@ class RunFolder:
         Raises:
             ValueError: If the storage cannot be opened or is damaged.
         """
+        if url is not None:
+            return open_storage(url)
         self._make()
-        return open_storage(url) if url is not None else open_journal(self.path / JOURNAL)
+        return open_journal(self.path / JOURNAL)
 
     def begin(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import optuna
@@ -21,6 +21,7 @@ from search.front.choices import Choices
 from search.front.result import SearchResult
 from search.per_layer.identity import weight_digests
 from search.pipeline.calibrate import metrics_for
+from search.pipeline.clock_notes import tell_doubt, tell_times
 from search.pipeline.course import Course
 from search.pipeline.elsewhere import time_elsewhere
 from search.pipeline.feasibility import check_feasible
@@ -54,10 +55,10 @@ from search.pipeline.stages import (
 )
 from search.whole_network.by_score import most_scores
 from search.whole_network.judge import Judge
-from search.whole_network.plan_clock import WEIGHTLESS, PlanClock
+from search.whole_network.plan_clock import PlanClock
 from search.whole_network.trials import Trials
 from search.workers.claims import Claims, joined
-from sekron.budget import Budget, InfeasibleBudget
+from sekron.budget import InfeasibleBudget
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.spreadsheet import as_csv
@@ -111,22 +112,30 @@ def _searched(
         digests = weight_digests(request.model, profile)
         recorder.check(settings, profile, digests)
         recorded = recorder.metric()
+        known = recorded or NetworkMetric()
         work = layer_work(settings, profile, digests)
     if request.progress:
         course.foresee(foreseen_stages(request, profile, work.values(), recorded is not None))
-    judge = _judge(request, recorder, recorder.scores(recorded or NetworkMetric()), warn, course)
-    stopwatch, timetable = None, None
-    if request.measure_seconds > 0:
-        with course.stage(DENSE_CLOCK):
-            network = request.model, request.example_input, profile
-            stopwatch = stopwatch_of(*network, settings.runtime)
-            times = recorder.timetable(recorded or NetworkMetric(), settings.runtime)
-            timetable = begin_clock(request, stopwatch, limit, profile, times, warn)
-    with course.stage(CALIBRATION):
-        metrics = metrics_for(request, profile, recorded, warn)
-    storage = recorder.trials(request.storage)
-    searching = joined(storage, settings.name, is_search=True)
-    with quiet_optuna(), told(request.storage), searching as claims:
+    with quiet_optuna(), told(request.storage), ExitStack() as begun:
+
+        def join() -> tuple[BaseStorage, Claims]:
+            storage = recorder.trials(request.storage)
+            return storage, begun.enter_context(joined(storage, settings.name, is_search=True))
+
+        # In a new folder nobody else is at work, and nothing is written before all is accepted.
+        is_new = recorded is None and request.storage is None
+        opened = None if is_new else join()
+        judge = _judge(request, recorder, recorder.scores(known), warn, course)
+        stopwatch, timetable = None, None
+        if request.measure_seconds > 0:
+            with course.stage(DENSE_CLOCK):
+                network = request.model, request.example_input, profile
+                stopwatch = stopwatch_of(*network, settings.runtime)
+                times = recorder.timetable(known, settings.runtime)
+                timetable = begin_clock(request, stopwatch, limit, profile, times, warn)
+        with course.stage(CALIBRATION):
+            metrics = metrics_for(request, profile, recorded, warn)
+        storage, claims = opened or join()
         recorder.begin(settings, profile, digests, metrics)
         if judge is not None:
             judge.agree(claims.finished(DENSE_SCORE) or judge.scores.dense)
@@ -215,7 +224,7 @@ def _settled(
             try:
                 best = plan_on_clock(request, choices, clock, trials, warn)
             except InfeasibleBudget:
-                _tell_doubt(clock, warn)  # which may be why
+                tell_doubt(clock, warn)  # which may be why
                 raise
             network = request.model, request.example_input, choices.profile
             time_elsewhere(
@@ -246,46 +255,8 @@ def _settled(
             )
     if clock is not None:
         choices = choices.retimed(clock.timetable)
-        _tell(clock, request.budget, course.say, warn)
+        tell_times(clock, request.budget, course.say, warn)
     return choices, choices.best(request.budget) if best is None else best
-
-
-def _tell(
-    clock: PlanClock, budget: Budget, say: Callable[[str], None], warn: Callable[[str], None]
-) -> None:
-    """Say what there was no time to measure, and warn where the time that was set is exceeded."""
-    limit = clock.limit
-    _tell_doubt(clock, warn)
-    if clock.refused:
-        what, why = next(iter(clock.refused.items()))
-        warn(
-            f"{clock.timetable.setting.runtime} does not take {len(clock.refused)} of what was to "
-            f"be timed, which it has no time of; the first is {what}: {why}"
-        )
-    if clock.weightless:
-        say(
-            f"{clock.weightless} structures of layers were not timed: on average plans would gain "
-            f"less than {WEIGHTLESS:.0%} of the network's time from them."
-        )
-    if clock.left_out:
-        say(
-            f"measured for {limit.spent:.1f} s of {limit.seconds:g} s; no time for "
-            f"{clock.left_out}; raise `measure_seconds` to measure more."
-        )
-    if clock.is_late:
-        warn(
-            f"`measure_seconds` of {limit.seconds:g} did not suffice to measure the plan for "
-            f"{budget}, which took {limit.spent:.1f} s with the fewest runs; raise it."
-        )
-
-
-def _tell_doubt(clock: PlanClock, warn: Callable[[str], None]) -> None:
-    if clock.timetable.doubt:
-        warn(
-            f"the machine was too busy for the clock: {clock.timetable.doubt}, so that the "
-            "latencies may be wrong; run the same search again when it is quiet, and they are "
-            "measured anew."
-        )
 
 
 @contextmanager

@@ -1,0 +1,47 @@
+"""What is said of the clock at the end of a search: what it lacks, and where it may be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from search.whole_network.plan_clock import WEIGHTLESS, PlanClock
+from sekron.budget import Budget
+
+
+def tell_times(
+    clock: PlanClock, budget: Budget, say: Callable[[str], None], warn: Callable[[str], None]
+) -> None:
+    """Say what there was no time to measure, and warn where the time that was set is exceeded."""
+    limit = clock.limit
+    tell_doubt(clock, warn)
+    if clock.refused:
+        what, why = next(iter(clock.refused.items()))
+        warn(
+            f"{clock.timetable.setting.runtime} does not take {len(clock.refused)} of what was to "
+            f"be timed, which it has no time of; the first is {what}: {why}"
+        )
+    if clock.weightless:
+        say(
+            f"{clock.weightless} structures of layers were not timed: on average plans would gain "
+            f"less than {WEIGHTLESS:.0%} of the network's time from them."
+        )
+    if clock.left_out:
+        say(
+            f"measured for {limit.spent:.1f} s of {limit.seconds:g} s; no time for "
+            f"{clock.left_out}; raise `measure_seconds` to measure more."
+        )
+    if clock.is_late:
+        warn(
+            f"`measure_seconds` of {limit.seconds:g} did not suffice to measure the plan for "
+            f"{budget}, which took {limit.spent:.1f} s with the fewest runs; raise it."
+        )
+
+
+def tell_doubt(clock: PlanClock, warn: Callable[[str], None]) -> None:
+    """Warn where the machine was too busy."""
+    if clock.timetable.doubt:
+        warn(
+            f"the machine was too busy for the clock: {clock.timetable.doubt}, so that the "
+            "latencies may be wrong; run the same search again when it is quiet, and they are "
+            "measured anew."
+        )
