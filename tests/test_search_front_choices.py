@@ -10,6 +10,8 @@ import sekron
 from search import Budget
 from search.clock.times import LayerTime, NetworkTime, Setting, TimedPoint
 from search.clock.timetable import Timetable
+from search.folder.scores import Scores
+from search.front.beside import winner_by_score
 from sekron.layers.operations import DEFAULT_FORM
 
 
@@ -70,6 +72,17 @@ def test_a_question_is_candidates_and_a_budget(choices):
     assert question != choices.weighted(dict.fromkeys(choices.tables, 2.0)).question(
         Budget(flops=0.5)
     )
+
+
+def test_without_a_clock_it_is_another_question(choices, timetable):
+    budget = Budget(flops=0.5)
+    untimed, timed = choices.retimed(None), choices.retimed(timetable)
+    assert untimed.question(budget) != timed.question(budget)
+    plan, other = untimed.best(budget), untimed.best(Budget(flops=0.4))
+    before = Scores(1.0).with_winner(timed.question(budget), plan)  # by an earlier release
+    assert [winner_by_score(c, budget, before) for c in (untimed, timed)] == [plan, plan]
+    now = before.with_winner(untimed.question(budget), other)
+    assert [winner_by_score(c, budget, now) for c in (untimed, timed)] == [other, plan]
 
 
 def test_the_order_in_which_candidates_were_found_does_not_matter(choices):

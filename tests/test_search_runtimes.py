@@ -356,7 +356,7 @@ def test_what_torch_times_is_recorded_as_before(both):
     eager, other = both
     assert "runtime" not in to_json(eager.timetable)
     choices, budget = eager.choices, Budget(latency=0.7)
-    assert choices.question(budget) == choices.retimed(None).question(budget)
+    assert choices.question(budget) == choices.retimed(None).question(budget, "torch")
     assert choices.question(budget) != other.choices.question(budget)
     unnamed = replace(eager.timetable.setting, runtime="torch", runtime_version="")
     assert unnamed == eager.timetable.setting

@@ -16,6 +16,7 @@ import sekron
 from search import Budget, InfeasibleBudget
 from search.clock.timetable_record import to_json
 from search.folder.run_folder import SCORES as FILE
+from search.folder.run_folder import RunFolder
 from search.folder.scores import Scores
 from search.whole_network import by_score as scored
 from search.whole_network.judge import Judge
@@ -24,6 +25,7 @@ from sekron import Plan, Structure
 from sekron.layers.operations import Form
 from tests.test_search_whole_network_within_latency import AMPLE, World
 from tests.test_search_whole_network_within_latency import run as run_in
+from tests.trials import trials_in
 
 N_TRIALS = 5
 ARGUMENTS = {
@@ -363,6 +365,17 @@ def test_the_winner_holds_the_clock_too(
     loaded = search.load(tmp_path / "run")
     assert loaded.best.to_json() == result.best.to_json()
     assert to_json(loaded.timetable) == to_json(result.timetable)
+
+
+def test_a_timed_search_of_a_folder_that_was_scored_without_a_clock_has_trials_of_its_own(
+    world, network, small_input, images, score, finished, tmp_path
+):
+    copied = shutil.copytree(finished[0], tmp_path / "copy")
+    arguments = {"budget": Budget(flops=0.5), "measure_seconds": AMPLE, "run": copied}
+    run(network, small_input, images, score, world, **arguments)
+    studies = trials_in(RunFolder(copied).storage())
+    own = [len(trials) for name, trials in studies.items() if "/scores/" in name]
+    assert own == [N_TRIALS, N_TRIALS]
 
 
 # With FLOPs limited too, the search says the same of layers, and of its plan before any scoring.

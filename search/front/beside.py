@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from search.clock.race import EAGER
 from search.clock.timetable import Timetable
 from search.folder.scores import Scores
 from search.front.choices import Choices
@@ -51,7 +52,11 @@ def winner_by_score(choices: Choices, budget: Budget, scores: Scores | None) -> 
     Returns:
         None where there was no such search.
     """
-    return None if scores is None else scores.winners.get(choices.question(budget))
+    winners = {} if scores is None else scores.winners
+    question = choices.question(budget)
+    if choices.timetable is None and question not in winners:
+        question = choices.question(budget, EAGER)  # as earlier releases asked without a clock
+    return winners.get(question)
 
 
 def winner(choices: Choices, budget: Budget, scores: Scores | None) -> Plan | None:

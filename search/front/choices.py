@@ -22,6 +22,9 @@ from sekron.rank_curves.table import CandidateTable
 from sekron.structures.families import Point
 from sekron.structures.structure import Structure
 
+NO_CLOCK = "no clock"
+"""In the place of a runtime where nothing was measured."""
+
 Choice = tuple[int, ...]
 """Per searched layer, the row of its candidate; one beyond the last is the dense layer."""
 
@@ -112,11 +115,16 @@ class Choices:
             digest.update(f"{name} {float(table.sensitivity).hex()} {rows};".encode())
         return digest.hexdigest()
 
-    def question(self, budget: Budget) -> str:
-        """Return the digest of what decides the best plan: these candidates, a budget, a clock."""
-        runtime = EAGER if self.timetable is None else self.timetable.setting.runtime
-        clock = "" if runtime == EAGER else f" {runtime}"
-        return hashlib.sha256(f"{self.digest} {budget.digest}{clock}".encode()).hexdigest()
+    def question(self, budget: Budget, clock: str = "") -> str:
+        """Return the digest of what decides the best plan: these candidates, a budget, a clock.
+
+        Args:
+            budget: Of the plan.
+            clock: Runtime; default that of the timetable, or `NO_CLOCK`.
+        """
+        own = NO_CLOCK if self.timetable is None else self.timetable.setting.runtime
+        asked = "" if (clock or own) == EAGER else f" {clock or own}"
+        return hashlib.sha256(f"{self.digest} {budget.digest}{asked}".encode()).hexdigest()
 
     def allocate(self, budget: Budget) -> Solution:
         """Solve the integer program: a candidate per layer, the dense layer being the last.
