@@ -16,7 +16,7 @@ from sekron.layers.operations import Form, emit
 from sekron.structures.families import FAMILIES, n_ranks, whole_channels
 from sekron.structures.flops import flops_of_ranks, n_params_of_ranks, orders
 from sekron.structures.geometry import Geometry
-from sekron.structures.steps import GROUP, final_state, steps
+from sekron.structures.steps import GROUP, REMEMBERED, final_state, steps
 
 CONVS = {
     "dense": "chain:7x5x3x2",
@@ -226,3 +226,8 @@ def test_long_sequences_consider_the_two_sweeps():
 def test_output_size_must_have_the_axes_of_the_kernel(size):
     with pytest.raises(ValueError, match=r"`output_size` must have 2 entries.*got"):
         Structure.parse("chain:7x1x3x1,1x5x1x2@4").flops(size)
+
+
+@pytest.mark.parametrize("kept", [steps, orders])
+def test_what_is_kept_has_an_end(kept):
+    assert kept.cache_parameters()["maxsize"] == REMEMBERED

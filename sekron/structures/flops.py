@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from itertools import permutations
 from math import prod
 from typing import Any
@@ -19,6 +19,7 @@ from sekron.structures.families import Bonds, Shape
 from sekron.structures.geometry import Geometry
 from sekron.structures.steps import (
     GROUP,
+    REMEMBERED,
     Axis,
     Step,
     extended_axes,
@@ -32,7 +33,7 @@ LONGEST_ENUMERATED = 6
 """Most factors of which all orders are considered; of more, only two: 7! orders help nobody."""
 
 
-@cache
+@lru_cache(REMEMBERED)
 def orders(shapes: tuple[Shape, ...], bonds: Bonds) -> tuple[tuple[int, ...], ...]:
     """Return the orders to choose from, the ones with the fewest permutations first.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from math import prod
 
 from sekron.structures.families import Bonds, Shape, whole_channels
@@ -18,6 +18,10 @@ Axis = tuple[str, int]
 
 GROUP: Axis = ("a", 0)
 """The groups of a grouped convolution: every factor carries them, and they sort first."""
+
+REMEMBERED = 2**15
+"""Most steps, and most orders, that are kept, about ten times what a search of eight layers asks
+for: a process may search one network after another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Step:
         return extended_axes(self.state, size) != extended_axes(self.kept + self.summed, size)
 
 
-@cache
+@lru_cache(REMEMBERED)
 def steps(shapes: tuple[Shape, ...], bonds: Bonds, order: tuple[int, ...]) -> tuple[Step, ...]:
     """Return the steps that apply the factors in that order."""
     n_axes = len(shapes[0]) - 2
