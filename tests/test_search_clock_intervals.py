@@ -110,7 +110,7 @@ def test_a_stopwatch_tells_all_intervals(small_network, small_input, runtime, mo
     rounds = np.linspace(0.9, 1.1, 30)
     raced = []
 
-    def race(runs, *_):
+    def race(runs, *_, **__):
         raced.append([side() for side in runs])
         return np.array([rounds * (i + 1) for i in range(len(runs))])
 

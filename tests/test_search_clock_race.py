@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from search.clock.race import (
     race,
     synchronized,
 )
+from search.clock.run_queue import RunQueue
 
 ROOT = Path(__file__).parents[1]
 CALLS = WARM_UP + FEWEST
@@ -285,6 +287,25 @@ def test_the_machine_is_locked_while_it_measures(folder):
     race([lambda: locked.append(is_locked(folder))], max_seconds=1e-9)
     assert locked == [True] * CALLS
     assert not is_locked(folder)
+
+
+def test_it_is_attended_to_once_the_machine_is_locked(clock, folder, monkeypatch):
+    flock, seen, queue = fcntl.flock, [], RunQueue()
+
+    def slowly(*arguments):
+        clock.now += 7.0
+        flock(*arguments)
+
+    @contextmanager
+    def attended(queued):
+        with queue.attended(queued):
+            seen.append(is_locked(folder))
+            yield
+
+    monkeypatch.setattr("search.clock.alone.fcntl", SimpleNamespace(flock=slowly, LOCK_EX=2))
+    race([clock.run(1.0)], precision=1e-9, attended=attended)
+    assert seen == [True]
+    assert (queue.queued, queue.passed) == (7.0, CALLS)
 
 
 def test_two_threads_of_a_process_take_turns(folder):

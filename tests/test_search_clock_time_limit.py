@@ -9,6 +9,7 @@ import pytest
 
 import search
 from search import Budget, InfeasibleBudget
+from search.clock.run_queue import RunQueue
 from search.clock.time_limit import TimeLimit
 from search.front.choices import Choices
 from search.whole_network import by_score
@@ -35,32 +36,34 @@ class SlowWorld(World):
         super().__init__(profile)
         self.now, self.forward_s = Clock(), forward_s
         self.layer_s = self.network_s = 0.0  # to make one ready
+        self.queued_s = 0.0  # until no other process measures
         self.raced = []  # (what, seconds that were given, seconds that it took)
 
     def stopwatch(self, model, example, profile, runtime):
         return SlowStopwatch(self, model, example, profile, runtime)
 
-    def race(self, what, n_sides, forward_s, given, most):
+    def race(self, queue, what, n_sides, forward_s, given, most):
         taken = max(ROUNDS * n_sides * forward_s, min(given, most))
         self.raced.append((what, given, taken))
-        self.now.seconds += taken
+        self.now.seconds += self.queued_s + taken
+        queue.queued += self.queued_s
 
 
 class SlowStopwatch(WorldsStopwatch):
     def start(self, seconds):
         self.made("network", 1)
-        self.world.race("dense", 1, self.world.forward_s, seconds, 5.0)
+        self.world.race(self.run_queue, "dense", 1, self.world.forward_s, seconds, 5.0)
         return super().start(seconds)
 
     def candidate_ratios(self, layer, sides, seconds):
         self.made("layer", 1 + len(sides))
         share = self.world.forward_s / len(self.layers)
-        self.world.race("layer", 1 + len(sides), share, seconds, 0.5)
+        self.world.race(self.run_queue, "layer", 1 + len(sides), share, seconds, 0.5)
         return super().candidate_ratios(layer, sides, seconds)
 
     def network_ratio(self, small, seconds):
         self.made("network", 1)
-        self.world.race("network", 2, self.world.forward_s, seconds, 4.0)
+        self.world.race(self.run_queue, "network", 2, self.world.forward_s, seconds, 4.0)
         return super().network_ratio(small, seconds)
 
     def made(self, what, number):
@@ -87,6 +90,26 @@ def test_only_what_runs_counts():
         clock.seconds += 4.0
         raise KeyError
     assert (limit.spent, limit.left(), limit.left(0.5)) == (6.0, 4.0, 0.0)
+
+
+def test_no_time_passes_while_others_measure():
+    clock, queue = Clock(), RunQueue()
+    limit = TimeLimit(10.0, clock)
+    limit.stop_for(queue)
+    for spent in (2.0, 4.0):
+        with limit.running():
+            clock.seconds += 5.0
+            queue.queued += 3.0
+            assert limit.spent == spent
+        assert limit.spent == spent
+
+
+def test_a_search_that_waits_for_others_measures_as_much(world, small_network, small_input):
+    arguments = {"budget": Budget(flops=0.6), "measure_seconds": 8.0}
+    run(world, small_network, small_input, **arguments)
+    alone, world.raced, world.queued_s = world.raced, [], 50.0
+    run(world, small_network, small_input, **arguments)
+    assert [what for what, *_ in world.raced] == [what for what, *_ in alone]
 
 
 @pytest.mark.parametrize("limits", [{"latency": 0.8}, {"flops": 0.6}, {}], ids=str)

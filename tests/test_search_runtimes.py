@@ -61,7 +61,7 @@ def fake_race(monkeypatch):
     races = []
 
     def fake(seconds):
-        def race(runs, *_):
+        def race(runs, *_, **__):
             outputs = [side() for side in runs]
             races.append(outputs)
             times = seconds(len(runs)) if callable(seconds) else seconds

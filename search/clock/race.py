@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -145,6 +146,7 @@ def race(
     precision: float = PRECISION,
     max_seconds: float = MAX_SECONDS,
     before: Callable[[], object] = lambda: None,
+    attended: Callable[[float], AbstractContextManager[object]] = nullcontext,
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Time functions in turn, round by round, until their ratios to the first are known.
 
@@ -153,6 +155,7 @@ def race(
         precision: Relative half width of the 95 % confidence interval of each median ratio.
         max_seconds: After which to stop anyway, but not before the fewest rounds.
         before: Called before each of them, outside of the time.
+        attended: From the seconds that it waited for others to end theirs to what it runs within.
 
     Returns:
         Seconds, shape `(runs, rounds)`.
@@ -168,7 +171,7 @@ def race(
         )
     rounds: list[list[float]] = []
     look = FEWEST
-    with alone(), kept_memory():
+    with alone() as queued, attended(queued), kept_memory():
         for _ in range(WARM_UP):
             _once(runs, before)
         end = time.perf_counter() + max_seconds

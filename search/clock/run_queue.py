@@ -34,14 +34,16 @@ class RunQueue:
         waited: Seconds that they waited within `attended`, all threads together.
         others: Seconds that processors ran other processes there; infinite where nobody knows.
         passed: Seconds that passed there.
+        queued: Seconds that passed before, until no other process was measuring.
     """
 
     def __init__(self) -> None:
-        self.waited = self.others = self.passed = 0.0
+        self.waited = self.others = self.passed = self.queued = 0.0
 
     @contextmanager
-    def attended(self) -> Iterator[None]:
-        """Attend to what runs inside."""
+    def attended(self, queued: float = 0.0) -> Iterator[None]:
+        """Attend to what runs inside, which waited for its turn before."""
+        self.queued += queued
         others = _others_seconds()
         before, start = _waited_seconds(), time.perf_counter()
         try:

@@ -110,9 +110,9 @@ class Stopwatch:
         inside = copy_of(self._dense) if self._network is self._dense else self._network
         networks = [self._dense, inside]
         sides = [synchronized(self._runner(network), self._arguments) for network in networks]
-        attended = self.run_queue.attended()
-        with attended, watched(inside, self._names(), finish) as of_layer, torch.no_grad():
-            times = race(sides, RATIO_PRECISION, _limited(seconds, MAX_SECONDS))
+        limit, attended = _limited(seconds, MAX_SECONDS), self.run_queue.attended
+        with watched(inside, self._names(), finish) as of_layer, torch.no_grad():
+            times = race(sides, RATIO_PRECISION, limit, attended=attended)
         n_runs = times.shape[1]
         layers = {}
         for layer in self.layers:
@@ -129,8 +129,8 @@ class Stopwatch:
 
     def _start_alone(self, seconds: float) -> Timetable:
         network = self.sides.network(self._dense)
-        with self.run_queue.attended():
-            times = race([network], RATIO_PRECISION, _limited(seconds / 2, MAX_SECONDS))
+        limit = _limited(seconds / 2, MAX_SECONDS)
+        times = race([network], RATIO_PRECISION, limit, attended=self.run_queue.attended)
         network_ms = 1e3 * float(np.median(times))
         keys = {layer.name: self.key(layer) for layer in self.layers}
         first = {keys[layer.name]: layer for layer in reversed(self.layers)}
@@ -185,10 +185,10 @@ class Stopwatch:
                 f"{error} That is the dense layer {layer.name!r} alone; name it in `exclude`."
             ) from error
         displace = displacing(inputs, self._touched, self.sides.has_own_threads)
-        with self.run_queue.attended(), torch.no_grad():
-            runs = [side for side in made if not isinstance(side, CannotRun)]
-            limit = _limited(seconds, CANDIDATE_SECONDS)
-            raced = self.sides.own(race(runs, RATIO_PRECISION, limit, displace))
+        runs = [side for side in made if not isinstance(side, CannotRun)]
+        limit, attended = _limited(seconds, CANDIDATE_SECONDS), self.run_queue.attended
+        with torch.no_grad():
+            raced = self.sides.own(race(runs, RATIO_PRECISION, limit, displace, attended))
         times, left = np.full((1 + len(sides), raced.shape[1]), np.inf), iter(raced)
         for place, side in enumerate(made[: len(times)]):
             if isinstance(side, CannotRun):
@@ -214,8 +214,8 @@ class Stopwatch:
         """
         runs = [self.sides.network(small), self.sides.network(self._dense)]
         limit = _limited(seconds, NETWORK_SECONDS)
-        with self.run_queue.attended(), untouched(small, self._dense):
-            times = race(runs, RATIO_PRECISION / 2, limit)
+        with untouched(small, self._dense):
+            times = race(runs, RATIO_PRECISION / 2, limit, attended=self.run_queue.attended)
         self.steadiness.add(times[1])
         low, ratio, high = interval(times[0] / times[1])
         return low, ratio, high

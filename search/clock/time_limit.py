@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from search.clock.run_queue import RunQueue
+
 DENSE, LAYERS, NETWORKS, BEFORE_SCORES = 0.1, 0.5, 0.75, 0.85
 """Shares of the limit that are spent, at most, once the dense network was measured, then the
 layers, then the plans for the budget, then those of the front where plans are scored later."""
@@ -23,11 +25,16 @@ class TimeLimit:
         self.seconds, self._now = seconds, now
         self._before = 0.0
         self._since: float | None = None
+        self._queues: list[RunQueue] = []
+
+    def stop_for(self, queue: RunQueue) -> None:
+        """Let no time pass while races of a queue wait for those of other processes."""
+        self._queues.append(queue)
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Let time pass; stretches do not nest."""
-        self._since = self._now()
+        self._since = self._time()
         try:
             yield
         finally:
@@ -36,8 +43,11 @@ class TimeLimit:
     @property
     def spent(self) -> float:
         """Seconds that have passed."""
-        return self._before + (0.0 if self._since is None else self._now() - self._since)
+        return self._before + (0.0 if self._since is None else self._time() - self._since)
 
     def left(self, share: float = 1.0) -> float:
         """Return the seconds until a share of the limit is spent, 0 where it is."""
         return max(share * self.seconds - self.spent, 0.0)
+
+    def _time(self) -> float:
+        return self._now() - sum(queue.queued for queue in self._queues)

@@ -49,6 +49,7 @@ def time_elsewhere(
                 continue
         except ImportError:
             continue
+        limit.stop_for(stopwatch.run_queue)
         on_progress(f"the plan in {runtime}")
         there = choices.retimed(timetable)
         # As it is: there its layers might run in other forms.

@@ -131,6 +131,7 @@ def _searched(
             with course.stage(DENSE_CLOCK):
                 network = request.model, request.example_input, profile
                 stopwatch = stopwatch_of(*network, settings.runtime)
+                limit.stop_for(stopwatch.run_queue)
                 times = recorder.timetable(known, settings.runtime)
                 timetable = begin_clock(request, stopwatch, limit, profile, times, warn)
         with course.stage(CALIBRATION):
