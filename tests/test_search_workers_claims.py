@@ -68,6 +68,19 @@ def test_a_piece_of_work_is_one_workers(reopened):
     assert TrialState.RUNNING not in states(reopened())
 
 
+def test_a_look_of_another_thread_comes_between_a_claim_and_its_own(reopened, monkeypatch):
+    with joined(reopened(), "search", is_search=False) as own:
+        before, look = own._last, Claims.look
+
+        def overtaken(self):
+            found = look(self)
+            self._last = before  # as the other thread has seen it, before the claim
+            return found
+
+        monkeypatch.setattr(Claims, "look", overtaken)
+        own.take("layer").done()
+
+
 def test_of_many_that_claim_at_once_one_gets_it(reopened):
     start, taken = threading.Barrier(4), []
 

@@ -102,7 +102,7 @@ class Claims:
             self.pause()
             self.look()
 
-    def look(self) -> None:
+    def look(self) -> _Look:
         """See what all workers have done by now, and fail what the dead had in hand.
 
         Every look is a query to a database, so one is made where something depends on it, and
@@ -112,7 +112,8 @@ class Claims:
         workers = self._living(seen)
         complete = (trial for trial in seen if trial.state == TrialState.COMPLETE)
         done = {str(trial.user_attrs.get(WHAT)): trial for trial in complete}
-        self._last = _Look(seen, workers, self._held_by(workers, seen), done)
+        self._last = look = _Look(seen, workers, self._held_by(workers, seen), done)
+        return look
 
     @property
     def place(self) -> int:
@@ -137,10 +138,9 @@ class Claims:
         if what in self._last.held:
             return None
         claim = Claim(self._storage, self._note(what))
-        self.look()
-        seen = self._last.seen
-        number = next(trial.number for trial in seen if trial._trial_id == claim.trial_id)
-        if self._last.held.get(what, number) < number:
+        look = self.look()  # not the last one, which another thread may have begun before
+        number = next(trial.number for trial in look.seen if trial._trial_id == claim.trial_id)
+        if look.held.get(what, number) < number:
             claim.give_back()
             return None
         return claim
