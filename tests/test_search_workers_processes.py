@@ -88,3 +88,14 @@ with Processes(1, {over!r}, [{str(path)!r}], None, print) as others:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     wait_for((tmp_path / "child-over").exists)
+
+
+def test_a_keyboard_interrupts_the_search_which_ends_its_workers(monkeypatch):
+    seen, before = [], signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("search.workers.processes.end_with_parent", lambda: None)
+    monkeypatch.setattr("search.cli.app.main", lambda: seen.append(signal.getsignal(signal.SIGINT)))
+    try:
+        exec(CODE, {})
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIG_IGN]

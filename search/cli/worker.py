@@ -20,6 +20,7 @@ from search.pipeline.join import join
 from search.workers.processes import STORAGE
 
 CODE = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "  # the search ends this one
     "from search.workers.processes import end_with_parent; end_with_parent(); "
     "from search.cli.app import main; main()"
 )
