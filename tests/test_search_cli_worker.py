@@ -41,6 +41,14 @@ def test_a_worker_without_a_search_is_refused(sekron_command):
     assert (code, err) == (2, "sekron: --workers must be from 1 to 256, got 0.\n")
 
 
+def test_images_for_a_search_from_python_are_refused(sekron_command, small_run):
+    given = ("--model", "cli_networks:small", "--calibration", "images.safetensors")
+    code, out, err = sekron_command("worker", str(small_run), *given)
+    assert (code, out) == (2, "")
+    assert "must say what its network takes, but does not: give the same `sekron search`" in err
+    assert "`search.join` where it was searched from Python" in err
+
+
 def test_workers_on_this_machine_help_and_end(sekron_command, files, monkeypatch):
     begun, begin = [], subprocess.Popen
 

@@ -50,6 +50,11 @@ def worker(
     The run folder is shared, or a copy if the trials are in a database. Workers may be killed.
     """
     record = RunFolder(run).read()
+    if calibration and not record.source.inputs:
+        raise ValueError(
+            f"{run} must say what its network takes, but does not: give the same `sekron search` "
+            "again, or use `search.join` where it was searched from Python."
+        )
     with _interrupted_by(signal.SIGTERM):
         is_done = join(
             load_model(model_of(run, record, model), weights or record.source.weights),
