@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from search.clock.timetable_record import to_json
 from search.folder.run_folder import SCORES as FILE
 from search.folder.run_folder import RunFolder
 from search.folder.scores import Scores
+from search.pipeline.plans import plan_by_score
 from search.whole_network import by_score as scored
 from search.whole_network.judge import Judge
 from search.whole_network.plan_clock import NEVER
@@ -397,6 +399,21 @@ def test_where_all_are_slower_the_fewest_flops_win_with_a_warning(
     assert result.scores.of(result.best) >= least
     for value, other, _ in by_score(result):
         assert value < least or other["flops"] >= used
+
+
+def test_the_dense_network_may_be_the_first_to_be_scored(small_run, monkeypatch):
+    """It is the plan on the clock where nothing else is faster; a plan without layers is one."""
+    result, first = search.load(small_run), []
+
+    def best_by_score(choices, budget, start, *_):
+        first.append(start)
+        return start
+
+    monkeypatch.setattr("search.pipeline.plans.best_by_score", best_by_score)
+    request = SimpleNamespace(budget=Budget(flops=0.5))
+    for start in (Plan({}), None):
+        plan_by_score(request, result.choices, start, None, None, None, print, print)
+    assert first == [Plan({}), result.choices.best(Budget(flops=0.5))]
 
 
 def test_what_does_not_run_never_wins(small_run):

@@ -160,7 +160,7 @@ def plan_by_score(
         InfeasibleBudget: If no plan within the limits has the least score.
     """
     budget = request.budget
-    first = start or choices.best(budget.limits)
+    first = choices.best(budget.limits) if start is None else start
     admits = _admission(budget, first, clock)
     return best_by_score(choices, budget, first, judge, admits, trials, say, warn)
 
