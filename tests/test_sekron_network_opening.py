@@ -218,7 +218,7 @@ def test_the_dense_side_of_the_clock_is_the_network_as_it_came(monkeypatch):
     measured = search.profile(network, X)
     raced = []
 
-    def race(runs, *_):
+    def race(runs, *_, **__):
         for run in runs:
             run()
         return np.array([10 * [2.0], 10 * [4.0]])
