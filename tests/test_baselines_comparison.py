@@ -176,7 +176,6 @@ def test_calibration_changes_the_copies_only(small_network, small_input, share):
     assert frame[["score", "score_recalibrated"]].to_numpy().ravel().tolist() == scored
 
 
-@pytest.mark.filterwarnings("ignore:`batches` should hold")
 def test_a_network_that_trains_is_scored_in_evaluation(small_network, small_input):
     network, modes = copy.deepcopy(small_network[:4]).train(), []
     frame = brief(

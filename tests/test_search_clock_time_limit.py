@@ -141,6 +141,7 @@ def test_making_ready_in_a_runtime_counts_too(world, small_network, small_input,
     assert "no time for" in capsys.readouterr().err
 
 
+# The scores count and look at no network; whether the time suffices, each case says otherwise.
 @pytest.mark.filterwarnings("ignore:networks are scored without re-estimated")
 @pytest.mark.filterwarnings("ignore:`measure_seconds` of 40 did not suffice")
 @pytest.mark.parametrize("limits", [{"flops": 0.6}, {"latency": 0.9}, {"min_score": 1.0}], ids=str)

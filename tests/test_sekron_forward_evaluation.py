@@ -146,6 +146,7 @@ LAYOUTS = {
 }
 
 
+# torch says of both layouts, whenever one is made, that they may change yet.
 @pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_buffers_of_any_layout_are_put_back(layout):

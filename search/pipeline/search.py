@@ -139,7 +139,9 @@ def _searched(
         storage, claims = opened or join()
         recorder.begin(settings, profile, digests, metrics)
         if judge is not None:
-            judge.agree(claims.finished(DENSE_SCORE) or judge.scores.dense)
+            noted = claims.finished(DENSE_SCORE)
+            if noted is not None:
+                judge.agree(noted)
             claims.note(DENSE_SCORE, judge.scores.dense)
         on_begin()
         task = LayerTask(settings, profile, metrics, storage, work, recorder.factors())
