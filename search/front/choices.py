@@ -19,7 +19,6 @@ from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
 from sekron.rank_curves.table import CandidateTable
-from sekron.structures.families import Point
 from sekron.structures.structure import Structure
 
 NO_CLOCK = "no clock"
@@ -238,18 +237,15 @@ class Choices:
                 f"a plan of this search must take its layers, but it has {strangers[0]!r}, which "
                 "was not searched."
             )
-        chosen = []
-        for name, table in self.tables.items():
-            row = len(table)
-            if name in plan:
-                structure = plan[name]
-                row = self._row(name, structure)
-            chosen.append(row)
-        return tuple(chosen)
+        return tuple(
+            self._row(name, plan[name]) if name in plan else len(table)
+            for name, table in self.tables.items()
+        )
 
     def _row(self, name: str, structure: Structure) -> int:
         table, point = self.tables[name], (structure.family, structure.shapes)
-        for row in np.flatnonzero(table.point == _index(table.points, point)).tolist():
+        index = table.points.index(point) if point in table.points else -1
+        for row in np.flatnonzero(table.point == index).tolist():
             if table.ranks[row] == structure.ranks:
                 return int(row)
         raise ValueError(
@@ -278,10 +274,18 @@ class Choices:
             saved = sum(o.ms[-1] - o.ms[row] for o, row in chosen) / self.timetable.network_ms
         return Member(self.plan(choice), error, used, float(saved))
 
+    def as_it_is(self, plan: Plan) -> Member:
+        """Return a plan of this search with what it uses, run in its own forms.
 
-def _index(points: list[Point], point: Point) -> int:
-    """Return the place of a point, -1 where it is none of them."""
-    return points.index(point) if point in points else -1
+        In other forms than those that are fastest here, what its layers save is not known.
+
+        Raises:
+            ValueError: As `choice` does.
+        """
+        fastest = self.member(self.choice(plan))
+        if plan == fastest.plan:
+            return fastest
+        return replace(fastest, plan=plan, used=self.profile.totals(plan), saved=np.nan)
 
 
 def slower_than_dense(budget: Budget) -> str:

@@ -33,8 +33,9 @@ def front_members(
         scores: Of networks, or None.
         has_time: Whether to go on; asked after every plan. What was found by then is returned.
     """
-    members: dict[Choice, Member] = {}
-    for choice in _swept(choices, best, scores):
+    # The best plan is run as it was chosen, perhaps in other forms than its layers like alone.
+    members: dict[Choice, Member] = {choices.choice(best): choices.as_it_is(best)}
+    for choice in _swept(choices, scores):
         if choice not in members:
             members[choice] = choices.member(choice)
         if not has_time():
@@ -51,8 +52,7 @@ def front_members(
     return sorted(front, key=lambda member: tuple(member.used.values()))
 
 
-def _swept(choices: Choices, best: Plan, scores: Scores | None) -> Iterator[Choice]:
-    yield choices.choice(best)
+def _swept(choices: Choices, scores: Scores | None) -> Iterator[Choice]:
     for resource in RESOURCES:
         dense = choices.profile.dense(resource)
         least = max(round(choices.least(resource) * dense), 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import TimeLimit
@@ -51,10 +50,7 @@ def time_elsewhere(
             continue
         limit.stop_for(stopwatch.run_queue)
         on_progress(f"the plan in {runtime}")
-        there = choices.retimed(timetable)
-        # As it is: there its layers might run in other forms.
-        member = replace(there.member(there.choice(plan)), plan=plan)
         clock = PlanClock(stopwatch, timetable, limit, keep, on_progress)
-        clock.time(member)
+        clock.time(choices.retimed(timetable).as_it_is(plan))
         for why in clock.refused.values():
             warn(f"the plan has no time in {runtime}: {why}")

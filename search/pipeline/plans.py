@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import BEFORE_SCORES, DENSE, NETWORKS, TimeLimit
@@ -14,6 +14,7 @@ from search.front.choices import Choices, Member
 from search.front.sweep import front_members
 from search.pipeline.request import Request
 from search.whole_network.by_score import Admission, best_by_score
+from search.whole_network.contenders import best_of
 from search.whole_network.judge import Judge
 from search.whole_network.nearby import NetworkStudy
 from search.whole_network.plan_clock import NEVER, PlanClock
@@ -72,18 +73,20 @@ def plan_on_clock(
     choices: Choices,
     clock: PlanClock,
     trials: Trials,
+    beside: Collection[Timetable],
     warn: Callable[[str], None],
 ) -> Plan:
     """Time the layers, then plans as whole networks until one holds the budget.
 
     One that an earlier search has found is taken, unless this one has more time or more trials
-    than that one, which could have used them.
+    than that one, which could have used them, or another runtime has found a better one by now.
 
     Args:
         request: The search.
         choices: The candidates.
         clock: Measures; it knows the times afterwards.
         trials: Of whole networks, where latency is limited.
+        beside: The timetables of the other runtimes of the run folder.
         warn: Called where the plan is slower than the dense network.
 
     Raises:
@@ -93,16 +96,46 @@ def plan_on_clock(
     question = choices.question(budget)
     n_trials = trials.number if budget.is_clocked else 0
     if clock.timetable.is_settled(question, Effort(clock.limit.seconds, n_trials)):
-        tell_slower(clock.timetable.winners[question], budget, clock, warn)
+        settled = choices.as_it_is(clock.timetable.winners[question])
+        winner = best_of(settled, choices, budget, clock, beside) or settled
+        tell_slower(winner.plan, budget, clock, warn)
+        if winner is not settled:
+            clock.crown(question, winner, n_trials)
     else:
         clock.time_layers(choices)
-        winner = not_slower(choices, budget, clock, warn)
+        winner = _best_on_clock(choices, budget, clock, beside, warn)
         if budget.is_clocked:
             now = choices.retimed(clock.timetable)
             front = _front(now, winner.plan, clock, NETWORKS)
             winner = NetworkStudy(now, budget, winner, front, clock, trials).run()
         clock.crown(question, winner, n_trials)
-    return clock.timetable.winners[question]
+    return winner.plan
+
+
+def _best_on_clock(
+    choices: Choices,
+    budget: Budget,
+    clock: PlanClock,
+    beside: Collection[Timetable],
+    warn: Callable[[str], None],
+) -> Member:
+    """Return the best plan that the program proposes, or that other clocks or forms suggest.
+
+    Raises:
+        InfeasibleBudget: If none holds the budget on the clock.
+    """
+    found: Member | InfeasibleBudget
+    try:
+        found = not_slower(choices, budget, clock, warn)
+    except InfeasibleBudget as error:
+        found = error
+    now = choices.retimed(clock.timetable)
+    if isinstance(found, Member):
+        return best_of(found, now, budget, clock, beside) or found
+    best = best_of(None, now, budget, clock, beside)
+    if best is None:
+        raise found
+    return best
 
 
 def front_on_clock(request: Request, choices: Choices, best: Plan, clock: PlanClock) -> None:

@@ -225,7 +225,8 @@ def _settled(
         clock = PlanClock(stopwatch, choices.timetable, limit, recorder.keep_timetable, measuring)
         with course.stage(CLOCK), limit.running():
             try:
-                best = plan_on_clock(request, choices, clock, trials, warn)
+                beside = timetables_beside(recorder, choices.metrics, request.settings.runtime)
+                best = plan_on_clock(request, choices, clock, trials, beside.values(), warn)
             except InfeasibleBudget:
                 tell_doubt(clock, warn)  # which may be why
                 raise
@@ -233,7 +234,7 @@ def _settled(
             time_elsewhere(
                 best,
                 choices,
-                timetables_beside(recorder, choices.metrics, request.settings.runtime),
+                beside,
                 partial(stopwatch_of, *network),
                 limit,
                 BEFORE_SCORES,

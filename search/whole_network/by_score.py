@@ -136,7 +136,7 @@ class _Contest:
         Of equals the one with the lowest number wins, in whatever order they come.
         """
         score, least = self.judge(plan, is_in_hand=number != FIRST), self.budget.min_score
-        member = self.choices.member(self.choices.choice(plan))
+        member = self.choices.as_it_is(plan)
         if self.best is None:
             is_better = least is None or score >= least
         elif least is None:
