@@ -36,3 +36,16 @@ def test_most_of_many_are_dropped():
     random = np.random.default_rng(0)
     losses, costs = random.random(10_000), random.random((10_000, 2))
     assert len(undominated(losses, costs)) < 500
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 12.0])
+def test_of_many_rows_under_one_budget_exactly_those_stay_that_nothing_beats(spread):
+    random = np.random.default_rng(0)
+    costs = np.exp(spread * random.random(5_000)).round(1)
+    losses = (random.random(5_000) / costs).round(4)
+    expected, least = [], np.inf
+    for row in sorted(range(5_000), key=lambda row: (costs[row], losses[row], row)):
+        if losses[row] < least:
+            expected.append(row)
+            least = losses[row]
+    assert undominated(losses, costs[:, None]).tolist() == expected

@@ -81,7 +81,7 @@ def _search(
     if min(map(len, layers)) == 0:
         return None, np.inf
     order = sorted(range(len(layers)), key=lambda layer: len(layers[layer]))
-    lookaheads = _Lookahead.after(program, relaxed, order)
+    lookaheads = _Lookahead.after(program, relaxed, [layers[layer] for layer in order])
     states, floor = _States.empty(program.n_resources), np.inf
     history: list[_States] = []
     for layer, lookahead in zip(order, lookaheads, strict=True):
@@ -119,8 +119,8 @@ class _Lookahead:
     values: Floats
 
     @classmethod
-    def after(cls, program: Program, relaxed: Relaxed, order: list[int]) -> list[_Lookahead]:
-        """Look ahead from every layer of the order.
+    def after(cls, program: Program, relaxed: Relaxed, layers: list[Choice]) -> list[_Lookahead]:
+        """Look ahead from every layer, each with the columns that may be chosen, in this order.
 
         Any prices `p` with values `v` give a lower bound of the loss to come, `v − room · p`, where
         `room` is what is left to spend. Which prices give the best bound depends on the room, so
@@ -129,9 +129,12 @@ class _Lookahead:
         steps = int(N_PRICES ** (1 / program.n_resources))
         factors = np.append(0.0, np.geomspace(1 / 16, 16, steps - 1))
         prices = relaxed.prices * np.array(list(product(factors, repeat=program.n_resources)))
-        priced = program.losses[:, None] + program.costs @ prices.T  # (columns, prices)
-        values = np.minimum.reduceat(priced, program.starts)[order]  # (layers, prices)
-        costs = np.minimum.reduceat(program.costs, program.starts)[order]  # (layers, resources)
+        columns, sizes = np.concatenate(layers), [len(layer) for layer in layers]
+        starts = np.cumsum([0, *sizes[:-1]])
+        costs = program.costs[columns]
+        priced = program.losses[columns, None] + costs @ prices.T  # (columns, prices)
+        values = np.minimum.reduceat(priced, starts)  # (layers, prices)
+        costs = np.minimum.reduceat(costs, starts)  # (layers, resources)
         # Sums over the layers after each one.
         values = np.cumsum(values[::-1], axis=0)[::-1] - values
         costs = np.cumsum(costs[::-1], axis=0)[::-1] - costs
