@@ -277,6 +277,7 @@ class SearchResult:
         Raises:
             InfeasibleBudget: If no choice of candidates fits.
             ValueError: If it has a least score, or if latency or `runtime` was not measured.
+            TypeError: If it is no budget.
         """
         result = self if runtime is None else self.in_runtime(runtime)
         solution = result.allocate(budget)
@@ -288,8 +289,7 @@ class SearchResult:
         """Return the best choice within a budget, and how far it can be from the best there is.
 
         Raises:
-            InfeasibleBudget: If no choice of candidates fits.
-            ValueError: As `plan` does.
+            InfeasibleBudget, ValueError, TypeError: As `plan` does.
         """
         must_be_budget(budget)
         if budget.min_score is not None:

@@ -54,13 +54,13 @@ def structure_figure(structure: Structure) -> Figure:
         for edge in drawn.edges
     ]
     texts = [
-        _text((-1.5, 0.0), size_text(structure.weight_shape)),
+        _text((-1.5, 0.0), _size_text(structure.weight_shape)),
         _text((-0.75, 0.0), "≈" if structure.groups == 1 else f"≈ {structure.groups} ×"),
     ]
     boxes = [((-1.5, 0.0), GREY), *((place, BLUE) for place in drawn.nodes)]
     parts += [_box(place, colour) for place, colour in boxes]
     texts += [
-        _text(place, size_text(shape))
+        _text(place, _size_text(shape))
         for place, shape in zip(drawn.nodes, structure.shapes, strict=True)
     ]
     for bond, (place, rank) in enumerate(zip(drawn.labels, structure.ranks, strict=True)):
@@ -83,7 +83,7 @@ def structure_figure(structure: Structure) -> Figure:
     )
 
 
-def size_text(shape: Shape) -> str:
+def _size_text(shape: Shape) -> str:
     """Return sizes as people write them."""
     return "×".join(map(str, shape))
 
