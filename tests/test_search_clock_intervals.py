@@ -12,7 +12,7 @@ import torch
 import search
 from search import Budget
 from search.clock.candidate_times import Wanted, forms
-from search.clock.race import interval
+from search.clock.race import EAGER, interval
 from search.clock.setting import layout_of
 from search.clock.steadiness import UNSTEADY, Steadiness
 from search.clock.stopwatch import Stopwatch
@@ -93,10 +93,11 @@ def test_the_form_is_chosen_by_the_slow_end(small_network, small_input):
     structure = Structure.parse("sekron:3x2x1x1,4x4x3x3@6")
     layer = search.profile(small_network, small_input).searched[0]
     lucky, steady = (0.3, 0.5, 0.9), (0.51, 0.52, 0.53)
-    tried = forms(layer, structure)
+    tried = forms(layer, structure, EAGER)
     assert len(tried) > 1
     stopwatch = SimpleNamespace(
-        candidate_ratios=lambda *_: [lucky, steady, *(len(tried) - 2) * [lucky]]
+        candidate_ratios=lambda *_: [lucky, steady, *(len(tried) - 2) * [lucky]],
+        sides=SimpleNamespace(runtime=EAGER),
     )
     times = Timetable(SETTING, 10.0, {layer.name: LayerTime("key", 2.0)})
     timed = Wanted(layer, [structure]).timed(stopwatch, times, lambda: 1.0)

@@ -14,13 +14,15 @@ from torch import nn
 import search
 import sekron
 from search import Budget
+from search.clock.candidate_times import forms
 from search.clock.race import EAGER, processor_name
 from search.clock.sides import LEAST
 from search.clock.stopwatch import Stopwatch
 from search.clock.times import Effort
 from search.clock.timetable_record import to_json
 from search.folder.run_folder import RunFolder
-from sekron.layers.operations import Form
+from sekron.export.runtimes import RUNTIMES
+from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
 from sekron.structures.structure import Structure
 from tests.test_search_whole_network_within_latency import World, lottery, rewrite, run
@@ -159,6 +161,16 @@ def test_a_layer_takes_what_its_call_takes_beyond_the_way_into_the_runtime(
     assert times.fixed_ms == pytest.approx(8000.0 - 2 * 400.0 * len(measured.searched))
     fake_race(lambda n: [[0.8], [0.5, 0.1]][n - 1])  # alone they take more than all
     assert stopwatch.start(1.0).searched_ms == pytest.approx(800.0)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_runtime_that_wants_channels_in_blocks_is_given_no_products(
+    runtime, small_network, small_input
+):
+    layer = search.profile(small_network, small_input).searched[0]
+    tried = forms(layer, Structure.parse("sekron:3x2x1x1,4x4x3x3@6"), runtime)
+    assert any(form.matmul for form in tried) == (not runtime.startswith("openvino"))
+    assert DEFAULT_FORM in tried
 
 
 def test_in_torch_itself_a_layer_is_timed_as_before(small_network, small_input, fake_race):

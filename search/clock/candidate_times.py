@@ -25,6 +25,12 @@ N_RANKS = 4
 N_ORDERS = 3
 """Orders of the factors that are tried, at most."""
 
+WITHOUT_PRODUCTS = ("openvino", "openvino-int8")
+"""Runtimes whose networks are slow where layers are matrix products, which are fast there alone.
+
+Convolutions want the channels of an image in blocks; into and out of a product they are rearranged.
+"""
+
 NEAR = 1.05
 """FLOPs over the cheapest order's up to which another order is tried."""
 
@@ -45,7 +51,8 @@ class Wanted:
 
     def least_seconds(self, stopwatch: Stopwatch, timetable: Timetable) -> float:
         """Return about how long the shortest races take, were all as fast as the dense layer."""
-        n_sides = len(forms(self.layer, self._middle)) + len(self.structures) + 1
+        tried = forms(self.layer, self._middle, stopwatch.sides.runtime)
+        n_sides = len(tried) + len(self.structures) + 1
         dense_seconds = timetable.layers[self.layer.name].dense_ms / 1e3
         return n_sides * ((WARM_UP + FEWEST) * dense_seconds + stopwatch.sides.layer_seconds)
 
@@ -65,7 +72,7 @@ class Wanted:
         point = middle.family, middle.shapes
         times = timetable.point(layer.name, point)
         if times is None:
-            tried = forms(layer, middle)
+            tried = forms(layer, middle, stopwatch.sides.runtime)
             sides = [(middle, form) for form in tried]
             ratios = stopwatch.candidate_ratios(layer, sides, left())
             # By the slow ends: of many forms, one that is not sure seems fast by luck.
@@ -96,7 +103,7 @@ def untimed(stopwatch: Stopwatch, timetable: Timetable, plan: Plan) -> list[Want
     return wanted
 
 
-def forms(layer: LayerProfile, structure: Structure) -> list[Form]:
+def forms(layer: LayerProfile, structure: Structure, runtime: str) -> list[Form]:
     """Return the forms worth a try: near the fewest FLOPs, with matrix products where they fit."""
     call = layer.calls[0]
     cheapest = structure.cheapest_order(call.stride)
@@ -109,6 +116,7 @@ def forms(layer: LayerProfile, structure: Structure) -> list[Form]:
     pointwise = len(layer.weight_shape) > 2 and any(
         prod(shape[2:]) == 1 for shape in structure.shapes
     )
+    pointwise &= runtime not in WITHOUT_PRODUCTS
     return [Form(order, m) for order in near[:N_ORDERS] for m in (False, *([True] * pointwise))]
 
 
