@@ -56,7 +56,7 @@ class Outcome:
             flops_ratio=totals["flops"] / profile.flops if profile.flops else 1.0,
             params=totals["params"],
             params_ratio=totals["params"] / profile.params,
-            error=result.choices.member(result.choices.choice(plan)).error,
+            error=result.choices.as_it_is(plan).error,
             speedup=None if math.isnan(speedup) else speedup,
             score=None if math.isnan(score) else score,
             dense_score=None if scores is None else scores.dense,

@@ -124,18 +124,14 @@ def _best_on_clock(
     Raises:
         InfeasibleBudget: If none holds the budget on the clock.
     """
-    found: Member | InfeasibleBudget
     try:
         found = not_slower(choices, budget, clock, warn)
-    except InfeasibleBudget as error:
-        found = error
-    now = choices.retimed(clock.timetable)
-    if isinstance(found, Member):
-        return best_of(found, now, budget, clock, beside) or found
-    best = best_of(None, now, budget, clock, beside)
-    if best is None:
-        raise found
-    return best
+    except InfeasibleBudget:
+        best = best_of(None, choices.retimed(clock.timetable), budget, clock, beside)
+        if best is None:
+            raise
+        return best
+    return best_of(found, choices.retimed(clock.timetable), budget, clock, beside) or found
 
 
 def front_on_clock(request: Request, choices: Choices, best: Plan, clock: PlanClock) -> None:

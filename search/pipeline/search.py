@@ -224,8 +224,8 @@ def _settled(
 
         clock = PlanClock(stopwatch, choices.timetable, limit, recorder.keep_timetable, measuring)
         with course.stage(CLOCK), limit.running():
+            beside = timetables_beside(recorder, choices.metrics, request.settings.runtime)
             try:
-                beside = timetables_beside(recorder, choices.metrics, request.settings.runtime)
                 best = plan_on_clock(request, choices, clock, trials, beside.values(), warn)
             except InfeasibleBudget:
                 tell_doubt(clock, warn)  # which may be why

@@ -96,7 +96,7 @@ def _searched(
     except (search.InfeasibleBudget, sekron.CannotRun, ImportError) as error:
         return {"note": str(error)}, None
     choices = result.choices
-    member = choices.member(choices.choice(result.best))
+    member = choices.as_it_is(result.best)
     plan = folder / f"{label}-{runtime}.json"
     result.best.save(plan)
     said = " ".join(dict.fromkeys(str(note.message) for note in notes))

@@ -82,7 +82,7 @@ def _found(network: Network, model: nn.Module, runtime: str, speedup: float) -> 
         measure_seconds=SECONDS,
     )
     choices = result.choices
-    used = choices.member(choices.choice(result.best)).used
+    used = choices.as_it_is(result.best).used
     found: dict[str, object] = {"flops": used["flops"] / result.profile.flops}
     test, small = test_images(), result.best.apply(model)
     found["decomposed"] = fidelity(small, model, test)
