@@ -25,6 +25,7 @@ from search.whole_network.judge import Judge
 from search.whole_network.plan_clock import NEVER
 from sekron import Plan, Structure
 from sekron.layers.operations import Form
+from sekron.network.surgery import structures_of
 from tests.test_search_whole_network_within_latency import AMPLE, World
 from tests.test_search_whole_network_within_latency import run as run_in
 from tests.trials import trials_in
@@ -116,7 +117,18 @@ def test_the_best_score_within_the_budget_wins(finished):
     limit = result.profile.flops // 2
     assert all(used["flops"] <= limit for _, used, _ in entries)
     assert result.best.to_json() == entries[0][2].to_json()
-    exact = result.plan(Budget(flops=0.5))
+    assert result.scores.of(result.plan(Budget(flops=0.5))) <= entries[0][0]
+
+
+def test_a_plan_that_scores_better_than_the_exact_one_wins(network, small_input, images, finished):
+    """Whatever the candidates are: the score likes every network but that of the exact plan."""
+    exact = finished[1].plan(Budget(flops=0.5))
+
+    def score(model):
+        return float(structures_of(model) != dict(exact))
+
+    result = run(network, small_input, images, score, budget=Budget(flops=0.5))
+    assert result.plan(Budget(flops=0.5)) == exact
     assert result.scores.of(exact) < result.scores.of(result.best)
 
 

@@ -65,7 +65,7 @@ def profile(small_network, small_input):
 @pytest.mark.parametrize("budget", [LATENCY, FLOPS])
 def test_a_network_that_likes_plain_forms_gets_them(budget, profile, small_network, small_input):
     world = Plainly(profile)
-    result = run(world, small_network, small_input, budget=budget, n_network_trials=0)
+    result = run(world, small_network, small_input, budget=budget)
     alone = result.choices.plan(result.choices.choice(result.best))
     assert any(alone.form(name).matmul for name in alone)
     assert all(result.best.form(name) == DEFAULT_FORM for name in result.best)

@@ -212,6 +212,25 @@ def test_what_networks_save_more_than_their_layers_promise_is_used(
     assert error_of(result, result) <= by_all_that_is_known / WORTHWHILE
 
 
+class Surprising(World):
+    """Networks that take two thirds of the dense one's time by their layers take far longer."""
+
+    def network_ratio(self, profile, structures, forms):
+        ratio = super().network_ratio(profile, structures, forms)
+        return ratio + 0.4 * (0.62 < ratio < 0.72)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.7, 0.8])
+def test_what_one_network_surprises_with_costs_no_other_plan(share, small_network, small_input):
+    """Of the plans that the front shows to hold the latency, the program has found the best."""
+    world = Surprising(search.profile(small_network, small_input))
+    budget = Budget(latency=share)
+    result = run(world, small_network, small_input, budget=budget, n_network_trials=0)
+    front = result.pareto_front()
+    held = front[1.0 / front["speedup"] <= share]["error"]
+    assert WORTHWHILE * error_of(result, result) <= held.min()
+
+
 def test_milliseconds_and_speedup_are_the_same_limit(world, small_network, small_input, finished):
     _, _, result = finished
     dense_ms = result.timetable.network_ms

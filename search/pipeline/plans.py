@@ -108,6 +108,7 @@ def plan_on_clock(
             now = choices.retimed(clock.timetable)
             front = _front(now, winner.plan, clock, NETWORKS)
             winner = NetworkStudy(now, budget, winner, front, clock, trials).run()
+            winner = best_of(winner, now, budget, clock, beside) or winner
         clock.crown(question, winner, n_trials)
     return winner.plan
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from search.clock.time_limit import NETWORKS
 from search.clock.times import NetworkTime
+from search.clock.timetable import Timetable
 from search.front.choices import Choices, Member, slower_than_dense
 from search.front.sweep import STEPS
 from search.whole_network.plan_clock import PlanClock
@@ -21,6 +23,9 @@ ROUNDS = 16
 WORTHWHILE = 0.98
 """Share of a plan's error below which another one is worth a measurement."""
 
+GAP = 0.01
+"""Of the dense network's time, by which a plan that holds may stay below one that misses."""
+
 TIMED_ROUNDS = 4
 """Plans before them whose layers are timed one by one, where they were only inferred."""
 
@@ -30,9 +35,9 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
 
     The integer program takes an estimate of the latency for the latency. So its plan is measured,
     and as long as it misses, the program is solved again under a tighter limit, with all that the
-    clock has said by then. Of one that holds, what its network has saved more than its layers
-    promised is known too: as long as that allows for a plan with clearly less error, and there is
-    time, that one is tried.
+    clock has said by then. By how much it must be tightened is only known once a plan holds: from
+    there the limit comes back, halfway to the plans that missed, as long as that allows for one
+    with clearly less error, and there is time.
 
     Args:
         choices: The candidates.
@@ -45,34 +50,35 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
     """
     _time_layers_of_plans(choices, budget, clock)
     held: Member | None = None
-    fastest: Member | None = None
+    missed: list[Plan] = []
     share = 0.0
     for _ in range(ROUNDS):
         now = choices.retimed(clock.timetable)
-        member = _estimated(now, tightened(budget, share, clock.timetable.network_ms))
-        if held is not None and not _is_worth_trying(member, held, clock):
-            return held
+        if held is not None:
+            member = _between(held, missed, now, budget, clock)
+            if member is None:
+                return held
+        else:
+            member = _estimated(now, tightened(budget, share, clock.timetable.network_ms))
         if member is None:
-            if fastest is not None:
-                break
-            # By the estimate nothing holds; what the fastest plan takes tells whether that is so.
-            member = fastest = _fastest(now, budget)
+            # By the estimate nothing holds; what the fastest plans take tells whether that is so.
+            alone = choices.retimed(replace(clock.timetable, networks={}))
+            fastest = (_fastest(known, budget) for known in (now, alone))
+            member = next((plan for plan in fastest if plan.plan not in missed), None)
+        if member is None:
+            break
         is_again = clock.timetable.of(member.plan) is not None
-        missed = clock.excess(member, budget)
-        if missed <= 0.0 and member is not fastest:
+        excess = clock.excess(member, budget)
+        if excess <= 0.0:
             held = member
-            continue
-        if not clock.time(member).runs:
+        elif clock.time(member).runs:
+            missed.append(member.plan)
+            unexplained = clock.time(member).ratio - _predicted(member.plan, clock.timetable)
+            share = next_share(share, excess, unexplained, is_again)
+        else:
             clock.blame(member)
-            fastest = None
-            continue
-        effect, measured = clock.timetable.effect(), clock.time(member).ratio
-        predicted = effect.ratio(member.saved, len(member.plan))
-        share = next_share(share, missed, measured - predicted, is_again)
     if held is not None:
         return held
-    if fastest is not None and clock.excess(fastest, budget) <= 0.0:
-        return fastest
     best = min((t.ratio for t in clock.timetable.networks.values() if t.is_sure), default=1.0)
     raise InfeasibleBudget(
         f"no plan held the budget on the clock, got {budget}; the fastest of which it is sure took "
@@ -89,10 +95,44 @@ def _time_layers_of_plans(choices: Choices, budget: Budget, clock: PlanClock) ->
             break
 
 
-def _is_worth_trying(member: Member | None, held: Member, clock: PlanClock) -> bool:
-    """Whether a plan is clearly better than one that holds the budget, and can be measured."""
-    is_better = member is not None and member.error < WORTHWHILE * held.error
-    return is_better and clock.limit.left(NETWORKS) > 0.0
+def _between(
+    held: Member, missed: Collection[Plan], choices: Choices, budget: Budget, clock: PlanClock
+) -> Member | None:
+    """Return a plan with clearly less error than one that holds a budget, None where there is none.
+
+    By its prediction it is halfway between that one and the fastest of those that missed, or the
+    limit, unless the clock has refuted the prediction there. Where nothing missed that is predicted
+    to be slower, it is the best within the whole limit.
+    """
+    if clock.limit.left(NETWORKS) == 0.0:
+        return None
+    timetable = clock.timetable
+    limit = (budget.limit_ms(timetable.network_ms) or math.inf) / timetable.network_ms
+    held_at = _predicted(held.plan, timetable)
+    missed_at = [at for at in (_predicted(plan, timetable) for plan in missed) if at > held_at]
+    ends = [*missed_at, limit] if held_at < limit else missed_at
+    for aim in _upwards(held_at, min(ends)) if missed_at else [limit]:
+        share = 0.0 if aim == limit else limit - aim
+        member = _estimated(choices, tightened(budget, share, timetable.network_ms))
+        if member is None or member.plan in missed:
+            continue
+        if member.error < WORTHWHILE * held.error:
+            return member
+    return None
+
+
+def _upwards(low: float, high: float) -> Iterable[float]:
+    """Yield limits from one to another, each halfway from the last, but not the ends."""
+    while high - low > GAP:
+        low = (low + high) / 2
+        yield low
+
+
+def _predicted(plan: Plan, timetable: Timetable) -> float:
+    """Return what a measured plan was to take by its layers, as a share of the dense network."""
+    measured = timetable.of(plan)
+    assert measured is not None
+    return timetable.effect().ratio(measured.saved, len(plan))
 
 
 def next_share(share: float, missed: float, unexplained: float, is_again: bool) -> float:
@@ -117,7 +157,7 @@ def tightened(budget: Budget, share: float, network_ms: float) -> Budget:
 
     Args:
         budget: Perhaps without a limit of latency.
-        share: Of the dense network's time, at least 0.
+        share: Of the dense network's time; one below 0 is added.
         network_ms: The dense network's time.
     """
     limit = budget.limit_ms(network_ms)
