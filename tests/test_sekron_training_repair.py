@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 import sekron
-from sekron import Plan, Structure, repair
+from sekron import Plan, Structure, refit, repair
+from sekron.calibration.divergence import reference_of
+from sekron.forward.evaluation import inputs_of
+from sekron.training.gain_and_offset import rescale
 from tests.conftest import decayed
 
 
@@ -188,3 +191,43 @@ def test_a_layer_that_gets_no_images_stays_as_it_is():
     lone = Plan({"last": last}).apply(dense)
     with pytest.raises(ValueError, match="must run on the first batch, but none does"):
         repair(lone, dense, [torch.randn(16, 9)], progress=False)
+
+
+class Repeating(nn.Module):
+    """Runs its first layer once for every step of a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.Linear(9, 9), nn.Linear(9, 4)
+
+    def forward(self, x):
+        y = x[:, 0]
+        for step in x.unbind(1):
+            y = self.cell(y + step).tanh()
+        return self.head(y)
+
+
+@pytest.mark.parametrize("lengths", [(5, 7), (7, 5)], ids=str)
+@pytest.mark.parametrize("fit", [repair, refit])
+def test_batches_may_run_a_layer_unlike_often(fit, lengths):
+    torch.manual_seed(0)
+    dense = Repeating().eval()
+    square, head = Structure.parse("sekron:9x1,1x9@3"), Structure.parse("sekron:4x1,1x9@2")
+    small = Plan({"cell": square, "head": head}).apply(dense)
+    batches = [torch.randn(16, length, 9) for length in lengths]
+    reference = reference_of(dense, inputs_of(batches, dense, "`batches`"))
+    before = reference.divergence(small.eval())
+    fit(small, dense, batches, progress=False)
+    assert reference.divergence(small.eval()) < before
+
+
+def test_hooks_of_a_layer_change_its_input_once():
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 5)).eval()
+    dense[2].register_forward_pre_hook(lambda _, inputs: (inputs[0] / 10 + 1,))
+    small = Plan({"2": Structure.parse("sekron:5x1,1x8@1")}).apply(dense).eval()
+    batch = torch.randn(64, 9)
+    layers = {"2": small[2]}
+    rescale(small, dense, layers, list(inputs_of([batch], dense, "`batches`")))
+    with torch.no_grad():
+        torch.testing.assert_close(small(batch).mean(0), dense(batch).mean(0))

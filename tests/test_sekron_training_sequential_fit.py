@@ -12,6 +12,7 @@ from sekron.calibration import patches
 from sekron.calibration.layer_inputs import InputsAhead
 from sekron.calibration.paired_moments import PairedMoments, paired_moments
 from sekron.forward.inputs import as_arguments
+from sekron.training import sequential_fit
 from sekron.training.sequential_fit import DAMPING, batch_statistics, target_of
 from tests.conftest import decayed
 
@@ -117,7 +118,7 @@ def test_networks_run_no_further_than_the_layer():
     network[2].register_forward_pre_hook(lambda *_: calls.append(1))
     batches = [as_arguments(x) for x in torch.randn(30, 3).split(10)]
     paired_of("1", network, copy.deepcopy(network), batches, 0)
-    assert len(calls) == 2  # once in each network, to see how often the layer is called
+    assert len(calls) == 1  # in the dense network, to see how often the layer is called
 
 
 def test_both_networks_are_seen_at_the_same_positions_of_as_many_batches_as_are_needed(monkeypatch):
@@ -206,3 +207,20 @@ def test_little_to_learn_from_makes_nothing_worse(spoil):
     batches = [spoil(torch.randn(40, 9) + 3.0)]
     assert sekron.refit(small, dense, batches, progress=False) <= 1.0
     assert all(torch.isfinite(p).all() for p in small.parameters())
+
+
+def test_means_are_taken_up_by_the_bias_of_a_transposed_layer(monkeypatch):
+    """One position gets as many places of the kernel as there are for each step of its strides."""
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.ConvTranspose2d(4, 3, 2, stride=2)).eval()
+    batches = [torch.randn(64, 4, 5, 5) + 3.0]
+    small = Plan({"0": Structure.parse("sekron:4x1x1x1,1x3x2x2@1")}).apply(dense)
+    honest, means = sequential_fit._fit, []
+
+    def fit(*arguments):
+        honest(*arguments)
+        means.extend(network(batches[0]).mean((0, 2, 3)) for network in (small, dense))
+
+    monkeypatch.setattr(sequential_fit, "_fit", fit)
+    refit(small, dense, batches, output="values", progress=False)
+    torch.testing.assert_close(*means, rtol=1e-3, atol=1e-3)

@@ -52,12 +52,11 @@ def paired_moments(
         largest_patch: Of a layer whose kernel takes at most that many numbers in, whole patches
             are collected instead of channels.
     """
-    module, n_calls = dense.network.get_submodule(name), dict[str, int]()
+    module = dense.network.get_submodule(name)
 
     def pairs_of(place: int) -> list[tuple[Positions, Positions]]:
         own = dense.of(name, place)
-        others = layer_inputs(compressed, [name], dense.batches[place], n_calls)[name]
-        n_calls[name] = len(own)
+        others = layer_inputs(compressed, [name], dense.batches[place], {name: len(own)})[name]
         return [
             (inputs_at(module, x, largest_patch), inputs_at(module, other, largest_patch))
             for x, other in zip(own, others, strict=True)

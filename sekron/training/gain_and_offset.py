@@ -89,13 +89,13 @@ def _channels(name: str, dense: InputsAhead, model: nn.Module) -> Channels:
     # Where forward casts by itself, inputs may be in half precision and the weights are not.
     dtype = next(sides[1].parameters()).dtype
     sums: list[Tensor] = []
-    n_rows, n_calls = 0, dict[str, int]()
+    n_rows = 0
     for place, batch in enumerate(dense.batches):
         own = dense.of(name, place)
-        others = layer_inputs(model, [name], batch, n_calls)[name]
-        n_calls[name] = len(own)
+        others = layer_inputs(model, [name], batch, {name: len(own)})[name]
         for inputs in zip(own, others, strict=True):
-            outputs = [side(x.to(dtype)) for side, x in zip(sides, inputs, strict=True)]
+            # Past the layer's hooks, which have made this input already.
+            outputs = [side.forward(x.to(dtype)) for side, x in zip(sides, inputs, strict=True)]
             y, other = (_rows(sides[0], output) for output in outputs)
             terms = y, other, y * other, other.square()
             totals = [term.sum(dim=0) for term in terms]

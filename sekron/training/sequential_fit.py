@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -126,18 +127,19 @@ def _fit(
     fit_factors(layer, target, metric_of_fit(moments), steps)
     if layer.bias is not None:
         fitted = layer.dense_weight().detach()
-        pair = (weight, fitted)
+        pair, spread = (weight, fitted), 1
         if isinstance(module, TRANSPOSED):
             pair = (_turned(weight, module), _turned(fitted, module))
+            spread = math.prod(module.stride)  # one position gets one of so many places
         means = (paired.dense_mean, paired.compressed_mean)
-        put_out = [_mean_output(w, mean) for w, mean in zip(pair, means, strict=True)]
+        put_out = [_mean_output(w, mean) / spread for w, mean in zip(pair, means, strict=True)]
         bias = module.bias
         assert isinstance(bias, Tensor)
         layer.bias.data.copy_(bias + (put_out[0] - put_out[1]).to(bias))
 
 
 def _mean_output(weight: Tensor, mean: Tensor) -> Tensor:
-    """Return what a layer puts out on average, for the mean of its input, without a bias."""
+    """Return what all places of a kernel together make of the mean of the input, per output."""
     n = mean.shape[-1]
     blocks = weight.detach().double().reshape(*mean.shape[:-1], -1, n, _n_places(weight, mean))
     return (blocks.sum(dim=-1) @ mean.unsqueeze(-1)).flatten()
