@@ -389,3 +389,19 @@ def test_a_layer_must_have_a_share_of_flops_or_of_parameters(zoo, images, measur
 def test_choices_of_nothing_are_refused(zoo, images, settings, message):
     with pytest.raises(ValueError, match=message):
         profile(zoo, images, **settings)
+
+
+class Experts(nn.Module):
+    """Sends every image to one of two experts, all of them to the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(9, 8), nn.Linear(9, 8)
+
+    def forward(self, x):
+        return self.first(x), self.second(x[len(x) :])
+
+
+def test_an_expert_that_no_image_is_sent_to_has_not_run():
+    layers = profile(Experts(), torch.randn(16, 9), ["*"]).layers
+    assert [layer.reason for layer in layers] == ["", "never ran on the example input"]

@@ -168,7 +168,10 @@ def _record_calls(
         def hook(
             module: nn.Module, inputs: tuple[object, ...], kwargs: dict[str, object], output: object
         ) -> None:
-            of_layer, x = calls.setdefault(name, []), inputs[0] if inputs else kwargs.get("input")
+            x = inputs[0] if inputs else kwargs.get("input")
+            if isinstance(x, Tensor) and x.numel() == 0:
+                return  # an expert that no image was sent to has not run
+            of_layer = calls.setdefault(name, [])
             if isinstance(x, Tensor) and isinstance(output, Tensor):
                 is_batch = isinstance(module, _ConvNd) and x.dim() == module.weight.dim()
                 of_layer += [_geometry(module, x, output)] * (len(x) if is_batch else 1)
