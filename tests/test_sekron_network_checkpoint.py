@@ -353,3 +353,35 @@ def test_a_file_whose_order_nobody_knows_is_refused(text, tmp_path):
     save_file(tensors, tmp_path / "old", metadata=metadata)
     with pytest.raises(ValueError, match=r"old was written by version 1, which did not tell in"):
         load(conv, tmp_path / "old")
+
+
+def test_tensors_that_share_memory_alone_are_saved_whole(tmp_path):
+    """A weight tied by its storage, and a buffer that is a part of a longer one."""
+
+    def make():
+        torch.manual_seed(0)
+        model = nn.ModuleDict({"a": nn.Linear(7, 7), "b": nn.Linear(7, 7), "c": nn.Linear(7, 7)})
+        model["c"].weight.data = model["b"].weight.data
+        model.register_buffer("part", torch.arange(10.0)[:6])
+        return model
+
+    small = Plan({"a": Structure.parse("chain:7x1,1x7@2")}).apply(make())
+    save(small, tmp_path / "tied")
+    torch.manual_seed(1)
+    again = load(make(), tmp_path / "tied")
+    state = small.state_dict()
+    assert all(torch.equal(state[name], kept) for name, kept in again.state_dict().items())
+
+
+def test_a_layer_larger_than_its_file_is_not_made(path, monkeypatch):
+    """A ring's ranks may be so large that its factors fill any memory."""
+    with safe_open(str(path), framework="pt") as file:
+        plan = json.loads(file.metadata()["sekron.plan"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    text = json.dumps(plan).replace("@2,3,2", "@18,18,18")
+    save_file(tensors, path, metadata={"sekron.plan": text})
+    monkeypatch.setattr("sekron.network.checkpoint.rebuild", None)
+    with pytest.raises(
+        ValueError, match=r"but layer '2\.1' has \d+ numbers and the file \d+: it is"
+    ):
+        load(network(), path)

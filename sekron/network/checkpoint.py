@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -37,7 +38,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     must_keep_tensors(model, "save its `state_dict()` by `torch.save`")
     _check_finite(model, "the network", {n for n in model.state_dict() if not _is_in(n, plan)})
     with replacing(Path(path)) as partial:
-        save_model(model, str(partial), metadata={FORMAT: plan.to_json(), CHECKSUM: UNKNOWN})
+        save_file(_owned(model), partial, metadata={FORMAT: plan.to_json(), CHECKSUM: UNKNOWN})
         write_checksum(partial)
 
 
@@ -69,6 +70,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata, tensors = file.metadata() or {}, list(file.keys())
+            numbers = sum(math.prod(file.get_slice(name).get_shape()) for name in tensors)
     except SafetensorError as error:
         raise ValueError(f"{path} must be a safetensors file: {error}.") from error
     if FORMAT not in metadata:
@@ -76,6 +78,12 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     check_checksum(Path(path), metadata)
     plan = Plan.from_json(metadata[FORMAT], f"the plan in {path}")
     _check_order(plan, str(path))
+    for layer, structure in plan.items():
+        if structure.n_params > numbers:  # which would be made before any tensor is read
+            raise ValueError(
+                f"{path} must hold the factors of its layers, but layer {layer!r} has "
+                f"{structure.n_params} numbers and the file {numbers}: it is damaged."
+            )
     names = _in_network(plan, tensors, model)
     network = rebuild(
         model,
@@ -86,6 +94,19 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     load_weights(network, load_file(str(path)), str(path))
     _check_finite(network, str(path), odd)
     return network
+
+
+def _owned(model: nn.Module) -> dict[str, Tensor]:
+    """Return what a file holds: of each tensor one name, and memory of its own.
+
+    Tensors that are one stay one when they are loaded. Two that only share their memory, or a part
+    of a larger one, are each written whole.
+    """
+    names = {id(kept): name for name, kept in reversed(model.state_dict(keep_vars=True).items())}
+    state = model.state_dict()
+    return {
+        name: state[name].clone(memory_format=torch.contiguous_format) for name in names.values()
+    }
 
 
 def _in_network(plan: Plan, tensors: Iterable[str], model: nn.Module) -> dict[str, str]:
