@@ -100,3 +100,13 @@ def test_a_user_without_a_home_is_asked_every_time(run_folder, monkeypatch):
     assert model_of(str(run_folder), record, record.source.model) == record.source.model
     with pytest.raises(ValueError, match="which nobody has named for it on this machine"):
         model_of(str(run_folder), record, "")
+
+
+def test_words_of_a_folder_command_neither_terminal_nor_shell(sekron_command, strange):
+    record = json.loads((strange / "run.json").read_text())
+    record["source"]["model"] = "a:b\x1b[2K; touch executed"
+    (strange / "run.json").write_text(json.dumps(record))
+    code, _, err = sekron_command("apply", "strange", "--output", "out.safetensors")
+    assert code == 2
+    assert "\x1b" not in err
+    assert "add --model 'a:b\\x1b[2K; touch executed'." in err

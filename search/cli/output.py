@@ -82,12 +82,17 @@ def _table(frame: pd.DataFrame) -> Table:
 
 def say(text: str) -> None:
     """Print a line as an answer."""
-    Console(file=answers(), soft_wrap=True, markup=False, highlight=False).print(text)
+    Console(file=answers(), soft_wrap=True, markup=False, highlight=False).print(_shown(text))
 
 
 def note(text: str) -> None:
     """Print a line on stderr."""
-    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(text)
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(_shown(text))
+
+
+def _shown(text: str) -> str:
+    """Return a text without what would command the terminal: it may hold a stranger's words."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def complain(text: str) -> None:

@@ -209,8 +209,11 @@ def compared(
 
     clock, timetable = None, result.timetable
     if timetable is not None:
-        here = setting_of(network, example, runtime)
-        if difference := timetable.setting.difference(here):
+        try:
+            difference = timetable.setting.difference(setting_of(network, example, runtime))
+        except ImportError as error:
+            difference = str(error)
+        if difference:
             note(f"networks have no time: the search was timed in another setting ({difference}).")
         else:
             clock = RivalsClock(timetable, example)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def model_of(run: str, record: RunRecord, named: str) -> str:
         raise ValueError(
             f"{run} says that its model is {recorded!r}, which nobody has named for it on this "
             "machine, and importing it runs its code; if that is what you want, add --model "
-            f"{recorded}."
+            f"{shlex.quote(recorded)}."
         )
     return recorded
 
