@@ -15,7 +15,7 @@ from search import Budget
 from search.clock import run_queue
 from search.clock.run_queue import BUSY, RunQueue
 from search.clock.time_limit import TimeLimit
-from search.clock.times import NetworkTime, Setting
+from search.clock.times import Effort, NetworkTime, Setting
 from search.clock.timetable import Timetable
 from search.whole_network.plan_clock import PlanClock, agreed
 from sekron import Plan
@@ -149,7 +149,7 @@ def test_a_moment_of_waiting_is_not_all_of_it(before):
     clock = PlanClock(stopwatch, timetable, TimeLimit(1.0), kept.append, lambda _: None)
     for share in (0.4, 0.02):
         queue.share = share
-        clock.crown(f"{share}", SimpleNamespace(plan=Plan({})), 0)
+        clock.crown(f"{share}", SimpleNamespace(plan=Plan({})), Effort(math.inf, 0))
     assert [found.waited for found in kept] == [0.4, max(before, 0.02)]
 
 

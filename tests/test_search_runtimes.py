@@ -496,3 +496,25 @@ def test_the_dense_network_may_be_the_best_on_another_clock(both):
     crowned = eager.with_winner(question, Plan({}), Effort(math.inf, 0))
     there = replace(other, beside={"torch": crowned}).in_runtime("torch")
     assert there.best == Plan({}) != other.best
+
+
+def test_a_busy_moment_casts_no_doubt_on_what_was_measured_in_quiet(
+    worlds, both, small_network, small_input, folder, monkeypatch
+):
+    quiet, other = worlds.stopwatch, worlds.of["onnxruntime"]
+
+    def stopwatch(model, example, profile, runtime):
+        made = quiet(model, example, profile, runtime)
+        if runtime == "onnxruntime":
+            queue = made.run_queue
+            queue.waited, queue.others, queue.passed = 0.4, 1.0, 1.0
+        return made
+
+    arguments = small_network, small_input, folder
+    with monkeypatch.context() as busy:
+        busy.setattr(worlds, "stopwatch", stopwatch)
+        with pytest.warns(UserWarning, match="the plan has no time in onnxruntime: threads waited"):
+            timed_in("torch", worlds, *arguments, budget=Budget(params=0.6, latency=0.83))
+    starts = other.starts
+    timed_in("onnxruntime", worlds, *arguments)
+    assert other.starts == starts

@@ -4,6 +4,7 @@ import pytest
 
 import search
 from search import Budget, InfeasibleBudget
+from search.clock.times import Effort, NetworkTime
 from search.folder.run_folder import RunFolder
 from sekron.layers.operations import DEFAULT_FORM
 from tests.test_search_runtimes import timed_in
@@ -127,12 +128,19 @@ def test_a_search_that_is_run_again_takes_what_another_clock_has_found_since(
     first = timed_in("torch", worlds, small_network, small_input, tmp_path)
     other = timed_in(OTHER, worlds, small_network, small_input, tmp_path)
     assert search.load(tmp_path).in_runtime("torch").best == first.best
+    # As if it had been short of time, which another one may not be.
+    (question,), spent = first.timetable.winners, Effort(7.0, 4)
+    hurried = first.timetable.with_winner(question, first.best, spent)
+    RunFolder(tmp_path).keep_timetable(hurried)
     races = worlds.of["torch"].races
-    again = timed_in("torch", worlds, small_network, small_input, tmp_path)
+    again = timed_in(
+        "torch", worlds, small_network, small_input, tmp_path, measure_seconds=spent.seconds
+    )
     assert worlds.of["torch"].races == races  # of layers
     assert dict(again.best) == dict(other.best) != dict(first.best)
-    winners = RunFolder(tmp_path).timetable(again.metrics, "torch").winners
-    assert list(winners.values()) == [again.best]
+    timetable = RunFolder(tmp_path).timetable(again.metrics, "torch")
+    assert timetable.winners == {question: again.best}
+    assert timetable.efforts == {question: spent}
 
 
 def test_under_a_budget_of_flops_layers_stay_refused_that_are_slow_here(
@@ -145,3 +153,19 @@ def test_under_a_budget_of_flops_layers_stay_refused_that_are_slow_here(
     other = timed_in(OTHER, worlds, small_network, small_input, tmp_path, **budget)
     alone = timed_in(OTHER, worlds, small_network, small_input, tmp_path / "alone", **budget)
     assert dict(other.best) == dict(alone.best) != dict(eager.best)
+
+
+def test_a_search_with_more_time_remembers_its_winner(
+    profile, small_network, small_input, tmp_path
+):
+    """Found by luck, or by a trial that is not run again."""
+    world = World(profile)
+    first = run(world, small_network, small_input, run=tmp_path, n_network_trials=0)
+    plan = first.plan(Budget(latency=0.8))
+    saved = first.timetable.of(first.best).saved
+    lucky = NetworkTime(0.65, saved, 1.0, len(plan), 0.65, 0.65, is_confirmed=True)
+    question = first.choices.question(LATENCY)
+    timetable = first.timetable.with_network(plan, lucky)
+    RunFolder(tmp_path).keep_timetable(timetable.with_winner(question, plan, Effort(1.0, 0)))
+    again = run(world, small_network, small_input, run=tmp_path, n_network_trials=0)
+    assert again.choices.as_it_is(again.best).error <= again.choices.as_it_is(plan).error

@@ -22,9 +22,11 @@ from search.clock.timetable import Timetable
 from search.clock.timetable_record import to_json
 from search.folder.recorder import Nobody
 from search.folder.run_folder import RunFolder
+from search.front.sweep import front_members
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
 from search.whole_network.within_latency import WORTHWHILE, tightened
+from sekron.export.refusal import CannotRun
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
 from sekron.network.surgery import forms_of, structures_of
@@ -663,3 +665,29 @@ def test_a_tighter_limit_is_one_in_milliseconds(limit):
     tighter = tightened(budget, 0.3, 10.0)
     assert tighter.limit_ms(10.0) == pytest.approx(budget.limit_ms(10.0) - 3.0)
     assert (tighter.params, tightened(budget, 0.0, 10.0)) == (0.1, budget)
+
+
+def test_a_network_that_fails_once_is_tried_again(world, small_network, small_input, monkeypatch):
+    """Memory may be short for a moment; each of its layers runs, and so does it the next time."""
+    honest, failures = world.network_ratio, iter([CannotRun("no space left on the device")])
+
+    def network_ratio(*arguments):
+        for failure in failures:
+            raise failure
+        return honest(*arguments)
+
+    monkeypatch.setattr(world, "network_ratio", network_ratio)
+    result = run(world, small_network, small_input)
+    assert measured_ratio(result, result.best) <= 0.7
+    assert all(time.runs for time in result.timetable.networks.values())
+
+
+def test_the_best_plan_is_on_the_front_in_whatever_forms_it_runs(finished):
+    """Of the time that its layers save in other forms nothing is known, which beats nothing."""
+    _, _, result = finished
+    members = front_members(result.choices, result.best, None)
+    for member in members[1:-1]:
+        turned = {name: member.plan.form(name) for name in member.plan}
+        forms = {name: Form(form.order, not form.matmul) for name, form in turned.items()}
+        plan = Plan(dict(member.plan), forms, result.metrics)
+        assert any(m.plan == plan for m in front_members(result.choices, plan, None))

@@ -165,6 +165,11 @@ class Timetable:
         """Return a timetable that has the time of one more network, or a new one of it."""
         return replace(self, networks={**self.networks, plan.digest: time})
 
+    def without_network(self, plan: Plan) -> Timetable:
+        """Return a timetable that does not know the network of a plan."""
+        others = {digest: time for digest, time in self.networks.items() if digest != plan.digest}
+        return replace(self, networks=others)
+
     def with_winner(self, question: str, plan: Plan, effort: Effort) -> Timetable:
         """Return a timetable that knows which plan holds a budget, and how it was looked for."""
         efforts = {**self.efforts, question: effort}

@@ -41,8 +41,13 @@ def front_members(
         if not has_time():
             break
     of_plans = Scores(np.nan) if scores is None else scores
+    # In forms other than those of its layers, what the best plan saves is not known from them.
+    saved = [choices.member(c).saved if np.isnan(m.saved) else m.saved for c, m in members.items()]
     values = np.array(
-        [(m.error, *m.used.values(), -m.saved, -of_plans.of(m.plan)) for m in members.values()]
+        [
+            (m.error, *m.used.values(), -of_layers, -of_plans.of(m.plan))
+            for m, of_layers in zip(members.values(), saved, strict=True)
+        ]
     )
     values[np.isnan(values)] = np.inf  # a time or a score that is not known beats nothing
     beaten = [

@@ -37,7 +37,7 @@ def time_elsewhere(
         share: Of the limit, after which nothing more is measured.
         keep: Called with each timetable that has a new time.
         on_progress: Called with what is being measured.
-        warn: Called where a runtime does not take the network.
+        warn: Called where a runtime does not take the network, or the machine was too busy.
     """
     for runtime, timetable in beside.items():
         if timetable.of(plan) is not None or limit.left(share) == 0.0:
@@ -50,7 +50,12 @@ def time_elsewhere(
             continue
         limit.stop_for(stopwatch.run_queue)
         on_progress(f"the plan in {runtime}")
-        clock = PlanClock(stopwatch, timetable, limit, keep, on_progress)
+        clock = PlanClock(stopwatch, timetable, limit, lambda _: None, on_progress)
         clock.time(choices.retimed(timetable).as_it_is(plan))
+        if clock.timetable.doubt and not timetable.doubt:
+            # One busy moment must not cast doubt on all that was measured there in quiet.
+            warn(f"the plan has no time in {runtime}: {clock.timetable.doubt}.")
+            continue
+        keep(clock.timetable)
         for why in clock.refused.values():
             warn(f"the plan has no time in {runtime}: {why}")

@@ -96,11 +96,12 @@ def plan_on_clock(
     question = choices.question(budget)
     n_trials = trials.number if budget.is_clocked else 0
     if clock.timetable.is_settled(question, Effort(clock.limit.seconds, n_trials)):
+        effort = clock.timetable.efforts.get(question) or clock.effort(n_trials)
         settled = choices.as_it_is(clock.timetable.winners[question])
         winner = best_of(settled, choices, budget, clock, beside) or settled
         tell_slower(winner.plan, budget, clock, warn)
         if winner is not settled:
-            clock.crown(question, winner, n_trials)
+            clock.crown(question, winner, effort)
     else:
         clock.time_layers(choices)
         winner = _best_on_clock(choices, budget, clock, beside, warn)
@@ -109,7 +110,7 @@ def plan_on_clock(
             front = _front(now, winner.plan, clock, NETWORKS)
             winner = NetworkStudy(now, budget, winner, front, clock, trials).run()
             winner = best_of(winner, now, budget, clock, beside) or winner
-        clock.crown(question, winner, n_trials)
+        clock.crown(question, winner, clock.effort(n_trials))
     return winner.plan
 
 

@@ -64,7 +64,7 @@ def best_by_score(
     Args:
         choices: Of the search.
         budget: With a least score or without.
-        start: The best plan by error, which is scored first where there is no least score.
+        start: The best plan by error, which is scored first.
         judge: Scores plans.
         admits: Whether a plan may win besides.
         trials: How many, where they are kept, and what this worker has in hand.
@@ -75,10 +75,9 @@ def best_by_score(
         InfeasibleBudget: If no plan within the other limits has the least score.
     """
     contest = _Contest(choices, budget, SharedJudge(judge, trials.claims), admits)
-    if budget.min_score is None:
-        contest.enter(start)
-    else:
-        _bisect(contest, on_progress)
+    contest.enter(start)
+    if budget.min_score is not None:
+        _bisect(contest, start, on_progress)
     reasons = _reasons(choices)
     question, dense = choices.question(budget), judge.scores.dense
     study = study_of(question, dense, trials)
@@ -101,7 +100,7 @@ def best_by_score(
 
 def most_scores(budget: Budget, n_trials: int) -> int:
     """Return how many networks are scored, at most: before any trial, and one in each."""
-    return 1 + (0 if budget.min_score is None else BISECTIONS) + n_trials
+    return 1 + (0 if budget.min_score is None else 1 + BISECTIONS) + n_trials
 
 
 @dataclass(slots=True)
@@ -229,10 +228,12 @@ def _enter_told(contest: _Contest, told: dict[int, FrozenTrial], known: set[int]
             known.add(number)
 
 
-def _bisect(contest: _Contest, on_progress: Callable[[str], None]) -> None:
+def _bisect(contest: _Contest, start: Plan, on_progress: Callable[[str], None]) -> None:
     """Enter plans with the least error at FLOPs between the least and those of the best."""
-    choices, limits = contest.choices, contest.room
-    contest.enter(choices.best(limits))
+    choices, limits = contest.choices, contest.budget.limits
+    with suppress(InfeasibleBudget):  # by the estimate of a clock, which may have found a plan
+        if (exact := choices.best(limits)) != start:
+            contest.enter(exact)
     if contest.best is None:
         return
     low, high = choices.least("flops") * choices.profile.flops, contest.best.used["flops"]

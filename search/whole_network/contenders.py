@@ -28,8 +28,9 @@ def best_of(
     A layer is run in the form that is fastest where it is timed alone, but a runtime that sees its
     neighbours may like another one better. So the structures of the plan are raced in their plain
     forms too, and in those that other runtimes of the run folder liked best. Where latency is
-    limited, so are the plans that these runtimes have for the same budget: in its own seconds a
-    search times some structures only, and another one may have come upon better ones.
+    limited, so are the plans that these runtimes have for the same budget, and that of an earlier
+    search: in its own seconds a search times some structures only, and another one may have come
+    upon better ones.
 
     Args:
         winner: The plan that was found, measured; None if none was.
@@ -40,7 +41,8 @@ def best_of(
     """
     there = [choices.retimed(timetable) for timetable in beside]
     if budget.is_clocked:
-        for plan in filter(None, (winner_on_clock(other, budget) for other in there)):
+        here = choices.retimed(clock.timetable)
+        for plan in filter(None, (winner_on_clock(known, budget) for known in (here, *there))):
             winner = _better(plan, winner, choices, budget, clock)
     if winner is not None:
         for plan in _in_other_forms(winner.plan, [choices.retimed(None), *there]):
@@ -66,7 +68,8 @@ def _better(
         return winner
     if winner is not None and member.error > (1.0 + SAME) * winner.error:
         return winner
-    if clock.timetable.of(plan) is None and clock.limit.left(NETWORKS) == 0.0:
+    is_new = clock.timetable.of(plan) is None
+    if winner is not None and is_new and clock.limit.left(NETWORKS) == 0.0:
         clock.leave_out("plans in other forms", "some")
         return winner
     if clock.excess(member, budget) > 0.0:

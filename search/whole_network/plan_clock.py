@@ -226,6 +226,7 @@ class PlanClock:
         names = blamed(member.plan, self._takes)
         if not names:
             self._stopwatch.sides.network(self._compressed(member.plan))  # which says why
+            self._set(self._timetable.without_network(member.plan))  # or runs, if tried again
         why = self.refused.pop(_network_of(member.plan), "")
         for name in names:
             structure, key = member.plan[name], self._timetable.layers[name].key
@@ -241,16 +242,19 @@ class PlanClock:
             return False
         return True
 
-    def crown(self, question: str, member: Member, trials: int) -> None:
+    def effort(self, trials: int) -> Effort:
+        """Return what a plan was looked for with, besides trials of whole networks."""
+        is_hurried = bool(self._left_out) or self.limit.left(NETWORKS) == 0.0
+        return Effort(self.limit.seconds if is_hurried else math.inf, trials)
+
+    def crown(self, question: str, member: Member, effort: Effort) -> None:
         """Record the plan that was measured to hold a budget.
 
         Args:
             question: What it is the answer to.
             member: The plan.
-            trials: Of whole networks that it was looked for with.
+            effort: That it was looked for with.
         """
-        is_hurried = bool(self._left_out) or self.limit.left(NETWORKS) == 0.0
-        effort = Effort(self.limit.seconds if is_hurried else math.inf, trials)
         self._set(self._timetable.with_winner(question, member.plan, effort))
 
     def _compressed(self, plan: Plan) -> nn.Module:

@@ -15,6 +15,7 @@ from search.front.choices import Choices, Member, slower_than_dense
 from search.front.sweep import STEPS
 from search.whole_network.plan_clock import PlanClock
 from sekron.budget import Budget, InfeasibleBudget
+from sekron.export.refusal import CannotRun
 from sekron.network.plan import Plan
 
 ROUNDS = 16
@@ -54,17 +55,11 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
     share = 0.0
     for _ in range(ROUNDS):
         now = choices.retimed(clock.timetable)
-        if held is not None:
-            member = _between(held, missed, now, budget, clock)
-            if member is None:
-                return held
+        if held is None:
+            tighter = tightened(budget, share, clock.timetable.network_ms)
+            member = _estimated(now, tighter) or _fastest_of(now, budget, missed)
         else:
-            member = _estimated(now, tightened(budget, share, clock.timetable.network_ms))
-        if member is None:
-            # By the estimate nothing holds; what the fastest plans take tells whether that is so.
-            alone = choices.retimed(replace(clock.timetable, networks={}))
-            fastest = (_fastest(known, budget) for known in (now, alone))
-            member = next((plan for plan in fastest if plan.plan not in missed), None)
+            member = _between(held, missed, now, budget, clock)
         if member is None:
             break
         is_again = clock.timetable.of(member.plan) is not None
@@ -76,7 +71,12 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
             unexplained = clock.time(member).ratio - _predicted(member.plan, clock.timetable)
             share = next_share(share, excess, unexplained, is_again)
         else:
-            clock.blame(member)
+            try:
+                clock.blame(member)
+            except CannotRun:
+                if held is None:
+                    raise
+                break
     if held is not None:
         return held
     best = min((t.ratio for t in clock.timetable.networks.values() if t.is_sure), default=1.0)
@@ -88,11 +88,19 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
 
 
 def _time_layers_of_plans(choices: Choices, budget: Budget, clock: PlanClock) -> None:
-    """Time the layers of the first plans, as long as some of them were only inferred."""
-    for _ in range(TIMED_ROUNDS):
-        member = _estimated(choices.retimed(clock.timetable), budget)
-        if member is None or not clock.time_candidates(member):
-            break
+    """Time the layers of the first plans, as long as some of them were not.
+
+    Those whose FLOPs promise no time are only timed here: where parameters are limited, the plan
+    for that limit alone may need them.
+    """
+    limits = [budget]
+    if budget.params is not None and budget.is_clocked:
+        limits.insert(0, replace(budget, latency=None, latency_ms=None, speedup=None))
+    for limit in limits:
+        for _ in range(TIMED_ROUNDS):
+            member = _estimated(choices.retimed(clock.timetable), limit)
+            if member is None or not clock.time_candidates(member):
+                break
 
 
 def _between(
@@ -221,6 +229,22 @@ def _estimated(choices: Choices, budget: Budget) -> Member | None:
         return choices.member(choices.allocate(budget).choice)
     solution = choices.solve(budget, choices.available(budget))
     return None if solution is None else choices.member(solution.choice)
+
+
+def _fastest_of(choices: Choices, budget: Budget, missed: Collection[Plan]) -> Member | None:
+    """Return the plan that takes least, by the estimate or by the layers alone.
+
+    Where by the estimate nothing holds, what it takes tells whether that is so.
+
+    Args:
+        choices: With a timetable.
+        budget: Whose other limits must hold.
+        missed: Plans that are not to be returned; None if they are all that there is.
+    """
+    assert choices.timetable is not None
+    alone = choices.retimed(replace(choices.timetable, networks={}))
+    fastest = (_fastest(known, budget) for known in (choices, alone))
+    return next((member for member in fastest if member.plan not in missed), None)
 
 
 def _fastest(choices: Choices, budget: Budget) -> Member:
