@@ -87,15 +87,8 @@ def test_the_ladder_on_imagenet(study, tmp_path, torchvision):
     network = torchvision.models.shufflenet_v2_x0_5(num_classes=2)
     torch.save(network.state_dict(), tmp_path / "weights.pt")
     options = ["--data", "imagenet", "--path", tmp_path, "--weights", tmp_path / "weights.pt"]
-    frame = study(
-        *options,
-        "--networks",
-        "shufflenet_v2_x0_5",
-        "--methods",
-        "sekron",
-        "--budgets",
-        "flops=0.6",
-    )
+    options += ["--networks", "shufflenet_v2_x0_5", "--methods", "sekron"]
+    frame = study(*options, "--budgets", "flops=0.6")
     assert len(frame) == 1
     assert frame["flops"].item() <= 0.6
     assert frame[RUNGS].notna().all(axis=None)

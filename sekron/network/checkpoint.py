@@ -102,10 +102,10 @@ def _owned(model: nn.Module) -> dict[str, Tensor]:
     Tensors that are one stay one when they are loaded. Two that only share their memory, or a part
     of a larger one, are each written whole.
     """
-    names = {id(kept): name for name, kept in reversed(model.state_dict(keep_vars=True).items())}
-    state = model.state_dict()
+    state = reversed(model.state_dict(keep_vars=True).items())
+    first = {id(kept): (name, kept.detach()) for name, kept in state}
     return {
-        name: state[name].clone(memory_format=torch.contiguous_format) for name in names.values()
+        name: kept.clone(memory_format=torch.contiguous_format) for name, kept in first.values()
     }
 
 
