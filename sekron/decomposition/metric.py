@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sekron.decomposition.systems import invert_each
 from sekron.structures.structure import Structure
 
 ERROR_POWER = 4
@@ -103,4 +104,4 @@ def _along(matrix: Tensor, tensor: Tensor, axis: int) -> Tensor:
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    return matrix.reciprocal() if matrix.dim() == 1 else torch.linalg.inv(matrix)
+    return matrix.reciprocal() if matrix.dim() == 1 else invert_each(matrix)

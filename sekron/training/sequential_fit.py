@@ -14,6 +14,7 @@ from sekron.calibration.divergence import Reference
 from sekron.calibration.layer_inputs import InputsAhead
 from sekron.calibration.moments import WIDEST, Moments
 from sekron.calibration.paired_moments import PairedMoments, paired_moments
+from sekron.decomposition.systems import solve_each
 from sekron.forward.evaluation import evaluating
 from sekron.layers.factorized import Factorized
 from sekron.network.eligibility import TRANSPOSED
@@ -107,8 +108,8 @@ def target_of(weight: Tensor, paired: PairedMoments, damping: float = DAMPING) -
     )
     blocks = weight.detach().double().reshape(*square.shape[:-2], -1, n, _n_places(weight, square))
     rows = blocks.movedim(-1, -3)  # ((groups), places, out, n)
-    product = rows @ (paired.cross + ridge).unsqueeze(-3)
-    solved: Tensor = torch.linalg.solve((square + ridge).mT.unsqueeze(-3), product.mT).mT
+    product = (rows @ (paired.cross + ridge).unsqueeze(-3)).flatten(-3, -2)
+    solved = solve_each((square + ridge).mT, product.mT).mT.reshape(rows.shape)
     return solved.movedim(-3, -1).reshape(weight.shape).to(weight.dtype)
 
 
