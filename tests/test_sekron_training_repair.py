@@ -231,3 +231,50 @@ def test_hooks_of_a_layer_change_its_input_once():
     rescale(small, dense, layers, list(inputs_of([batch], dense, "`batches`")))
     with torch.no_grad():
         torch.testing.assert_close(small(batch).mean(0), dense(batch).mean(0))
+
+
+class Routing(nn.Module):
+    """Sends every image to one of two layers, by what the first layer makes of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(9, 8), nn.Linear(8, 4)
+        self.experts = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+
+    def forward(self, x):
+        y = self.first(x)
+        chosen = (y[:, 0] > 0).long()
+        out = torch.zeros_like(y)
+        for number, expert in enumerate(self.experts):
+            out[chosen == number] = expert(y[chosen == number]).relu()
+        return self.head(out + y)
+
+
+def routed():
+    """A network, what becomes of it, and batches of which other shares reach its experts there."""
+    torch.manual_seed(0)
+    dense, batches = Routing().eval(), [torch.randn(64, 9), torch.randn(64, 9)]
+    plan = {"first": Structure.parse("sekron:8x1,1x9@4")} | {
+        f"experts.{n}": Structure.parse("sekron:8x1,1x8@3") for n in (0, 1)
+    }
+    small = Plan(plan).apply(dense).eval()
+    shares = [int((n.first(batches[0])[:, 0] > 0).sum()) for n in (small, dense)]
+    assert shares[0] != shares[1]
+    return small, dense, batches
+
+
+def test_a_layer_that_gets_more_images_than_in_the_dense_network_stays_as_it_is():
+    small, dense, batches = routed()
+    before, images = copy.deepcopy(small.state_dict()), inputs_of(batches, dense, "`batches`")
+    layers = {name: small.get_submodule(name) for name in ("experts.0", "experts.1")}
+    rescale(small, dense, layers, list(images))
+    assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
+
+
+@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
+def test_a_network_that_routes_images_by_its_own_numbers_is_fitted(fit):
+    small, dense, batches = routed()
+    reference = reference_of(dense, inputs_of(batches, dense, "`batches`"))
+    first = reference.divergence(small)
+    fit(small, dense, batches, progress=False)
+    assert reference.divergence(small.eval()) < first

@@ -89,5 +89,30 @@ def layer_inputs(
     return found
 
 
+def paired_inputs(
+    name: str, dense: InputsAhead, compressed: nn.Module, place: int
+) -> list[tuple[Tensor, Tensor]] | None:
+    """Return what a layer gets in the dense network beside what it gets in the compressed one.
+
+    A network may send images, or parts of them, to other layers where its numbers are others. What
+    the layer gets then has no counterparts. Where it gets as many others, that is not seen.
+
+    Args:
+        name: Of the layer.
+        dense: Its inputs in the dense network.
+        compressed: The other network, in the mode in which it shall run.
+        place: Of the batch.
+
+    Returns:
+        The inputs of every call that the dense network makes; None where the other one makes
+        fewer, or a shape differs.
+    """
+    own = dense.of(name, place)
+    others = layer_inputs(compressed, [name], dense.batches[place], {name: len(own)})[name]
+    if [x.shape for x in own] != [x.shape for x in others]:
+        return None
+    return list(zip(own, others, strict=True))
+
+
 class _AllCalled(Exception):
     """Raised at the last call of the layers: nothing behind it needs to run."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sekron.calibration.layer_inputs import InputsAhead, layer_inputs
+from sekron.calibration.layer_inputs import InputsAhead, paired_inputs
 from sekron.calibration.patches import Positions, drawn, inputs_at, rows_needed
 
 FEWEST_BATCHES = 4
@@ -38,7 +38,7 @@ class PairedMoments:
 
 def paired_moments(
     name: str, dense: InputsAhead, compressed: nn.Module, largest_patch: int
-) -> PairedMoments:
+) -> PairedMoments | None:
     """Pass batches through both networks up to a layer, and collect the moments of its input.
 
     The compressed network changes with every layer, and runs again for each. Where there are more
@@ -51,25 +51,35 @@ def paired_moments(
         compressed: The compressed network, in the mode in which it shall run.
         largest_patch: Of a layer whose kernel takes at most that many numbers in, whole patches
             are collected instead of channels.
+
+    Returns:
+        The moments; None where the layer gets nothing, or, in the two networks, not as much.
     """
     module = dense.network.get_submodule(name)
 
-    def pairs_of(place: int) -> list[tuple[Positions, Positions]]:
-        own = dense.of(name, place)
-        others = layer_inputs(compressed, [name], dense.batches[place], {name: len(own)})[name]
+    def pairs_of(place: int) -> list[tuple[Positions, Positions]] | None:
+        pairs = paired_inputs(name, dense, compressed, place)
+        if pairs is None:
+            return None
         return [
             (inputs_at(module, x, largest_patch), inputs_at(module, other, largest_patch))
-            for x, other in zip(own, others, strict=True)
+            for x, other in pairs
         ]
 
     first = pairs_of(0)
-    n_positions, needed = sum(own.count for own, _ in first), rows_needed(first[0][0].width)
+    n_positions = sum(own.count for own, _ in first or ())
+    if not (first and n_positions):
+        return None
+    needed = rows_needed(first[0][0].width)
     count = min(max(math.ceil(needed / n_positions), FEWEST_BATCHES), len(dense.batches))
     generator = torch.Generator().manual_seed(0)
     sums: list[Tensor] = []
     n_rows = 0
     for place in (round(i * len(dense.batches) / count) for i in range(count)):
-        for own, other in first if place == 0 else pairs_of(place):
+        pairs = first if place == 0 else pairs_of(place)
+        if pairs is None:
+            return None
+        for own, other in pairs:
             chosen = drawn(own, own.count / n_positions / count, generator)
             for a, b in zip(own.rows(chosen), other.rows(chosen), strict=True):
                 with torch.autocast(a.device.type, enabled=False):

@@ -73,7 +73,7 @@ class Positions:
         rows = rows.float()
         if self.groups == 1:
             return rows
-        return rows.reshape(len(rows), self.groups, -1).movedim(1, 0)
+        return rows.reshape(len(rows), self.groups, self.width).movedim(1, 0)
 
 
 def batched(module: nn.Module, x: Tensor) -> Tensor:

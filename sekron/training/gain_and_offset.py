@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sekron.calibration.layer_inputs import InputsAhead, layer_inputs
+from sekron.calibration.layer_inputs import InputsAhead, paired_inputs
 from sekron.decomposition.metric import Metric
 from sekron.forward.evaluation import evaluating
 from sekron.forward.inputs import Arguments
@@ -57,7 +57,8 @@ def rescale(
 
     Layer after layer, in the order of the mapping: each gets its input from those before it. The
     gain goes into the factor that holds the output channels, where one factor alone does; the
-    offset goes into the bias, where there is one.
+    offset goes into the bias, where there is one. A layer that gets another number of images, or
+    of parts of them, than in the dense network is left as it is.
 
     Args:
         model: The compressed network, modified in place.
@@ -69,6 +70,8 @@ def rescale(
         inputs = InputsAhead(dense, list(layers), batches)
         for name, layer in layers.items():
             found = _channels(name, inputs, model)
+            if found is None:
+                continue
             gain = torch.ones_like(found.mean)
             if (
                 layer.structure.groups == 1
@@ -83,17 +86,18 @@ def rescale(
                 layer.bias.data.copy_((gain * layer.bias + offset).to(layer.bias))
 
 
-def _channels(name: str, dense: InputsAhead, model: nn.Module) -> Channels:
-    """Collect the moments of what a layer puts out in both networks."""
+def _channels(name: str, dense: InputsAhead, model: nn.Module) -> Channels | None:
+    """Collect the moments of what a layer puts out in both networks; None where it has no pairs."""
     sides = dense.network.get_submodule(name), model.get_submodule(name)
     # Where forward casts by itself, inputs may be in half precision and the weights are not.
     dtype = next(sides[1].parameters()).dtype
     sums: list[Tensor] = []
     n_rows = 0
-    for place, batch in enumerate(dense.batches):
-        own = dense.of(name, place)
-        others = layer_inputs(model, [name], batch, {name: len(own)})[name]
-        for inputs in zip(own, others, strict=True):
+    for place in range(len(dense.batches)):
+        pairs = paired_inputs(name, dense, model, place)
+        if pairs is None:
+            return None
+        for inputs in pairs:
             # Past the layer's hooks, which have made this input already.
             outputs = [side.forward(x.to(dtype)) for side, x in zip(sides, inputs, strict=True)]
             y, other = (_rows(sides[0], output) for output in outputs)
@@ -101,6 +105,8 @@ def _channels(name: str, dense: InputsAhead, model: nn.Module) -> Channels:
             totals = [term.sum(dim=0) for term in terms]
             sums = totals if not sums else [s + t for s, t in zip(sums, totals, strict=True)]
             n_rows += len(y)
+    if n_rows == 0:
+        return None
     return Channels(*(total / n_rows for total in sums))
 
 

@@ -47,7 +47,8 @@ def fit_in_sequence(
     target is `W* = W (B + λI)(D + λI)⁻¹`, `B = E[x x′ᵀ]`, `D = E[x′ x′ᵀ]`, both centred: the least
     squares solution for the layer's own output. The factors are fitted to it in the metric of D
     and of the gradient's moments. A bias, where there is one, takes up the difference of the means.
-    A layer of more than `WIDEST` input channels is left as it is.
+    A layer of more than `WIDEST` input channels is left as it is, and so is one that gets
+    another number of images, or of parts of them, than in the dense network.
 
     Args:
         model: The compressed network, modified in place.
@@ -71,6 +72,9 @@ def fit_in_sequence(
                 on_layer()
                 continue
             paired = paired_moments(name, inputs, model, LARGEST_PATCH)
+            if paired is None:
+                on_layer()
+                continue
             before = [factor.clone() for factor in layer.factors()]
             bias = None if layer.bias is None else layer.bias.detach().clone()
             _fit(layer, dense.get_submodule(name), paired, gradients[name], steps)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sekron.calibration.divergence import reference_of
-from sekron.calibration.output_kind import KINDS, Output, OutputKind
+from sekron.calibration.output_kind import KINDS, Output, OutputKind, real_tensors
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import (
     evaluating,
@@ -237,13 +237,22 @@ def _descend(
 def _loss(
     model: nn.Module, dense: nn.Module, names: Sequence[str], kind: OutputKind, batch: Arguments
 ) -> Tensor:
-    """Return `Σₗ ‖yₗ − tₗ‖² / ‖tₗ‖²` over the modules, plus the divergence of the outputs."""
+    """Return the divergence of the outputs, plus `Σₗ ‖yₗ − tₗ‖² / ‖tₗ‖²` over the modules."""
     with torch.no_grad(), _outputs(dense, names) as targets:
         target = output_of(dense, batch, "the batches")
     with _outputs(model, names) as outputs:
         output = batch.run(model)
-    of_modules = KINDS["values"].divergence(outputs, targets, TEMPERATURE)
-    return of_modules + kind.divergence(output, target, TEMPERATURE)
+    divergence = kind.divergence(output, target, TEMPERATURE)
+    # Not of what other parts of an image reach in the two networks.
+    both = [name for name in names if _shapes(outputs[name]) == _shapes(targets[name]) != []]
+    if both:
+        own, theirs = ([side[name] for name in both] for side in (outputs, targets))
+        divergence = divergence + KINDS["values"].divergence(own, theirs, TEMPERATURE)
+    return divergence
+
+
+def _shapes(outputs: list[object]) -> list[torch.Size]:
+    return [tensor.shape for tensor in real_tensors(outputs)]
 
 
 @contextmanager
