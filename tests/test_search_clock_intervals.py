@@ -118,6 +118,7 @@ def test_a_stopwatch_tells_all_intervals(small_network, small_input, runtime, mo
     monkeypatch.setattr("search.clock.stopwatch.race", race)
     measured = search.profile(small_network, small_input)
     stopwatch = Stopwatch(small_network, small_input, measured, runtime)
+    random_numbers = torch.get_rng_state()
     low, _, high = interval(rounds)
     if runtime == "torch":
         monkeypatch.setattr(stopwatch, "_names", list)  # which ran once alone
@@ -131,6 +132,8 @@ def test_a_stopwatch_tells_all_intervals(small_network, small_input, runtime, mo
         measured.searched[0], [(SPLIT, Form())], 1.0
     )
     assert ratio_low <= ratio <= ratio_high
+    stopwatch.compressed(Plan({measured.searched[0].name: SPLIT}))
+    assert torch.equal(torch.get_rng_state(), random_numbers)
 
 
 def test_intervals_are_recorded_and_older_records_are_read():

@@ -164,7 +164,7 @@ def _made(url: str) -> BaseStorage:
         except (IntegrityError, OperationalError, ProgrammingError) as error:
             if not isinstance(error, IntegrityError) and "exists" not in str(error):
                 raise
-            time.sleep(random.random())
+            time.sleep(random.SystemRandom().random())
     return optuna.storages.get_storage(url)
 
 

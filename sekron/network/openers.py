@@ -73,7 +73,9 @@ def _transposed_linear(module: nn.Module) -> nn.Module:
     weight = module.weight
     assert isinstance(weight, nn.Parameter)
     n_in, n_out = weight.shape
-    linear = nn.Linear(n_in, n_out, device=weight.device, dtype=weight.dtype)
+    linear = nn.Linear(n_in, n_out, device="meta", dtype=weight.dtype).to_empty(
+        device=weight.device
+    )
     with torch.no_grad():
         linear.weight.copy_(weight.T)
     return in_place_of(module, linear)

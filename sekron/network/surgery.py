@@ -120,14 +120,19 @@ def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
 
 
 def blank_layer(module: nn.Module, structure: Structure, form: Form) -> Factorized:
-    """Return a factorized layer in place of a dense one, its factors not yet filled in."""
-    if isinstance(module, nn.Linear):
-        return SeKronLinear.like(module, structure, form)
-    assert isinstance(module, _ConvNd)
-    if isinstance(module, TRANSPOSED):
-        return SeKronConvTranspose.like(module, structure, form)
-    kind = SeKronConv2d if isinstance(module, nn.Conv2d) else SeKronConv
-    return kind.like(module, structure, form)
+    """Return a factorized layer in place of a dense one, its factors not yet filled in.
+
+    What they hold meanwhile takes nothing from the caller's random numbers.
+    """
+    device = weight_of(module, "").device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        if isinstance(module, nn.Linear):
+            return SeKronLinear.like(module, structure, form)
+        assert isinstance(module, _ConvNd)
+        if isinstance(module, TRANSPOSED):
+            return SeKronConvTranspose.like(module, structure, form)
+        kind = SeKronConv2d if isinstance(module, nn.Conv2d) else SeKronConv
+        return kind.like(module, structure, form)
 
 
 def _new_layers(
