@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -23,7 +24,7 @@ from sekron.budget import RESOURCES, Budget, must_be_budget
 from sekron.columns import returns_columns
 from sekron.decomposition.metric import Metric
 from sekron.forward.batches import Batches
-from sekron.forward.evaluation import Score, inputs_of
+from sekron.forward.evaluation import Score, inputs_of, said
 from sekron.forward.inputs import Inputs, example_of
 from sekron.network.opening import opened
 from sekron.network.plan import Plan
@@ -100,8 +101,8 @@ def compare(
         The columns below: error in the plain norm and error_in_metric, in the metric, of every
         row; seconds for the candidates of all budgets, the choice, and the factors that no row
         before computed. What was not measured is NaN; so is everything where a method does not
-        reach a budget. When the comparison is interrupted, the rows that are finished are
-        returned.
+        reach a budget. Of a rival that fails there are the rows up to there, and a warning. When
+        the comparison is interrupted, the rows that are finished are returned.
 
     Raises:
         ValueError: If a name is unknown, a method lacks what it needs, a budget limits latency or
@@ -142,7 +143,7 @@ def compare(
     # Another search may have made them.
     rows.forget(list(map(str, budgets)), [*plans, *tables])
     try:
-        _run(makers, jobs, rows, judge, progress)
+        _run(makers, jobs, rows, judge, frozenset(names), progress)
     except KeyboardInterrupt:
         warnings.warn(
             f"the comparison was interrupted; {len(rows.frame())} rows are finished.", stacklevel=2
@@ -155,9 +156,11 @@ def _run(
     jobs: Mapping[str, list[tuple[Budget, str]]],
     rows: Rows,
     judge: Judge,
+    rivals: Collection[str],
     progress: bool,
 ) -> None:
-    """Add the rows that are not there yet."""
+    """Add the rows that are not there yet, also where a rival fails."""
+    failures = []
     with bar(progress) as shown:
         task = shown.add_task("", total=sum(map(len, jobs.values())))
         for name, pairs in jobs.items():
@@ -165,24 +168,66 @@ def _run(
             shown.update(task, description=name, advance=len(pairs) - len(missing))
             if not missing:
                 continue
-            start = time.perf_counter()
-            contender = makers[name]()
-            preparation = time.perf_counter() - start
-            for budget, group in groupby(missing, key=itemgetter(0)):
-                rules = [rule for _, rule in group]
-                for row in _made(contender, judge, budget, rules):
-                    rows.add({**row, "method": name, "seconds": preparation + row["seconds"]})
+            giving_up = _failing if name in rivals else nullcontext
+            try:
+                for row in _rows_of(makers[name], judge, missing, giving_up):
+                    rows.add({**row, "method": name})
                     shown.advance(task)
+            except _Failed as failure:
+                failures.append(failure.error)
+                warnings.warn(
+                    f"{name!r} failed, and is compared as far as it came: {said(failure.error)}",
+                    stacklevel=3,
+                )
+    if failures and rows.frame().empty:
+        raise failures[0]
+
+
+class _Failed(Exception):
+    """Raised where a rival, rather than what it is judged by, raises an error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of the packages that it is made with
+        raise _Failed(error) from error
+
+
+def _rows_of(
+    make: Callable[[], Contender],
+    judge: Judge,
+    missing: Sequence[tuple[Budget, str]],
+    giving_up: Callable[[], AbstractContextManager[None]],
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one contender."""
+    start = time.perf_counter()
+    with giving_up():
+        contender = make()
+    preparation = time.perf_counter() - start
+    for budget, group in groupby(missing, key=itemgetter(0)):
+        for row in _made(contender, judge, budget, [rule for _, rule in group], giving_up):
+            yield {**row, "seconds": preparation + row["seconds"]}
 
 
 def _made(
-    contender: Contender, judge: Judge, budget: Budget, rules: Sequence[str]
+    contender: Contender,
+    judge: Judge,
+    budget: Budget,
+    rules: Sequence[str],
+    giving_up: Callable[[], AbstractContextManager[None]],
 ) -> Iterator[dict[str, Any]]:
     """Yield a row per rule once it is finished; where the best one is repaired, all at the end."""
     made = []
     for rule in rules:
         start = time.perf_counter()
-        entry = contender.enter(budget, rule)
+        with giving_up():
+            entry = contender.enter(budget, rule)
         seconds = time.perf_counter() - start
         row = {"budget": str(budget), "ranks_by": rule, **judge.row(entry), "seconds": seconds}
         made.append((row, entry))

@@ -460,3 +460,27 @@ def test_a_network_that_came_factorized_in_part_is_compared(small_network, small
         metric=calibrated.metrics,
     )
     assert (frame["error_in_metric"] > 0).any()
+
+
+def test_a_rival_that_fails_costs_no_other_its_rows(small_network, small_input, monkeypatch):
+    class Failing:
+        def factorize(self, *_):
+            raise RuntimeError("no factors")
+
+        def __getattr__(self, name):
+            return getattr(METHODS["cp"], name)
+
+    monkeypatch.setitem(METHODS, "tucker2", Failing())
+    methods = ["channel_svd", "tucker2", "cp"]
+    with pytest.warns(UserWarning, match="'tucker2' failed, .* as it came: no factors"):
+        frame = brief(small_network, small_input, HALF, methods=methods, allocations=["exact"])
+    assert frame["method"].tolist() == ["channel_svd", "cp"]
+
+    with pytest.warns(UserWarning, match="failed"), pytest.raises(RuntimeError, match="no factors"):
+        brief(small_network, small_input, HALF, methods=["tucker2"])
+
+    def plan(_):
+        raise ValueError("no plan")
+
+    with pytest.raises(ValueError, match="no plan"):
+        brief(small_network, small_input, HALF, methods=[], plans={"ours": plan})
