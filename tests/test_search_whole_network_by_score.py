@@ -464,3 +464,25 @@ def test_with_a_least_score_the_plan_of_the_clock_competes_too(finished, monkeyp
     assert (
         scored.best_by_score(choices, budget, start, judge, admits, trials, print, print) == start
     )
+
+
+def test_trials_that_no_plan_fits_are_told(finished, monkeypatch):
+    """The plan of the clock holds what, by the layers' times, no plan does."""
+    choices, told = finished[1].choices, []
+    start = choices.best(Budget(flops=0.5))
+    judge = SimpleNamespace(scores=SimpleNamespace(dense=1.0), crown=lambda *_: None)
+    trials = SimpleNamespace(claims=None, number=3, seed=0)
+    for name, instead in (
+        ("SharedJudge", lambda *_, **__: 1.0),
+        ("SharedTrials", SimpleNamespace(next=lambda: 0, told={}, wait_for_all=lambda: None)),
+        ("study_of", None),
+        ("_asked", None),
+        ("_weighted", choices),
+    ):
+        monkeypatch.setattr(scored, name, lambda *_, instead=instead: instead)
+    arguments = judge, lambda _: 0.0, trials, print, told.append
+    assert scored.best_by_score(choices, Budget(flops=0.01), start, *arguments) == start
+    assert told == [
+        f"by the layers' times no further plan is within {Budget(flops=0.01)}; "
+        "0 of 3 trials were run."
+    ]

@@ -69,7 +69,8 @@ def best_by_score(
         admits: Whether a plan may win besides.
         trials: How many, where they are kept, and what this worker has in hand.
         on_progress: Called with what is being scored.
-        warn: Called where all that score enough are slower than the dense network.
+        warn: Called where all that score enough are slower than the dense network, and where the
+            trials end since the layers' times admit no plan.
 
     Raises:
         InfeasibleBudget: If no plan within the other limits has the least score.
@@ -81,7 +82,7 @@ def best_by_score(
     reasons = _reasons(choices)
     question, dense = choices.question(budget), judge.scores.dense
     study = study_of(question, dense, trials)
-    _run_trials(contest, study, trials, reasons, on_progress)
+    _run_trials(contest, study, trials, reasons, on_progress, warn)
     winner = contest.best
     if not budget.is_clocked and contest.slower and not (winner and winner.plan):
         winner = contest.slower
@@ -161,6 +162,7 @@ def _run_trials(
     trials: Trials,
     reasons: dict[str, dict[str, float]],
     on_progress: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> None:
     """Enter the plans of all trials, those that others run too, until none is left."""
     known: set[int] = set()
@@ -178,7 +180,12 @@ def _run_trials(
         try:
             plan = _weighted(contest.choices, trial, reasons).best(contest.room)
         except InfeasibleBudget:
-            break  # nothing is cheaper than the best plan
+            if contest.room == contest.budget.limits:  # else nothing is cheaper than the best plan
+                warn(
+                    f"by the layers' times no further plan is within {contest.room}; "
+                    f"{len(known)} of {trials.number} trials were run."
+                )
+            break
         shared.run(number, trial, plan.to_json(), partial(score, plan, number))
     shared.wait_for_all()
     _enter_told(contest, shared.told, known)
