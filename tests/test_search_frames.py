@@ -12,6 +12,7 @@ import search
 import sekron
 from search import Budget, SearchResult
 from sekron.columns import COLUMNS
+from sekron.layers.operations import Form
 from sekron.network.plan_frame import FRAME
 from tests.test_search_whole_network_within_latency import World
 from tests.test_search_whole_network_within_latency import run as run_in
@@ -132,3 +133,16 @@ def test_a_plan_is_a_frame(result):
     assert frame["params"].tolist() == layers["params_after"].tolist()
     assert frame["form"].tolist() == layers["form"].tolist()
     assert sekron.Plan({}).to_frame().columns.tolist() == list(FRAME)
+
+
+def test_layers_tell_what_a_plan_costs_in_its_own_forms(result):
+    plan = result.best
+    turned = [Form(order, plain) for order in (None, (1, 0), (0, 1)) for plain in (False, True)]
+    for form in turned:
+        name = next(name for name in plan if plan[name].length == 2)
+        other = sekron.Plan(plan, {**{n: plan.form(n) for n in plan}, name: form}, result.metrics)
+        frame = result.layers(other).set_index("layer")
+        fixed = result.profile.flops - sum(layer.flops for layer in result.profile.layers)
+        assert fixed + frame["flops_after"].sum() == result.profile.totals(other)["flops"]
+        is_own = form == plan.form(name)
+        assert np.isnan(frame.loc[name, "ms_after"]) == (not is_own)

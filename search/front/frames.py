@@ -84,11 +84,14 @@ def planned_frame(choices: Choices, plan: Plan) -> pd.DataFrame:
         structure = form = ""
         if layer.name in chosen:
             row, options = chosen[layer.name], choices.layers[layer.name]
-            flops, params = int(options.flops[row]), int(options.params[row])
-            ms, ms_after = float(options.ms[-1]), float(options.ms[row])
+            params, ms = int(options.params[row]), float(options.ms[-1])
+            own = plan.form(layer.name)
+            if own == options.forms[row]:
+                ms_after = float(options.ms[row])
         if layer.name in plan:
+            flops = layer.flops_of(plan[layer.name], own.order)
             error = float(choices.tables[layer.name].errors[row])
-            structure, form = str(plan[layer.name]), str(plan.form(layer.name))
+            structure, form = str(plan[layer.name]), str(own)
         after: dict[str, object] = {"structure": structure, "form": form, "error": error}
         for resource, used in (("flops", flops), ("params", params)):
             dense = choices.profile.dense(resource)
