@@ -8,7 +8,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from sekron import Structure, decompose, reconstruct, relative_error
-from sekron.calibration.sensitivity import LEAST, LEVELS, divergences, sensitivities, weighted_by
+from sekron.calibration.sensitivity import (
+    LEAST,
+    LEVELS,
+    _approximations,
+    divergences,
+    sensitivities,
+    weighted_by,
+)
 from sekron.decomposition.metric import Metric
 from sekron.forward.inputs import as_arguments
 
@@ -144,3 +151,23 @@ class Of(nn.Module):
 def test_outputs_that_cannot_be_compared_are_refused(function, rule):
     with pytest.raises(ValueError, match=f"must {rule} when layer 'layer' is compressed"):
         divergences(Of(function), {"layer": identity(4, 4)}, [as_arguments(torch.eye(4))])
+
+
+@pytest.mark.parametrize("shape", [(20, 6), (6, 20), (6, 2, 3, 3)], ids=str)
+def test_a_layer_is_tried_at_its_best_approximations(shape):
+    torch.manual_seed(3)
+    weight = torch.randn(shape, dtype=torch.float64)
+    matrix = weight.flatten(1)
+    found = list(_approximations(weight, identity(shape[0], shape[1])))
+    assert found
+    for error, low in found:
+        rank = int(torch.linalg.matrix_rank(low.flatten(1), rtol=1e-6))
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        torch.testing.assert_close(low.flatten(1), (u[:, :rank] * s[:rank]) @ vh[:rank])
+        assert error == pytest.approx(float((matrix - low.flatten(1)).norm() / matrix.norm()))
+
+
+def test_what_is_rounding_alone_is_no_approximation():
+    torch.manual_seed(4)
+    weight = torch.randn(20, 1, dtype=torch.float64) @ torch.randn(1, 30, dtype=torch.float64)
+    assert list(_approximations(weight, identity(20, 30))) == []

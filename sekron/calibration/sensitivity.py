@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sekron.calibration.divergence import Reference
 from sekron.calibration.output_kind import Output, kind_of
+from sekron.decomposition.gram import eigh_of_gram
 from sekron.decomposition.metric import ERROR_POWER, Metric
 from sekron.forward.inputs import Arguments
 from sekron.network.copying import copy_of
@@ -23,7 +24,10 @@ LEVELS = (0.3, 0.5, 0.7)
 """Approximate relative errors at which a layer is tried."""
 
 LEAST = 1e-9
-"""Least divergence, and least relative error, that are more than rounding."""
+"""Least divergence that is more than rounding."""
+
+LEAST_ERROR = 1e-5
+"""Least relative error that is more than rounding."""
 
 
 @in_single_precision
@@ -105,18 +109,20 @@ def weighted_by(
 
 def _approximations(weight: Tensor, metric: Metric) -> Iterator[tuple[float, Tensor]]:
     """Yield relative errors near `LEVELS`, and low-rank approximations that have them."""
-    u, s, vh = torch.linalg.svd(metric.whiten(weight).flatten(1), full_matrices=False)
-    energy = s.square()
+    matrix = metric.whiten(weight).flatten(1)
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    energy, vectors = (x.flip(-1) for x in eigh_of_gram(matrix.mT if is_tall else matrix))
     lost = (energy.sum() - energy.cumsum(0)).clamp_min(0.0) / energy.sum().clamp_min(1e-300)
     errors = lost.sqrt()[:-1]  # without the last, which is zero
     if len(errors) == 0 or not energy.any():
         return
     back = metric.inverse()
     for rank in sorted({1 + int((errors - level).abs().argmin()) for level in LEVELS}):
-        if errors[rank - 1] > LEAST:
-            low = (u[:, :rank] * s[:rank]) @ vh[:rank]
-            approximation = back.whiten(low.reshape(weight.shape))
-            yield float(errors[rank - 1]), approximation.to(weight.dtype)
+        basis = vectors[:, :rank]
+        low = matrix @ basis @ basis.mT if is_tall else basis @ (basis.mT @ matrix)
+        error = float((matrix - low).norm() / matrix.norm())
+        if error > LEAST_ERROR:
+            yield error, back.whiten(low.reshape(weight.shape)).to(weight.dtype)
 
 
 def _divergence(name: str, network: nn.Module, reference: Reference) -> float:
