@@ -253,7 +253,7 @@ def test_a_compressed_network_trains_and_copies():
     optimizer = torch.optim.SGD(small.parameters(), lr=0.1)
     x, y = torch.randn(8, 3, 9, 8), torch.randint(0, 5, (8,))
     losses = []
-    for _ in range(60):
+    for _ in range(120):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(small(x), y)
         loss.backward()
