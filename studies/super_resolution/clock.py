@@ -26,9 +26,6 @@ from studies.training import RUNS
 SIZE = 256
 """Side of the image, in pixels, that is magnified against the clock."""
 
-SECONDS = 150.0
-"""Of a search's clock."""
-
 KEY = ["runtime", "threads", "asked"]
 """What a row is about."""
 
@@ -46,7 +43,7 @@ def main() -> None:
         for speedup in options.speedups:
             row = dict(zip(KEY, (runtime, options.threads, speedup), strict=True))
             try:
-                row |= _found(network, model, runtime, speedup)
+                row |= _found(network, model, runtime, speedup, options.seconds)
             except (search.InfeasibleBudget, sekron.CannotRun, ImportError) as error:
                 row["note"] = str(error)
             _keep(options.output, row)
@@ -69,7 +66,9 @@ def _image(runtime: str) -> Tensor:
     return image.contiguous(memory_format=torch.channels_last) if runtime == EAGER else image
 
 
-def _found(network: Network, model: nn.Module, runtime: str, speedup: float) -> dict[str, object]:
+def _found(
+    network: Network, model: nn.Module, runtime: str, speedup: float, seconds: float
+) -> dict[str, object]:
     """Return what is known of the plan for a speed-up, and of the network that is tuned."""
     image = _image(runtime)
     result = search.run(
@@ -79,7 +78,7 @@ def _found(network: Network, model: nn.Module, runtime: str, speedup: float) -> 
         run=RUNS / f"sr-{network.name}-clock",
         calibration=network.calibration(),
         runtime=runtime,
-        measure_seconds=SECONDS,
+        measure_seconds=seconds,
     )
     choices = result.choices
     used = choices.as_it_is(result.best).used
@@ -108,6 +107,7 @@ def _options() -> argparse.Namespace:
         choices=list(RUNTIMES),
     )
     parser.add_argument("--speedups", nargs="+", type=float, default=[1.5])
+    parser.add_argument("--seconds", type=float, default=150.0, help="of a search's clock")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     return parser.parse_args()
 
