@@ -53,7 +53,8 @@ def paired_moments(
             are collected instead of channels.
 
     Returns:
-        The moments; None where the layer gets nothing, or, in the two networks, not as much.
+        The moments; None where the layer gets nothing of the first batch, or another number of
+        images than in the dense network.
     """
     module = dense.network.get_submodule(name)
 
