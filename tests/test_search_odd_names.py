@@ -51,6 +51,14 @@ def test_names_are_printed_as_they_are(capsys):
     assert all(name in console.file.getvalue() for name in NAMES)
 
 
+def test_a_table_gives_the_terminal_no_commands(capsys):
+    strange = "a\x1b]0;title\x07b\u202e"
+    print_frame(pd.DataFrame({f"{strange}s": [strange], "places": [(strange, 1)]}))
+    out = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in out)
+    assert out.count("a\\x1b]0;title\\x07b\\u202e") == 3
+
+
 def test_no_cell_of_a_run_is_a_formula(network, tmp_path):
     run(network, torch.randn(1, 4, 16, 16), run=tmp_path, n_trials=0, include=["*"])
     rows = list(csv.DictReader(io.StringIO((tmp_path / CANDIDATES).read_text())))

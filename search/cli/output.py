@@ -74,7 +74,7 @@ def _table(frame: pd.DataFrame) -> Table:
     table = Table(box=None, header_style="bold")
     for column in frame.columns:
         right = pd.api.types.is_numeric_dtype(frame[column])
-        table.add_column(str(column), justify="right" if right else "left")
+        table.add_column(_shown(str(column)), justify="right" if right else "left")
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))
     return table
@@ -112,7 +112,7 @@ def note_uncounted(unsupported: dict[str, int]) -> None:
 
 def _cell(value: object) -> str:
     if isinstance(value, tuple):
-        return "x".join(map(str, value))
+        return _shown("x".join(map(str, value)))
     if isinstance(value, float):
         return f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else _shown(str(value))
