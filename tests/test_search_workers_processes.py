@@ -99,3 +99,22 @@ def test_a_keyboard_interrupts_the_search_which_ends_its_workers(monkeypatch):
     finally:
         signal.signal(signal.SIGINT, before)
     assert seen == [signal.SIG_IGN]
+
+
+@pytest.mark.parametrize("is_in_path", [False, True])
+def test_a_module_of_our_name_in_the_working_directory_is_not_theirs(
+    is_in_path, tmp_path, monkeypatch
+):
+    (tmp_path / "search.py").write_text("raise SystemExit('not ours')")
+    (tmp_path / "only_here.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    if is_in_path:
+        monkeypatch.syspath_prepend("")
+    said = []
+    code = "import search.workers.processes" + "; import only_here" * is_in_path
+    with Processes(1, code, [], None, said.append) as others:
+        others.begin()
+        for thread in others._threads:
+            thread.join()
+        assert others._processes[0].wait() == 0
+    assert said == []

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from threading import Thread
 from typing import Self
 
@@ -35,9 +36,9 @@ class Processes:
         storage: str | None,
         complain: Callable[[str], object],
     ) -> None:
-        self._number, self._command = number, [sys.executable, "-c", code, *arguments]
-        path = os.pathsep.join(filter(None, sys.path))
-        self._environment = {**os.environ, "PYTHONPATH": path}
+        # -P: else the working directory comes first, which may hold a module of our name.
+        self._number, self._command = number, [sys.executable, "-P", "-c", code, *arguments]
+        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_path())}
         self._environment.pop(STORAGE, None)  # perhaps another search's
         if storage is not None:
             self._environment[STORAGE] = storage
@@ -102,3 +103,17 @@ def _wait_for_end(at_end: Callable[[], object]) -> None:
         at_end()
     finally:
         os._exit(1)
+
+
+def _path() -> list[str]:
+    """Return where this process finds modules, our own package before others of its name."""
+    own = str(Path(__file__).parents[2])
+    path = [entry or os.getcwd() for entry in sys.path]
+    others = (n for n, entry in enumerate(path) if entry != own and _has_namesake(Path(entry)))
+    first = next(others, None)
+    return path if first is None else [*path[:first], own, *path[first:]]
+
+
+def _has_namesake(folder: Path) -> bool:
+    name = __package__.partition(".")[0]
+    return (folder / f"{name}.py").exists() or (folder / name).is_dir()
