@@ -1,9 +1,11 @@
 """Every runtime runs what torch runs, and says what it is and what it does not take."""
 
+import errno
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -248,3 +250,15 @@ def test_an_unknown_runtime():
         match=r"one of torch, torch\.compile, onnxruntime, onnxruntime-int8, .*openvino.*, got",
     ):
         make_ready("tensorrt", nn.Linear(3, 3), as_arguments(torch.randn(1, 3)))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "torch.compile"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), MemoryError("full")])
+def test_a_full_disk_or_memory_is_no_refusal(monkeypatch, name, error):
+    def full(*_, **__):
+        raise RuntimeError("not written") from error
+
+    monkeypatch.setattr("sekron.export.runtimes.trace", full)
+    monkeypatch.setattr("sekron.export.runtimes._in_torch", lambda *_: SimpleNamespace(run=full))
+    with pytest.raises(type(error), match=str(error).split(maxsplit=2)[-1][:4]):
+        make_ready(name, torch.nn.Linear(3, 3), as_arguments(torch.randn(1, 3)))

@@ -6,6 +6,7 @@ It raises `CannotRun` for a network that it does not take, and ImportError where
 
 from __future__ import annotations
 
+import errno
 import re
 import tempfile
 from collections.abc import Callable, Iterable
@@ -54,6 +55,9 @@ PROVIDERS = {
 }
 """Runtimes on a CUDA device -> what of ONNX Runtime executes a network, first and for the rest."""
 
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+"""Errors of the system that say nothing of a network."""
+
 RECOMPILATIONS = 10_000
 """Of one piece of code, after which dynamo would run it eagerly, without a word."""
 
@@ -73,6 +77,7 @@ def torch_compile(model: nn.Module, arguments: Arguments) -> Ready:
         try:
             ready.run(arguments)
         except Exception as error:  # a compiler raises anything
+            _must_not_pass(error)
             raise _refused("torch.compile", error) from error
     return ready
 
@@ -193,6 +198,7 @@ def _exported(name: str, read: Reader, model: nn.Module, arguments: Arguments) -
             run = read(path, _written(model, arguments, path))
             run(arguments)
         except Exception as error:  # an exporter raises anything
+            _must_not_pass(error)
             raise _refused(name, error) from error
     return Ready(name, version_of(name), torch.get_num_threads(), run)
 
@@ -204,6 +210,17 @@ def _written(model: nn.Module, arguments: Arguments, path: Path) -> Iterable[str
     program = trace(model, arguments, "none", of_tensors=True)
     write_onnx(program, path)
     return program.inputs
+
+
+def _must_not_pass(error: BaseException) -> None:
+    """Raise what comes of a disk or a memory that is full now, which no network is to blame for."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) in PASSING:
+            raise cause
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
 
 
 def _refused(name: str, error: Exception) -> CannotRun:
