@@ -33,6 +33,7 @@ from sekron.scalars import number, whole
 from sekron.training.at_best import at_best
 from sekron.training.batch_norm import norms_with_statistics, recalibrate
 from sekron.training.channels_last import channels_last
+from sekron.training.gradients_aside import gradients_aside
 from sekron.training.unlabelled import unlabelled
 
 LEARNING_RATE = 4e-3
@@ -206,7 +207,12 @@ def _descend(
     )
     n_looks = min(N_JUDGED, max(steps // FEWEST_STEPS, 1))
     looked_after = {round(steps * (i + 1) / n_looks) for i in range(n_looks)}
-    with evaluating(model), evaluating(dense), torch.enable_grad():
+    with (
+        evaluating(model),
+        evaluating(dense),
+        torch.enable_grad(),
+        gradients_aside(parameters),
+    ):
         for step in range(steps):
             for norm in norms:
                 norm.train()
