@@ -237,3 +237,19 @@ def test_two_processes_learn_what_one_does_with_batches_twice_as_large(data, tmp
         torch.testing.assert_close(first[0][name], tensor)
     assert first[1][1:] == pytest.approx(one[1][1:])
     assert json.loads((tmp_path / "two/training.json").read_text())["state"].startswith("epoch-2-")
+
+
+def test_what_is_frozen_in_a_network_that_trains_stays_so(data):
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 5),
+    ).train()  # fmt: skip
+    network[1].eval()
+    images = torch.randn(8, 3, 6, 6)
+    loader = [(images, torch.arange(8) % 5)]
+    before = network[1].running_mean.clone()
+    sekron.finetune(network, loader, recipe=sekron.Recipe(epochs=1, distillation=0), progress=False)
+    assert torch.equal(network[1].running_mean, before)
+    network.eval()
+    sekron.finetune(network, loader, recipe=sekron.Recipe(epochs=1, distillation=0), progress=False)
+    assert not torch.equal(network[1].running_mean, before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,6 +67,8 @@ def finetune(
 ) -> list[Epoch]:
     """Train a compressed network, in place, with momentum and a cosine schedule.
 
+    Of a network in training mode, modules that are not, such as frozen batch norm, stay so.
+
     It runs on one device, or unchanged under `accelerate launch` on several processes or
     machines, each of which gets its share of every epoch.
 
@@ -120,6 +122,7 @@ def fit(
     """Train; what `finetune` does, with or without something else on top."""
     accelerator = _accelerator(recipe)
     n_batches, orders = _n_batches(loader), _orders(loader)
+    frozen = _frozen(model)
     with torch.enable_grad(), _restored(model):
         groups = _groups(model, recipe, regularizer)
         clipped = [p for group in groups[:2] for p in group["params"]]
@@ -145,7 +148,7 @@ def fit(
                 for number in range(record.last + 1, recipe.epochs + 1):
                     done = (number - 1) * len(loader)
                     shown.update(task, completed=done, description=f"epoch {number}")
-                    model.train()
+                    _train(model, frozen)
                     losses = []
                     for batch in loader:
                         loss = loss_of(network, batch)
@@ -263,6 +266,17 @@ def _scored(model: nn.Module, score: Score | None) -> float:
     from accelerate.utils import broadcast_object_list  # noqa: PLC0415  an extra
 
     return float(broadcast_object_list([value])[0])
+
+
+def _frozen(model: nn.Module) -> list[nn.Module]:
+    """Return what does not train in a network that does, since it was told not to."""
+    return [module for module in model.modules() if model.training and not module.training]
+
+
+def _train(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
+    model.train()
+    for module in frozen:
+        module.training = False
 
 
 @contextmanager
