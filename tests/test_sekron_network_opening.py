@@ -197,6 +197,24 @@ def test_ranks_by_training_and_repair():
     assert repaired.after <= repaired.before
 
 
+@pytest.mark.parametrize("flops", [0.7, 1.0])
+@pytest.mark.parametrize("kind", [Stored, Encoder])
+def test_what_was_ranked_by_training_is_saved_and_loaded(kind, flops, tmp_path):
+    """Also where layers of an opened module save nothing, and stay whole."""
+    network = Flat(kind().eval())
+    loader = [(x, torch.zeros(8, dtype=torch.long)) for x in batches()]
+    budget, recipe = search.Budget(flops=flops), sekron.Recipe(epochs=1, distillation=1)
+    found = funnel(network, loader, X, budget=budget, dense=network, recipe=recipe, progress=False)
+    assert (
+        search.profile(network, X).totals(found.plan)["flops"]
+        == count_flops(found.network, (X[:1],))[0]
+    )
+    sekron.save(found.network, tmp_path / "small.safetensors")
+    torch.manual_seed(3)
+    again = sekron.load(Flat(kind()), tmp_path / "small.safetensors").eval()
+    torch.testing.assert_close(outputs(again), outputs(found.network.eval()), atol=0, rtol=0)
+
+
 # The network has layer norm, and every rival is re-estimated alike.
 @pytest.mark.filterwarnings("ignore:recalibrate. the network has no batch norm:UserWarning")
 def test_rivals_take_part(network):

@@ -20,6 +20,7 @@ from sekron.forward.inputs import Inputs
 from sekron.layers.factorized import Factorized, in_place_of
 from sekron.layers.operations import DEFAULT_FORM
 from sekron.network.copying import copy_of
+from sekron.network.eligibility import replaceable_modules
 from sekron.network.opening import opened
 from sekron.network.plan import Plan
 from sekron.network.surgery import blank_layer, compressed, weight_of
@@ -121,6 +122,7 @@ def funnel(
     if not gate_rate > 0:
         raise ValueError(f"`gate_rate` must be positive, got {gate_rate}.")
     measured = profile(model, example_input, include, exclude)
+    own = replaceable_modules(model)  # the others appear where a module is opened
     model = opened(model, [layer.name for layer in measured.searched])
     structures = {x.name: _largest(x, point or _default_point) for x in measured.searched}
     if not structures:
@@ -150,20 +152,27 @@ def funnel(
     )
     epochs = fit(network, loader, dense, None, recipe, folder, output, progress, regularizer)
     threshold = _threshold(budget, measured, layers)
-    plan = _plan(budget, measured, layers, threshold)
+    saving = _plan(budget, measured, layers, threshold)
+    # A file of the network tells by its plan what is to be opened again.
+    whole = {
+        layer.name: Structure.dense(layer.weight_shape, layer.groups)
+        for layer in measured.searched
+        if layer.name not in saving and layer.name not in own
+    }
     final: dict[str, nn.Module] = {}
     for name, trained in layers.items():
         original = model.get_submodule(name)
-        if name in plan:
-            small = blank_layer(original, plan[name], DEFAULT_FORM)
-            small.set_factors(trained.cut(threshold))
+        weight = reconstruct(trained.factors(), trained.layer.structure).detach()
+        if name in saving or name in whole:
+            structure = saving[name] if name in saving else whole[name]
+            small = blank_layer(original, structure, DEFAULT_FORM)
+            small.set_factors(trained.cut(threshold) if name in saving else [weight])
             final[name] = in_place_of(trained.layer, small)
         else:
             dense_layer = in_place_of(trained.layer, copy_of(original))
-            weight = reconstruct(trained.factors(), trained.layer.structure)
-            weight_of(dense_layer, "").data.copy_(weight.detach())
+            weight_of(dense_layer, "").data.copy_(weight)
             final[name] = dense_layer
-    return FunnelResult(swap(network, final), plan, epochs)
+    return FunnelResult(swap(network, final), Plan({**saving, **whole}), epochs)
 
 
 def _default_point(weight_shape: tuple[int, ...]) -> Point:
