@@ -258,6 +258,30 @@ def test_another_network_score_or_storage_is_refused(small_network, small_input,
         search.join(small_network, plain, score=lambda _: 1.0)
 
 
+def test_a_worker_scores_networks_as_the_search_does(small_network, small_input, tmp_path):
+    """With batch norm re-estimated from as many images."""
+    images, told = [small_input.repeat(8, 1, 1, 1)], []
+    changes = {"score": lambda _: 1.0, "n_network_trials": 1, "budget": Budget(flops=0.5)}
+    changes |= {**ARGUMENTS, "output": "values"}
+    request = request_of(small_network, small_input, calibration=images, **changes)
+    n_images = len(images[0])
+    with pytest.raises(KeyboardInterrupt):
+        search_network(request, RunFolder(tmp_path / "run"), told.append, on_begin=interrupt)
+    for calibration, got in ((None, 0), ([images[0][:5]], 5)):
+        with pytest.raises(ValueError, match=rf"with {n_images} images before .*, got {got}; give"):
+            search.join(
+                small_network,
+                tmp_path / "run",
+                score=lambda _: 1.0,
+                calibration=calibration,
+                progress=False,
+            )
+    request = request_of(small_network, small_input, calibration=[images[0][:5]], **changes)
+    with pytest.raises(KeyboardInterrupt):
+        search_network(request, RunFolder(tmp_path / "run"), told.append, on_begin=interrupt)
+    assert f"re-estimated with {n_images} images, those to come with 5" in " ".join(told)
+
+
 def test_the_number_of_network_trials_is_recorded(small_network, small_input, tmp_path):
     changes = {"score": lambda _: 1.0, "n_network_trials": 2}
     searched(small_network, small_input, tmp_path / "run", **changes)

@@ -13,7 +13,14 @@ from search.folder.storage import told
 from search.front.choices import Choices
 from search.per_layer.identity import weight_digests
 from search.pipeline.course import Course
-from search.pipeline.foresight import DENSE_SCORE, LAYERS, SCORES, seconds_side_by_side, slowness
+from search.pipeline.foresight import (
+    DENSE_SCORE,
+    LAYERS,
+    RE_ESTIMATED,
+    SCORES,
+    seconds_side_by_side,
+    slowness,
+)
 from search.pipeline.plans import judge_of, plan_by_score
 from search.pipeline.processes import helped
 from search.pipeline.request import Request
@@ -157,7 +164,7 @@ def _check_score(claims: Claims, judge: Judge | None) -> None:
     """Refuse a score that is not the one of the search, and name trials as that one does.
 
     Raises:
-        ValueError: If the dense network has another one.
+        ValueError: If the dense network has another one, or networks are not scored as there.
     """
     claims.look()
     noted = None if judge is None else claims.finished(DENSE_SCORE)
@@ -165,6 +172,12 @@ def _check_score(claims: Claims, judge: Judge | None) -> None:
         raise ValueError(
             "`score` must be that of the search, in which the dense network has "
             f"{noted!r}, got {judge.scores.dense!r}; give the same score and the same data."
+        )
+    n_images = None if judge is None else claims.finished(RE_ESTIMATED)
+    if judge is not None and n_images not in (None, judge.n_images):
+        raise ValueError(
+            "`calibration` must be that of the search, which re-estimates batch norm with "
+            f"{n_images:g} images before it scores a network, got {judge.n_images}; give the same."
         )
 
 

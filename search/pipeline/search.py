@@ -32,6 +32,7 @@ from search.pipeline.foresight import (
     DENSE_SCORE,
     FRONT,
     PROFILE,
+    RE_ESTIMATED,
     SCORES,
     foreseen_stages,
 )
@@ -139,10 +140,7 @@ def _searched(
         storage, claims = opened or join()
         recorder.begin(settings, profile, digests, metrics)
         if judge is not None:
-            noted = claims.finished(DENSE_SCORE)
-            if noted is not None:
-                judge.agree(noted)
-            claims.note(DENSE_SCORE, judge.scores.dense)
+            _note_score(claims, judge, warn)
         on_begin()
         task = LayerTask(settings, profile, metrics, storage, work, recorder.factors())
         weights = search_weights(request.model, work)
@@ -176,6 +174,21 @@ def outcome(
     front = result.pareto_front().drop(columns="plan")
     recorder.finish(as_csv(result.candidates()), as_csv(front), best)
     return result
+
+
+def _note_score(claims: Claims, judge: Judge, warn: Callable[[str], None]) -> None:
+    """Tell workers what they must agree with, and the user where scores of before do not."""
+    noted, n_images = claims.finished(DENSE_SCORE), claims.finished(RE_ESTIMATED)
+    if noted is not None:
+        judge.agree(noted)
+    if n_images not in (None, judge.n_images):
+        warn(
+            "the scores in the run folder are of networks whose batch norm was re-estimated with "
+            f"{n_images:g} images, those to come with {judge.n_images}; take another folder to "
+            "have all scored alike."
+        )
+    claims.note(DENSE_SCORE, judge.scores.dense)
+    claims.note(RE_ESTIMATED, judge.n_images)
 
 
 def _judge(

@@ -66,6 +66,11 @@ class Judge:
             )
 
     @property
+    def n_images(self) -> int:
+        """Images that batch norm is re-estimated with before a network is scored; 0 for none."""
+        return 0 if self._batches is None else sum(map(len, self._batches))
+
+    @property
     def scores(self) -> Scores:
         """All scores so far."""
         return self._scores
