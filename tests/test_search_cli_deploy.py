@@ -83,6 +83,14 @@ def test_what_export_refuses_is_one_line(command, tmp_path, arguments, model, me
     assert set(tmp_path.iterdir()) <= before | {tmp_path / "__pycache__"}
 
 
+def test_what_was_written_is_told_though_the_next_file_fails(command, tmp_path):
+    code, out, err = command("export", "--onnx", "b.onnx", "--pt2", "b.xml")
+    assert (code, out.count("\n"), err.count("\n")) == (2, 1, 1)
+    assert out.startswith("b.onnx: ONNX opset")
+    assert (tmp_path / "b.onnx").is_file()
+    assert "the file must end in '.pt2', got 'b.xml'." in err
+
+
 def test_a_runtime_that_is_not_installed_is_one_line(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     code, out, err = command("export", "--openvino", "a.xml")

@@ -498,6 +498,16 @@ def test_the_dense_network_may_be_the_best_on_another_clock(both):
     assert there.best == Plan({}) != other.best
 
 
+def test_a_least_score_is_none_of_another_clocks_winner(both):
+    """What held the other limits there may never have been scored."""
+    _, other = both
+    eager, budget = other.beside["torch"], replace(other.budget, min_score=0.9)
+    question = other.choices.retimed(eager).question(budget.limits)
+    crowned = eager.with_winner(question, Plan({}), Effort(math.inf, 0))
+    there = replace(other, budget=budget, beside={"torch": crowned}).in_runtime("torch")
+    assert dict(there.best) == dict(other.best) != {}
+
+
 def test_a_busy_moment_casts_no_doubt_on_what_was_measured_in_quiet(
     worlds, both, small_network, small_input, folder, monkeypatch
 ):

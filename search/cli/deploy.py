@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import pandas as pd
@@ -43,19 +45,19 @@ def export(
     if not (onnx or openvino or pt2):
         raise ValueError("a file must be named to write: --onnx, --openvino or --pt2.")
     example, _, network = _opened(small, model, inputs)
+    kinds: dict[str, tuple[str, Callable[..., Exported]]] = {
+        f"ONNX opset {opset}": (onnx, partial(export_onnx, opset=opset)),
+        "OpenVINO IR": (openvino, export_openvino),
+        "torch.export": (pt2, export_program),
+    }
     files = {}
-    if onnx:
-        kind = f"ONNX opset {opset}"
-        files[kind] = export_onnx(network, example, onnx, opset=opset, tolerance=tolerance)
-    if openvino:
-        files["OpenVINO IR"] = export_openvino(network, example, openvino, tolerance=tolerance)
-    if pt2:
-        files["torch.export"] = export_program(network, example, pt2, tolerance=tolerance)
+    for kind, (path, export) in kinds.items():
+        if path:
+            files[kind] = export(network, example, path, tolerance=tolerance)
+            if not as_json:  # at once: the next may fail
+                _say_file(files[kind], kind)
     if as_json:
         print_json([{"kind": kind, **asdict(file)} for kind, file in files.items()])
-    else:
-        for kind, file in files.items():
-            _say_file(file, kind)
 
 
 def verify(

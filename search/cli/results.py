@@ -112,7 +112,7 @@ def apply(
     wanted = f"plan {digest}" if digest else str(budget)
     if digest:
         plan = result.by_digest(digest)
-    elif budget is other or (runtime and winner(result.choices, budget, result.scores) is None):
+    elif budget is other or (runtime and _has_no_winner(result)):
         plan = result.plan(budget)
     else:
         plan = result.best
@@ -236,6 +236,12 @@ def compared(
     if frame["flops"].isna().all():
         raise InfeasibleBudget(f"the budget must be reachable, got {budget}; nothing reaches it.")
     return budget, frame.drop(columns=["budget", *RESOURCES]).dropna(axis="columns", how="all")
+
+
+def _has_no_winner(result: SearchResult) -> bool:
+    """Whether no search was for a budget on this clock; a least score was on another, then."""
+    found = winner(result.choices, result.budget, result.scores)
+    return found is None and result.budget.min_score is None
 
 
 def _opened(

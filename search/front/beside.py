@@ -63,7 +63,9 @@ def winner(choices: Choices, budget: Budget, scores: Scores | None) -> Plan | No
     """Return the plan that a search has chosen, by score where networks were scored.
 
     Returns:
-        None where there was no such search.
+        None where there was no such search; a least score is none of the clock's.
     """
     best = winner_by_score(choices, budget, scores)
-    return winner_on_clock(choices, budget) if best is None else best
+    if best is None and budget.min_score is None:
+        best = winner_on_clock(choices, budget)
+    return best
