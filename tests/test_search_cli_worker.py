@@ -65,7 +65,7 @@ def test_workers_on_this_machine_help_and_end(sekron_command, files, monkeypatch
     assert "best plan for flops" in out
     (command, process), *others = begun
     assert others == []
-    assert command[3:] == [
+    assert command[4:] == [
         *("worker", "many", "--model", "cli_networks:small", "--threads", "1"),
         *("--weights", "good.safetensors"),
     ]
