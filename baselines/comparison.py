@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -168,12 +168,13 @@ def _run(
             shown.update(task, description=name, advance=len(pairs) - len(missing))
             if not missing:
                 continue
-            giving_up = _failing if name in rivals else nullcontext
             try:
-                for row in _rows_of(makers[name], judge, missing, giving_up):
+                for row in _rows_of(makers[name], judge, missing):
                     rows.add({**row, "method": name})
                     shown.advance(task)
             except _Failed as failure:
+                if name not in rivals:
+                    raise failure.error from failure.error.__cause__
                 failures.append(failure.error)
                 warnings.warn(
                     f"{name!r} failed, and is compared as far as it came: {said(failure.error)}",
@@ -184,7 +185,7 @@ def _run(
 
 
 class _Failed(Exception):
-    """Raised where a rival, rather than what it is judged by, raises an error."""
+    """Raised where a contender, rather than what it is judged by, raises an error."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -200,33 +201,26 @@ def _failing() -> Iterator[None]:
 
 
 def _rows_of(
-    make: Callable[[], Contender],
-    judge: Judge,
-    missing: Sequence[tuple[Budget, str]],
-    giving_up: Callable[[], AbstractContextManager[None]],
+    make: Callable[[], Contender], judge: Judge, missing: Sequence[tuple[Budget, str]]
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of one contender."""
     start = time.perf_counter()
-    with giving_up():
+    with _failing():
         contender = make()
     preparation = time.perf_counter() - start
     for budget, group in groupby(missing, key=itemgetter(0)):
-        for row in _made(contender, judge, budget, [rule for _, rule in group], giving_up):
+        for row in _made(contender, judge, budget, [rule for _, rule in group]):
             yield {**row, "seconds": preparation + row["seconds"]}
 
 
 def _made(
-    contender: Contender,
-    judge: Judge,
-    budget: Budget,
-    rules: Sequence[str],
-    giving_up: Callable[[], AbstractContextManager[None]],
+    contender: Contender, judge: Judge, budget: Budget, rules: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield a row per rule once it is finished; where the best one is repaired, all at the end."""
     made = []
     for rule in rules:
         start = time.perf_counter()
-        with giving_up():
+        with _failing():
             entry = contender.enter(budget, rule)
         seconds = time.perf_counter() - start
         row = {"budget": str(budget), "ranks_by": rule, **judge.row(entry), "seconds": seconds}

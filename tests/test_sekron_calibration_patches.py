@@ -183,3 +183,10 @@ def test_a_network_of_single_images_is_repaired_as_that_of_all():
     ]
     assert outcomes[1].after == pytest.approx(outcomes[0].after, rel=1e-2)
     assert outcomes[1].after < outcomes[1].before
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_no_images_have_no_rows(groups):
+    positions = inputs_at(nn.Conv2d(6, 9, 3, groups=groups), torch.empty(0, 6, 5, 5), 2304)
+    rows = torch.cat(list(positions.rows(None)), dim=-2)
+    assert rows.shape == (*([groups] * (groups > 1)), 0, 54 // groups)

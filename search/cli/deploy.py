@@ -51,9 +51,9 @@ def export(
         "torch.export": (pt2, export_program),
     }
     files = {}
-    for kind, (path, export) in kinds.items():
+    for kind, (path, write) in kinds.items():
         if path:
-            files[kind] = export(network, example, path, tolerance=tolerance)
+            files[kind] = write(network, example, path, tolerance=tolerance)
             if not as_json:  # at once: the next may fail
                 _say_file(files[kind], kind)
     if as_json:

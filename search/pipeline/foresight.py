@@ -26,7 +26,6 @@ LONG = 60.0
 
 PROFILE, CALIBRATION, LAYERS, FRONT = "profile", "calibration", "layers", "front"
 DENSE_SCORE, SCORES = "score of the dense network", "scores"
-RE_ESTIMATED = "images that batch norm is re-estimated with for a score"
 DENSE_CLOCK, CLOCK = "clock, dense network", "clock"
 """Stages of a search, as its progress bar calls them."""
 

@@ -13,14 +13,7 @@ from search.folder.storage import told
 from search.front.choices import Choices
 from search.per_layer.identity import weight_digests
 from search.pipeline.course import Course
-from search.pipeline.foresight import (
-    DENSE_SCORE,
-    LAYERS,
-    RE_ESTIMATED,
-    SCORES,
-    seconds_side_by_side,
-    slowness,
-)
+from search.pipeline.foresight import DENSE_SCORE, LAYERS, SCORES, seconds_side_by_side, slowness
 from search.pipeline.plans import judge_of, plan_by_score
 from search.pipeline.processes import helped
 from search.pipeline.request import Request
@@ -32,7 +25,7 @@ from search.pipeline.stages import (
     search_weights,
     tables_of,
 )
-from search.whole_network.judge import Judge
+from search.whole_network.judge import RE_ESTIMATED, Judge
 from search.workers.claims import Claims, joined
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import Score, inputs_of

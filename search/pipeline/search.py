@@ -32,7 +32,6 @@ from search.pipeline.foresight import (
     DENSE_SCORE,
     FRONT,
     PROFILE,
-    RE_ESTIMATED,
     SCORES,
     foreseen_stages,
 )
@@ -55,7 +54,7 @@ from search.pipeline.stages import (
     tables_of,
 )
 from search.whole_network.by_score import most_scores
-from search.whole_network.judge import Judge
+from search.whole_network.judge import RE_ESTIMATED, Judge
 from search.whole_network.plan_clock import PlanClock
 from search.whole_network.trials import Trials
 from search.workers.claims import Claims, joined

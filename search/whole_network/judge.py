@@ -21,6 +21,10 @@ SAME = 1e-6
 change with the threads and the machine."""
 
 
+RE_ESTIMATED = "images that batch norm is re-estimated with for a score"
+"""What a search notes for its workers: `Judge.n_images` of its own."""
+
+
 class Judge:
     """Scores the networks of plans, each once.
 

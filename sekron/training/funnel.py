@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,20 +159,35 @@ def funnel(
         for layer in measured.searched
         if layer.name not in saving and layer.name not in own
     }
-    final: dict[str, nn.Module] = {}
-    for name, trained in layers.items():
-        original = model.get_submodule(name)
-        weight = reconstruct(trained.factors(), trained.layer.structure).detach()
-        if name in saving or name in whole:
-            structure = saving[name] if name in saving else whole[name]
-            small = blank_layer(original, structure, DEFAULT_FORM)
-            small.set_factors(trained.cut(threshold) if name in saving else [weight])
-            final[name] = in_place_of(trained.layer, small)
-        else:
-            dense_layer = in_place_of(trained.layer, copy_of(original))
-            weight_of(dense_layer, "").data.copy_(weight)
-            final[name] = dense_layer
-    return FunnelResult(swap(network, final), Plan({**saving, **whole}), epochs)
+    plan = Plan({**saving, **whole})
+    final = {
+        name: _as_planned(
+            trained,
+            model.get_submodule(name),
+            plan.get(name),
+            trained.cut(threshold) if name in saving else _whole(trained),
+        )
+        for name, trained in layers.items()
+    }
+    return FunnelResult(swap(network, final), plan, epochs)
+
+
+def _whole(trained: Gated) -> tuple[Tensor, ...]:
+    """Return the whole weight of a layer, as the one factor that it then has."""
+    return (reconstruct(trained.factors(), trained.layer.structure).detach(),)
+
+
+def _as_planned(
+    trained: Gated, original: nn.Module, structure: Structure | None, factors: Sequence[Tensor]
+) -> nn.Module:
+    """Return a layer of a structure with these factors; without one, a dense layer."""
+    if structure is None:
+        layer = in_place_of(trained.layer, copy_of(original))
+        weight_of(layer, "").data.copy_(factors[0])
+        return layer
+    small = blank_layer(original, structure, DEFAULT_FORM)
+    small.set_factors(factors)
+    return in_place_of(trained.layer, small)
 
 
 def _default_point(weight_shape: tuple[int, ...]) -> Point:

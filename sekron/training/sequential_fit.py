@@ -68,10 +68,9 @@ def fit_in_sequence(
         least = judging.divergence(model)
         inputs = InputsAhead(dense, list(layers), batches)
         for name, layer in layers.items():
-            if _n_channels(dense.get_submodule(name)) > WIDEST:
-                on_layer()
-                continue
-            paired = paired_moments(name, inputs, model, LARGEST_PATCH)
+            paired = None
+            if _n_channels(dense.get_submodule(name)) <= WIDEST:
+                paired = paired_moments(name, inputs, model, LARGEST_PATCH)
             if paired is None:
                 on_layer()
                 continue
