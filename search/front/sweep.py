@@ -25,7 +25,8 @@ def front_members(
     """Return the undominated plans, by FLOPs.
 
     Each is optimal for one budget of FLOPs, of parameters or, where layers were timed, of their
-    time, or was scored; the plan for the budget of the search is among them.
+    time, or was scored. The plan for the budget of the search is among them in any case: what
+    beats it by prediction may not have held the budget on the clock.
 
     Args:
         choices: Of the search.
@@ -53,6 +54,7 @@ def front_members(
     beaten = [
         bool(((values <= row).all(axis=1) & (values < row).any(axis=1)).any()) for row in values
     ]
+    beaten[0] = False  # the best plan
     front = [member for member, lost in zip(members.values(), beaten, strict=True) if not lost]
     return sorted(front, key=lambda member: tuple(member.used.values()))
 
