@@ -227,6 +227,49 @@ def test_a_time_of_one_race_holds_no_limit():
 
 
 @pytest.mark.parametrize(
+    ("network_ms", "seconds", "expected"),
+    [
+        (10.0, 1000.0, 4.0),
+        (1000.0, 1000.0, 40.0),  # twenty rounds of both
+        (1000.0, 100.0, 25.0),  # as many as a quarter of the time allows for
+    ],
+)
+def test_a_slow_network_gets_as_many_rounds_as_an_interval_takes(network_ms, seconds, expected):
+    plan, given = Plan({"3": SPLIT}), []
+
+    def network_ratio(_, seconds):
+        given.append(seconds)
+        return 0.8, 0.8, 0.8
+
+    stopwatch = SimpleNamespace(
+        network_ratio=network_ratio,
+        compressed=lambda _: None,
+        activations=lambda _: 1.0,
+        run_queue=SimpleNamespace(share=0.0),
+        steadiness=SimpleNamespace(spread=0.0),
+    )
+    limit = TimeLimit(seconds, lambda: 0.0)
+    known = Timetable(SETTING, network_ms, {"3": LayerTime("key", 1.0)})
+    clock = PlanClock(stopwatch, known, limit, lambda _: None, lambda _: None)
+    clock.time(Member(plan, 0.1, {}, 0.2))
+    assert given == [expected]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "doubt"),
+    [
+        (97.0, 106.0, ""),
+        (80.0, 120.0, "the median time of the dense network is only known to lie between 80 and"),
+        (math.nan, math.nan, ""),
+    ],
+)
+def test_a_dense_time_that_is_not_known_casts_doubt(low, high, doubt):
+    times = Timetable(SETTING, 100.0, {}, network_low_ms=low, network_high_ms=high)
+    assert times.doubt.startswith(doubt)
+    assert bool(times.doubt) == bool(doubt)
+
+
+@pytest.mark.parametrize(
     ("races", "expected"),
     [
         ([np.full(20, 3.0)], 0.0),

@@ -14,7 +14,7 @@ from torch import nn
 from search.clock.cold_caches import displacing
 from search.clock.layer_calls import record, watched
 from search.clock.peak_memory import peak_activation_bytes
-from search.clock.race import EAGER, MAX_SECONDS, interval, race, synchronized
+from search.clock.race import EAGER, interval, race, synchronized
 from search.clock.run_queue import RunQueue
 from search.clock.setting import setting_of
 from search.clock.sides import Sides
@@ -37,9 +37,6 @@ RATIO_PRECISION = 0.03
 
 CANDIDATE_SECONDS = 0.5
 """For one race between a dense layer and the forms or ranks of a structure."""
-
-NETWORK_SECONDS = 4.0
-"""For one whole network against the dense one."""
 
 MOMENT = 1e-3
 """For a race that is run although the time is up: it ends after the fewest rounds."""
@@ -110,7 +107,7 @@ class Stopwatch:
         inside = copy_of(self._dense) if self._network is self._dense else self._network
         networks = [self._dense, inside]
         sides = [synchronized(self._runner(network), self._arguments) for network in networks]
-        limit, attended = _limited(seconds, MAX_SECONDS), self.run_queue.attended
+        limit, attended = max(seconds, MOMENT), self.run_queue.attended
         with watched(inside, self._names(), finish) as of_layer, torch.no_grad():
             times = race(sides, RATIO_PRECISION, limit, attended=attended)
         n_runs = times.shape[1]
@@ -129,8 +126,8 @@ class Stopwatch:
 
     def _start_alone(self, seconds: float) -> Timetable:
         network = self.sides.network(self._dense)
-        limit = _limited(seconds / 2, MAX_SECONDS)
-        times = race([network], RATIO_PRECISION, limit, attended=self.run_queue.attended)
+        limit, attended = max(seconds / 2, MOMENT), self.run_queue.attended
+        times = race([network], RATIO_PRECISION, limit, attended=attended)
         network_ms = 1e3 * float(np.median(times))
         keys = {layer.name: self.key(layer) for layer in self.layers}
         first = {keys[layer.name]: layer for layer in reversed(self.layers)}
@@ -186,7 +183,8 @@ class Stopwatch:
             ) from error
         displace = displacing(inputs, self._touched, self.sides.has_own_threads)
         runs = [side for side in made if not isinstance(side, CannotRun)]
-        limit, attended = _limited(seconds, CANDIDATE_SECONDS), self.run_queue.attended
+        limit = max(min(seconds, CANDIDATE_SECONDS), MOMENT)
+        attended = self.run_queue.attended
         with torch.no_grad():
             raced = self.sides.own(race(runs, RATIO_PRECISION, limit, displace, attended))
         times, left = np.full((1 + len(sides), raced.shape[1]), np.inf), iter(raced)
@@ -213,9 +211,9 @@ class Stopwatch:
             interval.
         """
         runs = [self.sides.network(small), self.sides.network(self._dense)]
-        limit = _limited(seconds, NETWORK_SECONDS)
+        limit, attended = max(seconds, MOMENT), self.run_queue.attended
         with untouched(small, self._dense):
-            times = race(runs, RATIO_PRECISION / 2, limit, attended=self.run_queue.attended)
+            times = race(runs, RATIO_PRECISION / 2, limit, attended=attended)
         self.steadiness.add(times[1])
         low, ratio, high = interval(times[0] / times[1])
         return low, ratio, high
@@ -239,7 +237,3 @@ class Stopwatch:
 
     def _names(self) -> list[str]:
         return [layer.name for layer in self.layers]
-
-
-def _limited(seconds: float, most: float) -> float:
-    return min(max(seconds, MOMENT), most)

@@ -28,6 +28,16 @@ def is_wide(low: Any, middle: Any, high: Any) -> Any:
     return high - low > WIDE * middle
 
 
+def agreed(first: Interval, second: Interval) -> Interval:
+    """Return what two measurements of the same say: the tighter one where their intervals meet.
+
+    Where they exclude each other, it is the slower one, in an interval that holds both.
+    """
+    if first[0] <= second[2] and second[0] <= first[2]:
+        return min(first, second, key=lambda interval: interval[2] - interval[0])
+    return min(first[0], second[0]), max(first[1], second[1]), max(first[2], second[2])
+
+
 @dataclass(frozen=True, slots=True)
 class Effort:
     """What the best plan was looked for with.

@@ -14,7 +14,7 @@ from scipy.optimize import lsq_linear
 from search.clock.race import EAGER
 from search.clock.run_queue import BUSY
 from search.clock.steadiness import UNSTEADY
-from search.clock.times import Effort, LayerTime, NetworkTime, Setting, TimedPoint
+from search.clock.times import Effort, LayerTime, NetworkTime, Setting, TimedPoint, is_wide
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
@@ -108,6 +108,9 @@ class Timetable:
             )
         if self.spread > UNSTEADY:
             return f"the times of the dense network are spread over {self.spread:.0%} of it"
+        if is_wide(self.network_low_ms, self.network_ms, self.network_high_ms):
+            ends = f"{self.network_low_ms:.4g} and {self.network_high_ms:.4g} ms"
+            return f"the median time of the dense network is only known to lie between {ends}"
         return ""
 
     @property

@@ -42,6 +42,6 @@ def tell_doubt(clock: PlanClock, warn: Callable[[str], None]) -> None:
     if clock.timetable.doubt:
         warn(
             f"the machine was too busy for the clock: {clock.timetable.doubt}, so that the "
-            "latencies may be wrong; run the same search again when it is quiet, and they are "
-            "measured anew."
+            "latencies may be wrong; run the same search again when it is quiet, or with more "
+            "`measure_seconds`, and they are measured anew."
         )

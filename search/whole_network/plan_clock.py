@@ -14,7 +14,7 @@ from search.clock.prospects import Prospects
 from search.clock.race import FEWEST, WARM_UP
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import LAYERS, NETWORKS, TimeLimit
-from search.clock.times import Effort, Interval, NetworkTime, TimedPoint
+from search.clock.times import Effort, Interval, NetworkTime, TimedPoint, agreed
 from search.clock.timetable import Timetable
 from search.front.choices import Choices, Member
 from search.whole_network.blame import blamed
@@ -28,6 +28,12 @@ OFF = 0.1
 
 PART = 0.25
 """Of the time that is left, what one network may take at most."""
+
+NETWORK_SECONDS = 4.0
+"""For one network against the dense one."""
+
+ENOUGH = 20
+"""Rounds that a network gets in any case if there is time: fewer say little of a slow one."""
 
 WEIGHTLESS = 0.01
 """Share of the dense network's time below which no plan is told from another one on the clock."""
@@ -266,7 +272,8 @@ class PlanClock:
     def _race(self, small: nn.Module, seconds: float) -> Interval:
         """Return the time of a compressed network over the dense one's, within its interval."""
         self.is_late = self.is_late or not self.has_time
-        return self._stopwatch.network_ratio(small, seconds)
+        most = max(NETWORK_SECONDS, ENOUGH * 2 * self._timetable.network_ms / 1e3)
+        return self._stopwatch.network_ratio(small, min(seconds, most))
 
     def _excess(self, measured: NetworkTime, budget: Budget) -> float:
         if not measured.runs:
@@ -285,13 +292,3 @@ class PlanClock:
 
 def _network_of(plan: Plan) -> str:
     return f"the network of plan {plan.digest[:12]}"
-
-
-def agreed(first: Interval, second: Interval) -> Interval:
-    """Return what two measurements of the same say: the tighter one where their intervals meet.
-
-    Where they exclude each other, it is the slower one, in an interval that holds both.
-    """
-    if first[0] <= second[2] and second[0] <= first[2]:
-        return min(first, second, key=lambda interval: interval[2] - interval[0])
-    return min(first[0], second[0]), max(first[1], second[1]), max(first[2], second[2])
