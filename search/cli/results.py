@@ -50,10 +50,11 @@ from search.front.beside import winner
 from search.front.outcome import Outcome
 from search.front.result import SearchResult
 from search.per_layer.identity import weight_digests
-from search.pipeline.load import load, load_so_far
+from search.pipeline.load import check_best, load_searched, load_so_far
 from search.report.rivals import comparison_of
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.network.checkpoint import save
+from sekron.network.plan import Plan
 from sekron.records import check_folder
 from sekron.spreadsheet import as_csv
 
@@ -103,7 +104,7 @@ def apply(
 ) -> None:
     """Write the compressed network for the budget of the search, or for another one."""
     check_folder(output)  # before minutes of decomposition
-    _, result, network = _opened(run, model, weights, storage)
+    _, result, lacks, network = _opened(run, model, weights, storage)
     result = result.in_runtime(runtime) if runtime else result
     other = budget_of(flops, params, latency, latency_ms, speedup)
     if digest and other != Budget():
@@ -115,7 +116,7 @@ def apply(
     elif budget is other or (runtime and _has_no_winner(result)):
         plan = result.plan(budget)
     else:
-        plan = result.best
+        plan = _best(run, result, lacks)
     small = plan.apply(network)
     save(small, output)
     outcome = Outcome.of(result, plan)
@@ -193,7 +194,7 @@ def compared(
         runtime: Whose clock counts; empty for that of the search. In another setting than the
             search's networks are not timed.
     """
-    record, result, network = _opened(run, model, weights, storage)
+    record, result, lacks, network = _opened(run, model, weights, storage)
     result = result.in_runtime(runtime) if runtime else result
     runtime = runtime or record.settings.runtime
     if not record.source.inputs:
@@ -204,7 +205,8 @@ def compared(
     if budget is None or budget == Budget():
         budget = Budget(flops=result.budget.flops, params=result.budget.params)
     if budget == Budget():
-        budget = Budget(flops=result.profile.totals(result.best)["flops"])
+        best = _best(run, result, lacks)
+        budget = Budget(flops=result.profile.totals(best)["flops"])
     example = example_of(record.source)
 
     clock, timetable = None, result.timetable
@@ -244,12 +246,19 @@ def _has_no_winner(result: SearchResult) -> bool:
     return found is None and result.budget.min_score is None
 
 
+def _best(run: str, result: SearchResult, lacks: list[str]) -> Plan:
+    """Return the best plan of a run; another runtime may have one where the search has none."""
+    if winner(result.choices, result.budget, result.scores) is None:
+        check_best(run, lacks)
+    return result.best
+
+
 def _opened(
     run: str, model: str, weights: str, storage: str | None
-) -> tuple[RunRecord, SearchResult, nn.Module]:
-    """Return a run's record, its result, and the network that was searched."""
+) -> tuple[RunRecord, SearchResult, list[str], nn.Module]:
+    """Return a run's record, its result, what its best plan lacks, and what was searched."""
     folder = RunFolder(run)
     record = folder.read()
     network = load_model(model_of(run, record, model), weights or record.source.weights)
     folder.check_weights(weight_digests(network, record.profile))
-    return record, load(run, storage), network
+    return record, *load_searched(run, storage), network

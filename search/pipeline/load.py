@@ -17,14 +17,13 @@ from search.front.result import SearchResult
 from search.per_layer.depth import n_trials_of
 from search.pipeline.search import quiet_optuna
 from search.pipeline.stages import recorded_table, spaces_of, study_name, tables_of
-from sekron.budget import Budget
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
 from sekron.rank_curves.table import CandidateTable
 
 
-def load(run: str | Path, storage: str | None = None) -> SearchResult:
+def load(run: str | Path, storage: str | None = None, *, needs_best: bool = True) -> SearchResult:
     """Return the result of a run folder, without the model and without searching.
 
     Nothing is written, so that a folder may lie where nothing can be.
@@ -32,19 +31,56 @@ def load(run: str | Path, storage: str | None = None) -> SearchResult:
     Args:
         run: The folder.
         storage: URL of the Optuna storage that the search was given, if it was.
+        needs_best: Whether to refuse a search that has no plan for its budget, since none was found
+            or it was not measured or scored yet; else its best plan is as for `load_so_far`.
 
     Raises:
         FileNotFoundError: If it is no run folder.
         ValueError: If it is damaged, its search has not finished, or its trials are in a storage
             that is not given.
     """
-    result, lacks = load_so_far(run, storage)
+    result, lacks = load_searched(run, storage)
+    if needs_best:
+        check_best(run, lacks)
+    return result
+
+
+def load_searched(run: str | Path, storage: str | None = None) -> tuple[SearchResult, list[str]]:
+    """Return what a run folder holds whose layers are searched, and what its best plan lacks.
+
+    Args:
+        run: The folder.
+        storage: As for `load`.
+
+    Raises:
+        FileNotFoundError: If it is no run folder.
+        ValueError: As `load` does, but where only the best plan is missing.
+    """
+    result, of_trials, of_best = _read(run, storage)
+    if of_trials:
+        raise ValueError(
+            f"{run} must hold a finished search, but {of_trials[0]}; run the same search again, it "
+            "goes on."
+        )
+    return result, of_best
+
+
+def check_best(run: str | Path, lacks: list[str]) -> None:
+    """Refuse a search without the plan that it was for.
+
+    Args:
+        run: The folder.
+        lacks: What that plan lacks, as of `load_searched`.
+
+    Raises:
+        ValueError: If there is something.
+    """
     if lacks:
         raise ValueError(
             f"{run} must hold a finished search, but {lacks[0]}; run the same search again, it "
-            "goes on."
+            "goes on, or take what is there, a plan of the front or for another budget: in Python "
+            "with `needs_best=False`."
         )
-    return result
 
 
 def load_so_far(run: str | Path, storage: str | None = None) -> tuple[SearchResult, list[str]]:
@@ -61,11 +97,17 @@ def load_so_far(run: str | Path, storage: str | None = None) -> tuple[SearchResu
         FileNotFoundError: If it is no run folder.
         ValueError: If it is damaged, or its trials are in a storage that is not given.
     """
+    result, of_trials, of_best = _read(run, storage)
+    return result, of_trials + of_best
+
+
+def _read(run: str | Path, storage: str | None) -> tuple[SearchResult, list[str], list[str]]:
+    """Return what a run folder holds, what its layers lack, and what its best plan does."""
     folder = RunFolder(run)
     record = folder.read()
     budget, metrics = record.settings.budget, folder.metric() or NetworkMetric()
     with quiet_optuna(), told(storage):
-        tables, lacks = _recorded_tables(record, metrics, folder.storage(storage))
+        tables, of_trials = _recorded_tables(record, metrics, folder.storage(storage))
     # What an earlier search measured or scored is not what the last one was asked for.
     scores = folder.scores(metrics) if record.settings.is_scored else None
     timetable, beside, runtime = None, {}, record.settings.runtime
@@ -75,21 +117,19 @@ def load_so_far(run: str | Path, storage: str | None = None) -> tuple[SearchResu
     choices = Choices(record.profile, tables, metrics, timetable, folder.factors(keeps=False))
     by_score = winner_by_score(choices, budget, scores)
     on_clock = winner_on_clock(choices, budget)
+    of_best = []
     if by_score is None and (record.settings.is_scored or budget.min_score is not None):
-        lacks.append("its plan was not scored yet")
+        of_best.append("its plan was not scored yet")
     if on_clock is None and (record.settings.is_timed or budget.is_clocked):
-        lacks.append("its plan was not measured yet")
+        of_best.append("its plan was not measured yet")
     best = winner(choices, budget, scores)
-    if best is None:
-        best = _best_so_far(choices, budget) if lacks else choices.best(budget)
-    return SearchResult(choices, budget, best, scores, beside), lacks
-
-
-def _best_so_far(choices: Choices, budget: Budget) -> Plan:
     try:
-        return choices.best(budget)
+        best = choices.best(budget) if best is None else best
     except ValueError:  # nothing fits, or nothing was measured
-        return Plan({}, metrics=choices.metrics)
+        best = Plan({}, metrics=metrics)
+        if not of_trials + of_best:
+            of_best.append(f"none of its plans holds {budget}")
+    return SearchResult(choices, budget, best, scores, beside), of_trials, of_best
 
 
 def _recorded_tables(

@@ -163,6 +163,7 @@ class Report:
             runtime = f" --runtime {timetable.setting.runtime}"
             there = f".in_runtime({timetable.setting.runtime!r})"
         loaded = f"{self.run!r}" if storage is None else f"{self.run!r}, {storage!r}"
+        loaded += ", needs_best=False" if self.lacks else ""
         return {
             "shell": f"sekron apply {shlex.quote(self.run)} --plan {digest}{runtime}{model}{given} "
             "--output small.safetensors",
