@@ -282,6 +282,39 @@ def test_a_worker_scores_networks_as_the_search_does(small_network, small_input,
     assert f"re-estimated with {n_images} images, those to come with 5" in " ".join(told)
 
 
+class Masked(nn.Module):
+    """A network whose forward leaves open what the second entry of a batch is."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.body = network
+
+    def forward(self, x, mask=None):
+        return self.body(x if mask is None else x * mask)
+
+
+@pytest.mark.parametrize("is_metric", [False, True], ids=["labels", "metric"])
+def test_a_worker_takes_the_calibration_that_the_search_takes(
+    small_network, small_input, tmp_path, is_metric
+):
+    """Batches with labels, of which the example tells what is input, and a metric."""
+    model = Masked(small_network)
+    calibration = [(small_input.repeat(4, 1, 1, 1), torch.zeros(8))]
+    changes = {**ARGUMENTS, "budget": Budget(flops=0.5), "n_network_trials": 1, "output": "values"}
+    if is_metric:
+        first = search.run(model, small_input, calibration=calibration, **changes)
+        calibration = first.metrics
+
+    changes |= {"calibration": calibration, "score": lambda _: 1.0}
+    request = request_of(model, small_input, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        search_network(request, RunFolder(tmp_path / "run"), lambda _: None, on_begin=interrupt)
+    given = {name: changes[name] for name in ("calibration", "score", "progress")}
+    assert search.join(model, tmp_path / "run", example_input=small_input, **given)
+    alone = searched(model, small_input, tmp_path / "alone", **changes)
+    assert search.load(tmp_path / "run").best == alone.best
+
+
 def test_the_number_of_network_trials_is_recorded(small_network, small_input, tmp_path):
     changes = {"score": lambda _: 1.0, "n_network_trials": 2}
     searched(small_network, small_input, tmp_path / "run", **changes)

@@ -16,7 +16,7 @@ from search.pipeline.course import Course
 from search.pipeline.foresight import DENSE_SCORE, LAYERS, SCORES, seconds_side_by_side, slowness
 from search.pipeline.plans import judge_of, plan_by_score
 from search.pipeline.processes import helped
-from search.pipeline.request import Request
+from search.pipeline.request import Request, batches_for_scores
 from search.pipeline.search import OUTCOME, outcome, quiet_optuna, trials_of
 from search.pipeline.stages import (
     LayerTask,
@@ -28,7 +28,8 @@ from search.pipeline.stages import (
 from search.whole_network.judge import RE_ESTIMATED, Judge
 from search.workers.claims import Claims, joined
 from sekron.forward.batches import Batches
-from sekron.forward.evaluation import Score, inputs_of
+from sekron.forward.evaluation import Score
+from sekron.forward.inputs import Inputs
 from sekron.network.network_metric import NetworkMetric
 from sekron.scalars import whole
 
@@ -39,7 +40,8 @@ def join(
     *,
     storage: str | None = None,
     score: Score | None = None,
-    calibration: Batches | None = None,
+    calibration: Batches | NetworkMetric | None = None,
+    example_input: Inputs | None = None,
     progress: bool = True,
     n_threads: int = 1,
 ) -> bool:
@@ -56,6 +58,8 @@ def join(
         score: The search's, if it has one; without it this worker searches layers alone.
         calibration: Unlabelled batches to re-estimate batch norm with before networks are scored,
             as the search has them.
+        example_input: As the search has it; needed only where the signature of forward does not
+            tell which entries of a batch are inputs and which labels.
         progress: Whether to show a progress bar on stderr.
         n_threads: Layers that are searched at the same time, each on one thread, in processes of
             their own where that pays.
@@ -82,9 +86,7 @@ def join(
     if n_threads < 1:
         raise ValueError(f"`n_threads` must be at least 1, got {n_threads}.")
     metrics = folder.metric() or NetworkMetric()
-    batches = None
-    if score is not None and calibration is not None:
-        batches = list(inputs_of(calibration, model, "`calibration`"))
+    batches = None if score is None else batches_for_scores(calibration, model, example_input)
     request = Request(
         model,
         (),  # its profile is in the folder

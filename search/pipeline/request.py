@@ -18,7 +18,7 @@ from sekron.calibration.output_kind import Output, kind_of
 from sekron.export.runtimes import version_of
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import Score, inputs_of
-from sekron.forward.inputs import Inputs, example_of
+from sekron.forward.inputs import Arguments, Inputs, example_of
 from sekron.network.eligibility import replaceable_modules
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.opening import opened
@@ -143,9 +143,8 @@ def request_of(
     )
     metric = calibration if isinstance(calibration, NetworkMetric) else None
     batches = None if isinstance(calibration, NetworkMetric) else calibration
-    if score is not None and batches is not None:
-        # Gone through again for every network that is scored.
-        batches = list(inputs_of(batches, model, "`calibration`", example_of(example_input, model)))
+    if score is not None:
+        batches = batches_for_scores(calibration, model, example_input)
     return Request(
         model,
         example_input,
@@ -160,3 +159,22 @@ def request_of(
         progress,
         n_threads,
     )
+
+
+def batches_for_scores(
+    calibration: Batches | NetworkMetric | None, model: nn.Module, example_input: Inputs | None
+) -> list[Arguments] | None:
+    """Return the batches by which batch norm is re-estimated, again for every scored network.
+
+    Args:
+        calibration: As of `search.run`; a metric holds no images.
+        model: The trained network.
+        example_input: What its forward takes; None to read batches without it.
+
+    Raises:
+        ValueError: As `inputs_of` does, or `example_of`.
+    """
+    if calibration is None or isinstance(calibration, NetworkMetric):
+        return None
+    example = None if example_input is None else example_of(example_input, model)
+    return list(inputs_of(calibration, model, "`calibration`", example))
