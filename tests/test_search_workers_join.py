@@ -181,6 +181,33 @@ def test_a_search_that_is_at_work_is_not_made_twice(small_network, small_input, 
     assert str(search.load(folder).budget) == str(Budget(flops=0.5))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, r"run was searched with seed=1, got 0; use the same, or another run folder"),
+        ({"name": "other"}, r"run was searched with name='other', got 'sekron'; use the same"),
+        ({}, r"another search has begun in .*run meanwhile; make the same search again"),
+    ],
+    ids=["seed", "name", "the same"],
+)
+def test_a_search_that_began_meanwhile_in_a_new_folder_keeps_it(
+    small_network, small_input, tmp_path, changes, message
+):
+    """Also where it has ended by now, so that nobody is at work there."""
+    folder, found = tmp_path / "run", []
+
+    def score(_):  # before the second search may write anything
+        if not found:
+            found.append(searched(small_network, small_input, folder, **changes))
+            found.extend((folder / name).read_text() for name in ("run.json", "plan.json"))
+        return 1.0
+
+    with pytest.raises(ValueError, match=message):
+        searched(small_network, small_input, folder, score=score, n_network_trials=1)
+    assert [(folder / name).read_text() for name in ("run.json", "plan.json")] == found[1:]
+    assert search.load(folder).candidates().equals(found[0].candidates())
+
+
 def test_what_another_search_or_a_storage_refuses_is_refused_before_any_score(
     small_network, small_input, tmp_path
 ):

@@ -137,6 +137,12 @@ def _searched(
         with course.stage(CALIBRATION):
             metrics = metrics_for(request, profile, recorded, warn)
         storage, claims = opened or join()
+        recorder.check(settings, profile, digests)  # again: another one may have begun meanwhile
+        if recorded is None and recorder.metric() is not None:
+            raise ValueError(
+                f"another search has begun in {recorder.path} meanwhile; make the same search "
+                "again, it goes on with what that one has found."
+            )
         recorder.begin(settings, profile, digests, metrics)
         if judge is not None:
             _note_score(claims, judge, warn)
