@@ -194,8 +194,8 @@ def test_batches_are_of_a_moderate_size_and_of_the_inputs_dtype(tmp_path):
         ("nothing", ["1x3x8x8"], {"normalization": RAW}, "must hold a picture that can be read"),
         ("x.safetensors", ["1x4"], {"normalization": RAW}, "is no folder of pictures, so --norm"),
         ("x.safetensors", ["1x4:int64"], {}, r"of int64, got \(150, 4\) torch.float32"),
-        ("", ["1x4"], {"normalization": RAW}, "--normalize and --images tell of --calibration"),
-        ("", ["1x4"], {"n_images": 3}, "--normalize and --images tell of --calibration"),
+        ("", ["1x4"], {"normalization": RAW}, "--normalize must come with --calibration"),
+        ("", ["1x4"], {"n_images": 3}, "--images must come with --calibration"),
     ],
 )
 def test_what_is_no_calibration_is_refused(tmp_path, monkeypatch, path, inputs, options, message):

@@ -43,6 +43,7 @@ def test_a_worker_without_a_search_is_refused(sekron_command):
 
 def test_images_for_a_search_from_python_are_refused(sekron_command, small_run):
     given = ("--model", "cli_networks:small", "--calibration", "images.safetensors")
+    given += ("--score", "cli_networks:score")
     code, out, err = sekron_command("worker", str(small_run), *given)
     assert (code, out) == (2, "")
     assert "must say what its network takes, but does not: give the same `sekron search`" in err

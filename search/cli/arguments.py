@@ -120,6 +120,25 @@ def check_form(csv: bool, as_json: bool) -> None:
         raise ValueError("a table must be printed in one form, got --csv and --json; give one.")
 
 
+def check_with(needed: str, is_given: bool, **options: object) -> None:
+    """Refuse options that say nothing without another one.
+
+    Args:
+        needed: The other one, as the error names it.
+        is_given: Whether it is given.
+        options: Name with underscores -> value; what is false or None was not given.
+
+    Raises:
+        ValueError: If one of them is given without it.
+    """
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given and not is_given:
+        raise ValueError(
+            f"{' and '.join(given)} must come with {needed}, without which it says nothing; give "
+            "both or neither."
+        )
+
+
 def budget_of(
     flops: float | None,
     params: float | None,

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from search.cli.arguments import check_with
 from search.cli.pictures import NORMALIZATIONS, Normalization, load_pictures, spread
 from search.cli.trained import load_tensors
 from search.folder.input_spec import InputSpec, arguments_for
@@ -46,9 +47,8 @@ def load_calibration(
         ValueError: If it holds something else, or too much or too little is said about it.
         FileNotFoundError: If there is no such file.
     """
+    check_with("--calibration", bool(path), normalize=normalization, images=n_images is not None)
     if not path:
-        if normalization is not None or n_images is not None:
-            raise ValueError("--normalize and --images tell of --calibration, which must be given.")
         return None
     if n_images is not None and n_images < 1:
         raise ValueError(f"--images must be at least 1, got {n_images}.")

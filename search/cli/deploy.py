@@ -11,7 +11,7 @@ import pandas as pd
 import typer
 from torch import nn
 
-from search.cli.arguments import Inputs, Json, example_of, source_of
+from search.cli.arguments import Inputs, Json, check_with, example_of, source_of
 from search.cli.output import print_frame, print_json, say
 from search.cli.sources import load_model
 from search.verification.verify import Finding
@@ -35,7 +35,9 @@ def export(
     onnx: Annotated[str, typer.Option(help="ONNX file to write.")] = "",
     openvino: Annotated[str, typer.Option(help="OpenVINO IR to write, an .xml file.")] = "",
     pt2: Annotated[str, typer.Option(help="Program of torch.export to write, a .pt2 file.")] = "",
-    opset: Annotated[int, typer.Option(help="Version of ONNX's operators.")] = OPSET,
+    opset: Annotated[
+        int | None, typer.Option(help=f"Version of ONNX's operators; default {OPSET}.")
+    ] = None,
     tolerance: Annotated[
         float, typer.Option(help="Largest difference of the outputs, relative to the largest.")
     ] = TOLERANCE,
@@ -44,6 +46,8 @@ def export(
     """Write a compressed network for other runtimes, each file compared with torch in its own."""
     if not (onnx or openvino or pt2):
         raise ValueError("a file must be named to write: --onnx, --openvino or --pt2.")
+    check_with("--onnx", bool(onnx), opset=opset is not None)
+    opset = OPSET if opset is None else opset
     example, _, network = _opened(small, model, inputs)
     kinds: dict[str, tuple[str, Callable[..., Exported]]] = {
         f"ONNX opset {opset}": (onnx, partial(export_onnx, opset=opset)),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli.arguments import Json, NamedModel, Run, Storage, Timed, Weights
+from search.cli.arguments import Json, NamedModel, Run, Storage, Timed, Weights, check_with
 from search.cli.output import note, print_json, say
 from search.cli.results import compared
 from search.folder.run_folder import RunFolder
@@ -29,6 +29,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one HTML page that shows a run, finished or not; it opens without a network."""
+    check_with("--compare", compare, model=model, weights=weights)
     if compare:
         compared(run, model, weights, storage=storage, runtime=runtime)
     record = RunFolder(run).read()

@@ -26,6 +26,7 @@ from search.cli.arguments import (
     Storage,
     Weights,
     budget_of,
+    check_with,
     example_of,
     source_of,
 )
@@ -136,6 +137,8 @@ def search(
 ) -> None:
     """Search a network under a budget; the same command on the same folder goes on."""
     source = source_of(model, weights, inputs)
+    check_with("--calibration", bool(calibration), output_kind=output_kind)
+    check_with("--measure-seconds above 0", measure_seconds != 0, keep_latency=keep_latency)
     if not 1 <= workers <= MOST_WORKERS:
         raise ValueError(f"--workers must be from 1 to {MOST_WORKERS}, got {workers}.")
     threads = max(torch.get_num_threads() // workers, 1) if threads is None else threads

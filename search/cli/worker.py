@@ -10,7 +10,16 @@ from typing import Annotated
 import torch
 import typer
 
-from search.cli.arguments import Calibration, Images, Json, NamedModel, Normalize, Run, Weights
+from search.cli.arguments import (
+    Calibration,
+    Images,
+    Json,
+    NamedModel,
+    Normalize,
+    Run,
+    Weights,
+    check_with,
+)
 from search.cli.calibration import load_calibration
 from search.cli.output import print_json, say
 from search.cli.sources import load_model, load_score
@@ -49,6 +58,7 @@ def worker(
 
     The run folder is shared, or a copy if the trials are in a database. Workers may be killed.
     """
+    check_with("--score", bool(score), calibration=calibration)
     record = RunFolder(run).read()
     if calibration and not record.source.inputs:
         raise ValueError(

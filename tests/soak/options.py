@@ -42,6 +42,8 @@ WITH: dict[str, tuple[str, ...]] = {
     "--network-trials": ("--score", SCORE),
     "--min-score": ("--score", SCORE),
     "--measure-seconds": (),
+    "--opset": ("--onnx", "out.onnx"),
+    "--output-kind": ("--calibration", "images.safetensors"),
 }
 """Option -> what else must be given for it to matter."""
 
