@@ -212,10 +212,10 @@ def test_an_output_that_is_not_finite_is_refused(n_outputs):
 
 
 def test_layers_that_do_not_take_part_are_refused():
-    message = r"'spare' must run on the calibration batches and .*: leave it out \(`exclude`\)"
+    message = "'spare' must run on the batches and .*: leave it dense, by `exclude` in a search"
     with pytest.raises(ValueError, match=message):
         moments(seeded(Twice), ["layer", "spare"], [torch.randn(2, 5, 4)])
-    with pytest.raises(ValueError, match="output must depend on the layers to be searched"):
+    with pytest.raises(ValueError, match="output must depend on the layers that are decomposed"):
         moments(hidden(nn.ReLU()), [], [ONES])
 
 
@@ -335,5 +335,5 @@ def test_products_are_not_in_half_precision_where_forward_casts_by_itself(dtype)
 def test_a_layer_that_gets_nothing_has_no_moments():
     network = nn.Sequential(nn.Linear(4, 3))
     network.forward = lambda x: (x.requires_grad_(), network[0](x[:0]))
-    with pytest.raises(ValueError, match="layer '0' must run on the calibration batches"):
+    with pytest.raises(ValueError, match="layer '0' must run on the batches"):
         moments(network, ["0"], [torch.randn(5, 4)])

@@ -193,6 +193,33 @@ def test_a_layer_that_gets_no_images_stays_as_it_is():
         repair(lone, dense, [torch.randn(16, 9)], progress=False)
 
 
+class Beside(nn.Module):
+    """Runs a layer whose output is kept, and not put out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.spare = nn.Linear(9, 8), nn.Linear(9, 4)
+
+    def forward(self, x):
+        self.kept = self.spare(x).detach()
+        return self.first(x)
+
+
+@pytest.mark.parametrize("fit", [repair, refit])
+@pytest.mark.parametrize("names", [("first", "spare"), ("spare",)], ids="+".join)
+def test_a_layer_that_does_not_reach_the_output_is_refused_with_what_can_be_done(fit, names):
+    torch.manual_seed(0)
+    dense = Beside().eval()
+    texts = {"first": "sekron:8x1,1x9@3", "spare": "sekron:4x1,1x9@2"}
+    small = Plan({name: Structure.parse(texts[name]) for name in names}).apply(dense)
+    message = {
+        ("first", "spare"): "'spare' must run on the batches and .*: leave it dense, .* by a plan",
+        ("spare",): "must depend on the layers that are decomposed, but does not",
+    }
+    with pytest.raises(ValueError, match=message[names]):
+        fit(small, dense, [torch.randn(16, 9)], progress=False)
+
+
 class Repeating(nn.Module):
     """Runs its first layer once for every step of a sequence."""
 

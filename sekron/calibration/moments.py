@@ -172,8 +172,8 @@ class _Sums:
     def moments(self, name: str, n_images: int) -> Moments:
         if not self._n_inputs or not self._n_outputs:
             raise ValueError(
-                f"layer {name!r} must run on the calibration batches and reach the output, but does"
-                " not: leave it out (`exclude`)."
+                f"layer {name!r} must run on the batches and reach the output, but does not: leave "
+                "it dense, by `exclude` in a search or by a plan without it."
             )
         assert isinstance(self._inputs, Tensor)
         assert isinstance(self._gradients, Tensor)
@@ -214,8 +214,9 @@ def _check(output: object) -> None:
     leaves = [tensor for tensor in tensors if tensor.requires_grad]
     if not leaves:
         raise ValueError(
-            "the network's output must depend on the layers to be searched, but does not: forward "
-            "may run within `torch.no_grad()` or `inference_mode()`, or detach what it returns."
+            "the network's output must depend on the layers that are decomposed, but does not: "
+            "forward may run within `torch.no_grad()` or `inference_mode()`, or detach what it "
+            "returns."
         )
     if not all(torch.isfinite(leaf).all() for leaf in leaves):
         raise ValueError("the network's output must be finite, got NaN or Inf on a batch.")
