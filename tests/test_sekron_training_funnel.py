@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import search
 import sekron
 from search import funnel
+from sekron.network.surgery import compressed
 from sekron.profiling.count import count_flops
 from sekron.profiling.profile import profile
-from sekron.training.finetune import fit
+from sekron.training.finetune import Regularizer, fit
 from sekron.training.funnel import CLOSED
 from sekron.training.funnel_penalty import Funnel
 from sekron.training.gates import gated
@@ -164,6 +165,30 @@ def test_a_folder_holds_one_funnel(model, loader, tmp_path):
             funnel(model, loader, IMAGE, **changed, **arguments)
 
 
+def test_a_funnel_is_told_by_its_dense_weights_which_it_decomposes(
+    model, loader, tmp_path, monkeypatch
+):
+    """Another machine rounds otherwise in the decomposition."""
+    options = {"budget": search.Budget(flops=0.6), "recipe": RECIPE, "progress": False}
+    first = funnel(model, loader, IMAGE, **options, folder=tmp_path)
+
+    def rounding(model, structures):
+        network = compressed(model, structures)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(1 + 1e-6)
+        return network
+
+    monkeypatch.setattr("sekron.training.funnel.compressed", rounding)
+    again = funnel(model, loader, IMAGE, **options, folder=tmp_path)
+    assert again.plan == first.plan
+    assert again.epochs[1:] == first.epochs[1:]
+    with torch.no_grad():
+        next(model.parameters()).mul_(1 + 1e-6)
+    with pytest.raises(ValueError, match="a training of these weights, but holds one of others;"):
+        funnel(model, loader, IMAGE, **options, folder=tmp_path)
+
+
 def test_a_budget_out_of_reach_is_refused_before_the_training(model, loader):
     with pytest.raises(search.InfeasibleBudget, match="with all ranks at one"):
         funnel(model, loader, IMAGE, budget=search.Budget(flops=0.01), progress=False)
@@ -235,7 +260,8 @@ def test_the_penalty_follows_the_network_to_its_device(model, loader, monkeypatc
 
     def moved(network, *arguments):
         network.to("meta")
-        devices.append(arguments[-1].penalty(0.5).device.type)
+        regularizer, *_ = (x for x in arguments if isinstance(x, Regularizer))
+        devices.append(regularizer.penalty(0.5).device.type)
         raise Interrupted
 
     monkeypatch.setattr(module, "fit", moved)

@@ -106,6 +106,53 @@ def test_a_folder_holds_one_training(data, tmp_path, change):
         sekron.finetune(**{**arguments, **change}, folder=tmp_path, progress=False)
 
 
+def test_a_folder_goes_on_from_its_own_weights_only(data, tmp_path):
+    options = {"recipe": recipe(), "folder": tmp_path, "progress": False}
+    _, small = networks()
+    epochs = sekron.finetune(small, loader_of(*data), **options)
+    left = states(small)
+    again = sekron.finetune(small, loader_of(*data), **options)  # as the training left it
+    assert again[1:] == epochs[1:]
+    assert equal(states(small), left)
+    _, small = networks()
+    with torch.no_grad():
+        small[5].bias[0] += 1e-3
+    before = states(small)
+    with pytest.raises(ValueError, match="a training of these weights, but holds one of others;"):
+        sekron.finetune(small, loader_of(*data), **options)
+    assert equal(states(small), before)
+
+
+def test_a_folder_of_an_earlier_release_does_not_tell_its_weights(data, tmp_path):
+    options = {"recipe": recipe(), "folder": tmp_path, "progress": False}
+    _, small = networks()
+    epochs = sekron.finetune(small, loader_of(*data), **options)
+    pointer = tmp_path / "training.json"
+    document = json.loads(pointer.read_text())
+    del document["start"], document["best"]
+    pointer.write_text(json.dumps(document))
+    _, other = networks()
+    with torch.no_grad():
+        other[5].bias[0] += 1e-3
+    assert sekron.finetune(other, loader_of(*data), **options)[1:] == epochs[1:]
+    assert equal(states(other), states(small))
+
+
+@pytest.mark.parametrize(
+    "output", ["values", lambda y, t: (y - t).square().mean()], ids=["values", "given"]
+)
+def test_a_training_to_another_divergence_is_another_one(data, tmp_path, output):
+    options = {"recipe": recipe(), "folder": tmp_path, "progress": False}
+    dense, small = networks()
+    first = sekron.finetune(small, loader_of(*data), dense=dense, output=output, **options)
+    for other in (None, "logits"):
+        with pytest.raises(ValueError, match="holds another; take another folder"):
+            sekron.finetune(networks()[1], loader_of(*data), dense=dense, output=other, **options)
+    _, small = networks()
+    again = sekron.finetune(small, loader_of(*data), dense=dense, output=output, **options)
+    assert again[1:] == first[1:]
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"identity": 1}'])
 def test_a_damaged_folder_is_named(data, tmp_path, text):
     _, small = networks()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,10 @@ from sekron.calibration.output_kind import Output
 from sekron.forward.evaluation import Score, evaluating, must_allow_gradients
 from sekron.layers.factorized import Factorized
 from sekron.network.copying import copy_of
-from sekron.network.digest import digest_of
 from sekron.network.precision import check_trainable
 from sekron.network.weights import load_weights
 from sekron.progress import bar
+from sekron.training.identity import identity_of
 from sekron.training.loss import Loss, TaskLoss
 from sekron.training.recipe import DEFAULT_RECIPE, Recipe
 from sekron.training.record import Epoch, TrainingRecord
@@ -82,7 +82,8 @@ def finetune(
         score: Rates the network after every epoch, higher is better; called in evaluation mode,
             on the device that trains.
         recipe: How to train.
-        folder: Where the state is kept after every epoch; a later call with it goes on from there.
+        folder: Where the state is kept after every epoch; a later call with it goes on from there,
+            given the weights that the first one was given, or that the last one left.
         output: What the dense network puts out, and so how it teaches: `logits`, `values`, or a
             divergence of two outputs; default by what the outputs look like.
         loss: What is learnt from the batches, beside the dense network: a function of what the
@@ -97,8 +98,8 @@ def finetune(
     Raises:
         ImportError: Without the package accelerate.
         ValueError: If there is nothing to learn from, labels are not classes of the network, the
-            folder holds another training, or the loss is not finite; the network then has the
-            weights of the best epoch so far.
+            folder holds another training or began with other weights, or the loss is not finite;
+            the network then has the weights of the best epoch so far.
 
     Reference:
         Hinton et al., arXiv 1503.02531, for the distillation; Khodak et al., Initialization and
@@ -118,8 +119,9 @@ def fit(
     progress: bool,
     regularizer: Regularizer | None = None,
     task_loss: TaskLoss | None = None,
+    source: nn.Module | None = None,
 ) -> list[Epoch]:
-    """Train; what `finetune` does, with or without something else on top."""
+    """Train; what `finetune` does, with something else on top, or weights made from a `source`."""
     accelerator = _accelerator(recipe)
     n_batches, orders = _n_batches(loader), _orders(loader)
     frozen = _frozen(model)
@@ -130,16 +132,13 @@ def fit(
         network, prepared, loader = accelerator.prepare(model, optimizer, loader)
         total = recipe.epochs * len(loader)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-        settings = asdict(recipe) | {
-            "regularizer": regularizer and regularizer.name,
-            "taught": None if dense is None else digest_of(dense.state_dict()),
-            "scored": score is not None,
-            "batches": n_batches,
-            **({} if task_loss is None else {"loss": "given"}),
-        }
+        identity = identity_of(
+            *(model, dense, score, recipe, output, task_loss, n_batches),
+            None if regularizer is None else regularizer.name,
+        )
         teacher = None if dense is None else copy_of(dense).to(accelerator.device)
         loss_of = Loss(teacher, recipe, output, task_loss)
-        record = TrainingRecord(accelerator, schedule, orders, model, settings, folder)
+        record = TrainingRecord(accelerator, schedule, orders, model, source, identity, folder)
         if not record.epochs:
             record.add(Epoch(0, math.nan, _scored(model, score)), model)
         try:

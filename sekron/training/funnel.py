@@ -150,7 +150,10 @@ def funnel(
         penalize,
         hold,
     )
-    epochs = fit(network, loader, dense, None, recipe, folder, output, progress, regularizer)
+    epochs = fit(
+        *(network, loader, dense, None, recipe, folder, output, progress, regularizer, None),
+        model,  # its decomposition rounds otherwise on another machine
+    )
     threshold = _threshold(budget, measured, layers)
     saving = _plan(budget, measured, layers, threshold)
     # A file of the network tells by its plan what is to be opened again.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from sekron.forward.evaluation import one_line
-from sekron.network.surgery import structures_of
+from sekron.network.digest import digest_of
 from sekron.network.weights import load_weights, must_keep_tensors
 from sekron.records import Count, check_no_link, decode, encode, read_text, unwritten, write_text
 from sekron.training.random_state import random_state, set_random_state
@@ -58,6 +56,9 @@ class Epoch:
     score: float
 
 
+Digest = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
+
+
 class _Epoch(msgspec.Struct):
     epoch: Count
     loss: float | None
@@ -69,6 +70,8 @@ class _Training(msgspec.Struct):
     state: Annotated[str, Meta(pattern="^epoch-[0-9]{1,9}-[0-9a-f]{8}$")]
     epochs: Annotated[list[_Epoch], Meta(min_length=1)]
     schedule: dict[str, int | float | bool | str | list[float] | None]
+    start: Digest = ""  # which earlier releases did not tell
+    best: Digest = ""
 
 
 class TrainingRecord:
@@ -78,12 +81,13 @@ class TrainingRecord:
         accelerator: Has prepared the network and the optimizer; they are filled too.
         schedule: Of the learning rate; kept too.
         orders: Generators that the batches are shuffled with; kept too.
-        model: Its structures and shapes identify the training.
-        settings: Identify it too.
+        model: What is trained.
+        source: The network that its weights were computed from; None for no other.
+        identity: Digest of what the training is of.
         folder: Of an earlier call, which is gone on with, or to be made.
 
     Raises:
-        ValueError: If the folder holds another training, or is damaged.
+        ValueError: If the folder holds another training, or one of other weights, or is damaged.
     """
 
     def __init__(
@@ -92,17 +96,20 @@ class TrainingRecord:
         schedule: LRScheduler,
         orders: Sequence[torch.Generator],
         model: nn.Module,
-        settings: dict[str, Any],
+        source: nn.Module | None,
+        identity: str,
         folder: str | Path | None,
     ) -> None:
         self.epochs: list[Epoch] = []
         self.best = _copied(model)
         self._accelerator, self._schedule, self._orders = accelerator, schedule, orders
-        self._identity = _identity(model, settings, self.best)
+        self._identity = identity
         self._state = ""  # name of the state in the folder that is whole
         self._folder = None if folder is None else Path(folder)
+        self._start = ""  # digest of the weights that it began with
         if self._folder is not None:
             must_keep_tensors(model, "train without `folder`")
+            self._start = digest_of((model if source is None else source).state_dict())
             self._resume(self._folder, model)
 
     @property
@@ -153,7 +160,11 @@ class TrainingRecord:
         epochs = [
             _Epoch(epoch.epoch, _finite(epoch.loss), _finite(epoch.score)) for epoch in self.epochs
         ]
-        record = _Training(self._identity, state, epochs, self._schedule.state_dict())
+        record = _Training(
+            *(self._identity, state, epochs, self._schedule.state_dict()),
+            start=self._start,
+            best=digest_of(self.best),
+        )
         return encode(record, FORMAT, VERSION)
 
     def _resume(self, folder: Path, model: nn.Module) -> None:
@@ -165,6 +176,12 @@ class TrainingRecord:
             raise ValueError(
                 f"{folder} must hold a training of this network with these settings, but "
                 "holds another; take another folder."
+            )
+        own_weights = {self._start, digest_of(self.best)}
+        if record.start and own_weights.isdisjoint({record.start, record.best}):
+            raise ValueError(
+                f"{folder} must hold a training of these weights, but holds one of others; take "
+                "another folder, or hand over the very weights that it began with."
             )
         if not _is_schedule(record.schedule, self._schedule):
             raise ValueError(f"{pointer} is damaged: its schedule is none; delete the folder.")
@@ -192,18 +209,10 @@ class TrainingRecord:
                 f"{state} is damaged: {one_line(error)}; delete the folder."
             ) from error
         self._schedule.load_state_dict(record.schedule)
-        self._state = record.state
+        self._state, self._start = record.state, record.start
         self.epochs = [
             Epoch(epoch.epoch, _number(epoch.loss), _number(epoch.score)) for epoch in record.epochs
         ]
-
-
-def _identity(model: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """Return the digest of what a training is of: settings, structures and shapes."""
-    structures = {name: str(structure) for name, structure in structures_of(model).items()}
-    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    text = json.dumps({"settings": settings, "structures": structures, "shapes": shapes})
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _is_schedule(state: dict[str, Any], schedule: LRScheduler) -> bool:
