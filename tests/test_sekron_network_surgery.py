@@ -2,7 +2,10 @@
 
 import copy
 import re
+from functools import partial
 from itertools import permutations
+from types import MethodType
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
-from sekron import Plan, SeKronConv2d, SeKronLinear, Structure
+from sekron import Plan, SeKronConv2d, SeKronLinear, Structure, to_plain
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.eligibility import reason_to_skip, replaceable_modules, shared_parameters
 from sekron.network.surgery import check_finite, compressed, forms_of, rebuild, structures_of
@@ -74,6 +77,95 @@ def test_the_callers_model_is_unchanged_and_shares_nothing(make, training):
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     handle.remove()
+
+
+class Pair(NamedTuple):
+    number: int
+    layer: nn.Module
+
+
+def activated(self, x):
+    """A function that is bound to a layer, or gets one."""
+    return self(x).relu()
+
+
+def closed_over(layer):
+    return lambda x: 2 * layer(x)
+
+
+def by_default(layer):
+    def call(x, inner=layer, *, other=layer):
+        return inner(x) + other(x)
+
+    return call
+
+
+HOLDERS = {
+    "attribute": (lambda layer: layer, lambda kept, x: kept(x)),
+    "list": (lambda layer: [[layer]], lambda kept, x: kept[0][0](x)),
+    "dict": (lambda layer: {"a": [layer]}, lambda kept, x: kept["a"][0](x)),
+    "tuple": (lambda layer: (1, (layer,)), lambda kept, x: kept[1][0](x)),
+    "named tuple": (lambda layer: Pair(1, layer), lambda kept, x: kept.layer(x)),
+    "method": (lambda layer: layer.forward, lambda kept, x: kept(x)),
+    "call": (lambda layer: layer.__call__, lambda kept, x: kept(x)),
+    "bound": (lambda layer: MethodType(activated, layer), lambda kept, x: kept(x)),
+    "partial": (lambda layer: partial(layer.forward), lambda kept, x: kept(x)),
+    "argument": (lambda layer: partial(activated, layer), lambda kept, x: kept(x)),
+    "named argument": (lambda layer: partial(activated, self=layer), lambda kept, x: kept(x=x)),
+    "closure": (closed_over, lambda kept, x: kept(x)),
+    "default": (by_default, lambda kept, x: kept(x)),
+    "list of closures": (lambda layer: [closed_over(layer)], lambda kept, x: kept[0](x)),
+}
+"""How a network keeps a layer besides as its part: what it keeps, and how it calls that."""
+
+
+class Holder(nn.Module):
+    """Calls its layer by what it has kept."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.layer, self.how = nn.Linear(7, 5), how
+        object.__setattr__(self, "kept", HOLDERS[how][0](self.layer))
+
+    def forward(self, x):
+        return HOLDERS[self.how][1](self.kept, x)
+
+
+@pytest.mark.parametrize("make", [compressed, rebuild], ids=["compressed", "rebuild"])
+@pytest.mark.parametrize("how", HOLDERS)
+def test_a_layer_is_replaced_wherever_the_network_keeps_it(how, make):
+    torch.manual_seed(0)
+    model, x = Holder(how), torch.randn(3, 7)
+    dense = model(x)
+    small = make(model, {"layer": LINEAR})
+    expected = HOLDERS[how][1](HOLDERS[how][0](small.layer), x)
+    assert isinstance(small.layer, SeKronLinear)
+    assert torch.equal(small(x), expected)
+    assert not torch.allclose(expected, dense)
+    assert torch.equal(model(x), dense)  # the original keeps its own
+    plain, _ = to_plain(small)
+    torch.testing.assert_close(plain(x), expected)
+    with torch.no_grad():
+        for parameter in plain.layer.parameters():
+            parameter.zero_()
+    assert not plain(x).any()
+
+
+def test_a_kept_method_that_only_the_dense_layer_has_is_refused():
+    model = Net()
+    model.convolve = model.conv._conv_forward
+    with pytest.raises(ValueError, match="keeps '_conv_forward' of a Conv2d; keep the layer"):
+        compressed(model, {"conv": CONV})
+    assert structures_of(compressed(model, {"head": LINEAR})) == {"head": LINEAR}
+
+
+def test_what_a_network_keeps_may_hold_itself():
+    model = Net()
+    model.ring = [model.conv]
+    model.ring.append(model.ring)
+    small = compressed(model, {"conv": CONV})
+    assert small.ring[1] is small.ring
+    assert small.ring[0] is small.conv
 
 
 def test_full_rank_plan_is_the_same_function():

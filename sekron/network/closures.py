@@ -33,7 +33,7 @@ def renew_functions(reached: Reached, memo: dict[int, Any]) -> None:
     for key, function in functions.items():
         other = others[key]
         for old, new in zip(function.__closure__ or (), other.__closure__ or (), strict=True):
-            if _is_filled(old):
+            if is_filled(old):
                 new.cell_contents = twin(old.cell_contents)
         other.__defaults__ = function.__defaults__ and tuple(map(twin, function.__defaults__))
         named = function.__kwdefaults__
@@ -79,11 +79,12 @@ def _belongs(part: object, reached: Reached, holding: Mapping[int, object]) -> b
 
 def _held(function: FunctionType) -> list[object]:
     """Return the variables around a function, and the defaults of its arguments."""
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    cells = [cell.cell_contents for cell in function.__closure__ or () if is_filled(cell)]
     return [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
 
 
-def _is_filled(cell: CellType) -> bool:
+def is_filled(cell: CellType) -> bool:
+    """Whether the variable around a function has a value."""
     try:
         _ = cell.cell_contents
     except ValueError:
