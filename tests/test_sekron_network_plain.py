@@ -72,6 +72,33 @@ class Network(nn.Module):
         return self.head(self.up(self.body[0](x)))
 
 
+class Decoder(nn.Module):
+    """Reads of its layers what torch's have besides their weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(3, 8, 3, stride=(2, 1), padding=(1, 0), dilation=(1, 2))
+        self.up = nn.ConvTranspose2d(8, 6, 4, stride=2, output_padding=(1, 0))
+
+    def forward(self, x):
+        y, down, up = self.up(self.down(x)), self.down, self.up
+        (high, wide), (before, after) = down.stride, down.padding
+        y = y * high + wide * before + after + down.dilation[1] + up.output_padding[0]
+        return y.repeat(1, up.stride[0], 1, 1) if down.padding_mode == "zeros" else y
+
+
+@pytest.mark.parametrize(
+    "text", ["chain:8x1x3x1,1x3x1x3@6", "chain:8x3x3x3", "sekron:2x3x3x1,4x1x1x3@3"]
+)
+def test_a_network_reads_of_a_plain_layer_what_it_reads_of_a_factorized_one(text):
+    torch.manual_seed(0)
+    small = plan_of({"down": text, "up": "chain:8x1x4x1,1x6x1x4@9"}).apply(Decoder())
+    network, _ = to_plain(small)
+    x = torch.randn(2, 3, 9, 8)
+    for reader in (network, torch.fx.symbolic_trace(network)):
+        torch.testing.assert_close(reader(x), small(x))
+
+
 def plan_of(texts):
     return Plan({name: Structure.parse(text) for name, text in texts.items()})
 

@@ -46,7 +46,10 @@ def plain(layer: Factorized) -> nn.Module:
     if len(modules) == 1:
         return take_over(layer, last)
     has_weight = all(isinstance(module, KEEP_CHANNELS) for module in modules)
-    return take_over(layer, (PlainSequence if has_weight else nn.Sequential)(*modules))
+    sequence = take_over(layer, (PlainSequence if has_weight else nn.Sequential)(*modules))
+    for name in layer.options if isinstance(layer, SeKronConv) else ():
+        setattr(sequence, name, getattr(layer, name))  # a network may read its stride, say
+    return sequence
 
 
 def reason_to_keep(layer: Factorized) -> str:

@@ -13,7 +13,8 @@ class PlainSequence(nn.Sequential):
     What scales or shifts the outputs of a layer does so through its weight and bias. So
     `torch.nn.utils.fuse_conv_bn_eval(block.conv, block.bn)`, and all `fuse()` like it that change a
     copy of a convolution or the convolution itself, need not know that it has become a sequence.
-    What makes a new `nn.Conv2d` from the attributes of the old one finds no `in_channels`.
+    What makes a new `nn.Conv2d` from the attributes of the old one finds no `in_channels`, no
+    `kernel_size` and no `groups`: no one convolution has the weight of all steps.
 
     Args:
         modules: Steps of a layer; the last is a convolution or a linear layer.

@@ -20,6 +20,9 @@ def to_plain(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     `fuse_conv_bn_eval(block.conv, block.bn)` fuses it whole. A structure of one factor becomes the
     convolution or the linear layer itself.
 
+    A network may read of a layer what it may read of a factorized one: `stride`, `padding`,
+    `dilation`, `padding_mode` and `output_padding` are those of the whole.
+
     Between the steps of a structure that divides channels, or lets a factor serve several ranks at
     once, channels are reshaped: by `nn.Unflatten` and `nn.Flatten`, and where torch has no module
     for it by a small one of ours. Such layers too can be traced, scripted and quantized. But they
