@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize, prune
 
+from search.clock.peak_memory import peak_activation_bytes
 from sekron import SeKronConv2d, Structure, decompose
 from sekron.layers.operations import Form
 from sekron.profiling.count import count_flops
@@ -135,6 +136,16 @@ def test_autocast_gives_the_dtype_of_a_dense_convolution():
 def test_an_empty_batch_gives_an_empty_batch(case, matmul):
     layer = layer_of(case, form=Form(None, matmul))
     assert layer(images(layer)[:0]).shape == layer.to_conv2d()(images(layer)[:0]).shape
+
+
+def test_matrix_products_of_many_images_need_no_more_memory_than_convolutions():
+    structure = Structure.parse("chain:31x1x1x1,1x29x1x1@23")
+    x = torch.randn(11, 29, 3, 2)  # a copy of a weight for each image would outweigh these
+    needed = [
+        peak_activation_bytes(SeKronConv2d(structure, form=Form(None, matmul), bias=False), x)
+        for matmul in (False, True)
+    ]
+    assert needed == [x.element_size() * 11 * 3 * 2 * (23 + 31)] * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

@@ -292,7 +292,8 @@ def _pointwise(x: Tensor, operation: Operation, weight: Tensor, bias: Tensor | N
     matrix = operation.repeated(weight).reshape(-1, n_in)
     if groups == 1 and layout_of(x) is not torch.contiguous_format:
         return F.linear(x.movedim(1, -1), matrix, bias).movedim(-1, 1)
-    matrices = matrix.reshape(groups, -1, n_in).repeat(n, 1, 1)
+    # A view that all images share, where there are no groups: `repeat` would copy it for each.
+    matrices = matrix.reshape(groups, -1, n_in).expand(n, -1, -1, -1).flatten(0, 1)
     y = torch.bmm(matrices, x.reshape(n * groups, n_in, prod(sizes)))
     y = y.reshape(n, len(matrix), *sizes)
     return y if bias is None else y + along_channels(bias, y)
