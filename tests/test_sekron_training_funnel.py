@@ -14,10 +14,11 @@ from search import funnel
 from sekron.network.surgery import compressed
 from sekron.profiling.count import count_flops
 from sekron.profiling.profile import profile
-from sekron.training.finetune import Regularizer, fit
+from sekron.training.finetune import fit
 from sekron.training.funnel import CLOSED
 from sekron.training.funnel_penalty import Funnel
 from sekron.training.gates import gated
+from sekron.training.regularizer import Regularizer
 
 RECIPE = sekron.Recipe(epochs=2, learning_rate=0.05)
 IMAGE = torch.zeros(1, 3, 8, 8)
@@ -72,8 +73,8 @@ def test_the_budget_holds(model, loader, budget):
 def test_what_is_left_computes_what_was_trained(model, loader, monkeypatch):
     kept = {}
 
-    def keeping(network, *arguments):
-        epochs = fit(network, *arguments)
+    def keeping(network, *arguments, **named):
+        epochs = fit(network, *arguments, **named)
         kept["network"] = copy.deepcopy(network).eval()
         return epochs
 
@@ -92,8 +93,8 @@ def test_what_is_left_computes_what_was_trained(model, loader, monkeypatch):
 def test_a_strong_penalty_closes_what_the_budget_asks_for(model, loader, monkeypatch):
     left = []
 
-    def watching(network, *arguments):
-        epochs = fit(network, *arguments)
+    def watching(network, *arguments, **named):
+        epochs = fit(network, *arguments, **named)
         left.append({name: x.structure(CLOSED) for name, x in gated(network).items()})
         return epochs
 
@@ -258,7 +259,7 @@ def test_the_penalty_follows_the_network_to_its_device(model, loader, monkeypatc
     module = importlib.import_module("sekron.training.funnel")
     devices = []
 
-    def moved(network, *arguments):
+    def moved(network, *arguments, **named):
         network.to("meta")
         regularizer, *_ = (x for x in arguments if isinstance(x, Regularizer))
         devices.append(regularizer.penalty(0.5).device.type)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from sekron.training.identity import identity_of
 from sekron.training.loss import Loss, TaskLoss
 from sekron.training.recipe import DEFAULT_RECIPE, Recipe
 from sekron.training.record import Epoch, TrainingRecord
+from sekron.training.regularizer import Regularizer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,25 +32,6 @@ MOMENTUM = 0.9
 
 WRAPPED = ("forward", "_original_forward")
 """What accelerate puts into a network to run it in another precision, and leaves there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Regularizer:
-    """What else a training does, besides fitting.
-
-    Attributes:
-        name: What it is, with its settings: a folder holds one training.
-        parameters: That it works on; neither decayed nor clipped.
-        rate: Their learning rate over that of all others.
-        penalty: Added to the loss; called with the share of the training that is done.
-        after_step: Called after every step of the optimizer.
-    """
-
-    name: str
-    parameters: list[nn.Parameter]
-    rate: float
-    penalty: Callable[[float], Tensor]
-    after_step: Callable[[], None]
 
 
 def finetune(
@@ -133,8 +114,7 @@ def fit(
         total = recipe.epochs * len(loader)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
         identity = identity_of(
-            *(model, dense, score, recipe, output, task_loss, n_batches),
-            None if regularizer is None else regularizer.name,
+            model, dense, score, recipe, output, task_loss, n_batches, regularizer
         )
         teacher = None if dense is None else copy_of(dense).to(accelerator.device)
         loss_of = Loss(teacher, recipe, output, task_loss)

@@ -32,11 +32,12 @@ from sekron.scalars import number
 from sekron.structures.families import Point, clipped_ranks, n_ranks
 from sekron.structures.structure import Structure
 from sekron.structures.templates import channel_svd, tucker2
-from sekron.training.finetune import Regularizer, fit
+from sekron.training.finetune import fit
 from sekron.training.funnel_penalty import Funnel
 from sekron.training.gates import Gated, gated
 from sekron.training.recipe import DEFAULT_RECIPE, Recipe
 from sekron.training.record import Epoch
+from sekron.training.regularizer import Regularizer
 
 GATE_RATE = 10.0
 """Learning rate of the gates over that of the weights."""
@@ -151,8 +152,16 @@ def funnel(
         hold,
     )
     epochs = fit(
-        *(network, loader, dense, None, recipe, folder, output, progress, regularizer, None),
-        model,  # its decomposition rounds otherwise on another machine
+        network,
+        loader,
+        dense,
+        None,
+        recipe,
+        folder,
+        output,
+        progress,
+        regularizer,
+        source=model,  # what is computed from it rounds otherwise on another machine
     )
     threshold = _threshold(budget, measured, layers)
     saving = _plan(budget, measured, layers, threshold)

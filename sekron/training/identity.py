@@ -14,6 +14,7 @@ from sekron.network.digest import digest_of
 from sekron.network.surgery import structures_of
 from sekron.training.loss import TaskLoss
 from sekron.training.recipe import Recipe
+from sekron.training.regularizer import Regularizer
 
 
 def identity_of(
@@ -24,7 +25,7 @@ def identity_of(
     output: Output | None,
     task_loss: TaskLoss | None,
     n_batches: int,
-    regularizer: str | None,
+    regularizer: Regularizer | None,
 ) -> str:
     """Return the digest of a training's settings, and of the network's structures and shapes.
 
@@ -39,10 +40,10 @@ def identity_of(
         output: What the user says of the outputs, or None.
         task_loss: The user's loss, or None.
         n_batches: Of an epoch.
-        regularizer: Name of what else the training does, or None.
+        regularizer: What else the training does, or None.
     """
     settings = asdict(recipe) | {
-        "regularizer": regularizer,
+        "regularizer": regularizer and regularizer.name,
         "taught": None if dense is None else digest_of(dense.state_dict()),
         "scored": score is not None,
         "batches": n_batches,

@@ -160,11 +160,9 @@ class TrainingRecord:
         epochs = [
             _Epoch(epoch.epoch, _finite(epoch.loss), _finite(epoch.score)) for epoch in self.epochs
         ]
-        record = _Training(
-            *(self._identity, state, epochs, self._schedule.state_dict()),
-            start=self._start,
-            best=digest_of(self.best),
-        )
+        schedule = self._schedule.state_dict()
+        best = digest_of(self.best)
+        record = _Training(self._identity, state, epochs, schedule, self._start, best)
         return encode(record, FORMAT, VERSION)
 
     def _resume(self, folder: Path, model: nn.Module) -> None:
