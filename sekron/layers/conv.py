@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from sekron.decomposition.decompose import decompose
 from sekron.layers.channels import along_channels, layout_of
-from sekron.layers.factorized import Factorized, in_place_of
+from sekron.layers.factorized import Factorized, drawing_aside, in_place_of
 from sekron.layers.operations import DEFAULT_FORM, Form, Operation
 from sekron.structures.geometry import per_axis
 from sekron.structures.structure import Structure
@@ -100,7 +100,8 @@ class SeKronConv(Factorized):
             ValueError: If the structure has another weight shape or number of groups, or the layer
                 is of another kind.
         """
-        layer = cls.like(conv, structure, form)
+        with drawing_aside(conv):
+            layer = cls.like(conv, structure, form)
         layer.set_factors(decompose(conv.weight, structure))
         return in_place_of(conv, layer)
 
@@ -143,9 +144,9 @@ class SeKronConv(Factorized):
             groups=groups,
             **{name: getattr(self, name) for name in self.options},
             bias=self.bias is not None,
-            device=self.weights[0].device,
+            device="meta",  # where nothing is drawn for a weight that is filled at once
             dtype=self.weights[0].dtype,
-        )
+        ).to_empty(device=self.weights[0].device)
         conv.weight.data.copy_(self.dense_weight())
         return in_place_of(self, conv)
 

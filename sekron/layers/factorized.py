@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from math import prod
 from typing import TypeVar
 
@@ -97,6 +98,17 @@ class Factorized(nn.Module):
         """Show the structure in the printed module."""
         form = f"order={self.order}, matmul={self.form.matmul}"
         return f"{self.structure}, {form}, bias={self.bias is not None}"
+
+
+def drawing_aside(module: nn.Module) -> AbstractContextManager[None]:
+    """Take nothing from the caller's random numbers for a layer that is made to be filled.
+
+    Args:
+        module: In whose place, and on whose device, it is made.
+    """
+    weight = getattr(module, "weight", None)
+    devices = [weight.device] if isinstance(weight, Tensor) and weight.is_cuda else []
+    return torch.random.fork_rng(devices)
 
 
 def in_place_of(source: nn.Module, target: Layer) -> Layer:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sekron.decomposition.decompose import decompose
-from sekron.layers.factorized import Factorized, in_place_of
+from sekron.layers.factorized import Factorized, drawing_aside, in_place_of
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.structures.structure import Structure
 
@@ -49,7 +49,8 @@ class SeKronLinear(Factorized):
         cls, linear: nn.Linear, structure: Structure, form: Form = DEFAULT_FORM
     ) -> Self:
         """Decompose a linear layer; its weight and bias are copied, never shared."""
-        layer = cls.like(linear, structure, form)
+        with drawing_aside(linear):
+            layer = cls.like(linear, structure, form)
         layer.set_factors(decompose(linear.weight, structure))
         return in_place_of(linear, layer)
 
@@ -72,9 +73,9 @@ class SeKronLinear(Factorized):
             weight.shape[1],
             weight.shape[0],
             bias=self.bias is not None,
-            device=weight.device,
+            device="meta",  # where nothing is drawn for a weight that is filled at once
             dtype=weight.dtype,
-        )
+        ).to_empty(device=weight.device)
         linear.weight.data.copy_(weight)
         return in_place_of(self, linear)
 

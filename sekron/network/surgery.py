@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from sekron.decomposition.decompose import decompose
 from sekron.layers.conv import SeKronConv, SeKronConv2d
-from sekron.layers.factorized import Factorized, in_place_of
+from sekron.layers.factorized import Factorized, drawing_aside, in_place_of
 from sekron.layers.linear import SeKronLinear
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.layers.transposed import SeKronConvTranspose
@@ -120,12 +120,8 @@ def _check(network: nn.Module, structures: Mapping[str, Structure]) -> None:
 
 
 def blank_layer(module: nn.Module, structure: Structure, form: Form) -> Factorized:
-    """Return a factorized layer in place of a dense one, its factors not yet filled in.
-
-    What they hold meanwhile takes nothing from the caller's random numbers.
-    """
-    device = weight_of(module, "").device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    """Return a factorized layer in place of a dense one, its factors not yet filled in."""
+    with drawing_aside(module):
         if isinstance(module, nn.Linear):
             return SeKronLinear.like(module, structure, form)
         assert isinstance(module, _ConvNd)
