@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sekron import Plan, Structure, repair
 from sekron.calibration.divergence import reference_of
+from sekron.calibration.layer_inputs import InputsAhead
 from sekron.forward.inputs import as_arguments
 from sekron.network.counterparts import in_running_order, paired
+from sekron.training import gain_and_offset
 from sekron.training.gain_and_offset import rescale
 from tests.conftest import decayed
 
@@ -61,6 +64,35 @@ def test_each_channel_gets_its_least_squares_line(kind, monkeypatch):
         matrix = np.stack(columns, axis=1)
         wanted.append(matrix @ np.linalg.lstsq(matrix, y, rcond=None)[0])
     np.testing.assert_allclose(channels(small, batches), wanted, rtol=1e-3, atol=1e-4)
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the most numbers of a tensor in fp64 that any operator has put out."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        y = func(*args, **(kwargs or {}))
+        if isinstance(y, torch.Tensor) and y.dtype == torch.float64:
+            self.numbers = max(self.numbers, y.numel())
+        return y
+
+
+@pytest.mark.parametrize("piece", [7 * 5, 7 * 60, 2**24], ids=["positions", "images", "all"])
+@pytest.mark.parametrize("kind", ["conv", "strided", "transposed", "linear"])
+def test_moments_are_summed_by_pieces(kind, piece, monkeypatch):
+    monkeypatch.setattr(gain_and_offset, "PIECE", piece)
+    dense, small = pair(kind)
+    batches = images(kind)
+    y, other = channels(dense, batches), channels(small, batches)
+    inputs = InputsAhead(dense, ["0"], batches)
+    with torch.no_grad(), Largest() as largest:
+        found = gain_and_offset._channels("0", inputs, small)
+    wanted = y, other, y * other, other**2
+    names = "mean", "other_mean", "product", "other_square"
+    for name, rows in zip(names, wanted, strict=True):
+        np.testing.assert_allclose(getattr(found, name), rows.mean(axis=1), rtol=1e-10)
+    assert 7 <= largest.numbers <= piece
 
 
 @pytest.mark.parametrize("kind", ["grouped", "split"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from sekron.calibration.layer_inputs import InputsAhead, paired_inputs
+from sekron.calibration.patches import PIECE
 from sekron.decomposition.metric import Metric
 from sekron.forward.evaluation import evaluating
 from sekron.forward.inputs import Arguments
@@ -100,17 +102,23 @@ def _channels(name: str, dense: InputsAhead, model: nn.Module) -> Channels | Non
         for inputs in pairs:
             # Past the layer's hooks, which have made this input already.
             outputs = [side.forward(x.to(dtype)) for side, x in zip(sides, inputs, strict=True)]
-            y, other = (_rows(sides[0], output) for output in outputs)
-            terms = y, other, y * other, other.square()
-            totals = [term.sum(dim=0) for term in terms]
-            sums = totals if not sums else [s + t for s, t in zip(sums, totals, strict=True)]
-            n_rows += len(y)
+            pieces = (_rows(sides[0], output) for output in outputs)
+            for y, other in zip(*pieces, strict=True):
+                # One after the other, so that a term is gone before the next one is made.
+                totals = [y.sum(0), other.sum(0), (y * other).sum(0), other.square().sum(0)]
+                sums = totals if not sums else [s + t for s, t in zip(sums, totals, strict=True)]
+                n_rows += len(y)
     if n_rows == 0:
         return None
     return Channels(*(total / n_rows for total in sums))
 
 
-def _rows(module: nn.Module, output: Tensor) -> Tensor:
-    """Return what a layer puts out as `(positions, channels)`, fp64."""
-    rows = output if isinstance(module, nn.Linear) else output.movedim(1, -1)
-    return rows.reshape(-1, rows.shape[-1]).double()
+def _rows(module: nn.Module, output: Tensor) -> Iterator[Tensor]:
+    """Yield what a layer puts out as `(positions, channels)`, fp64, about `PIECE` numbers each."""
+    channels = output if isinstance(module, nn.Linear) else output.movedim(1, -1)
+    n_channels = channels.shape[-1]
+    n_images = max(PIECE // max(prod(channels.shape[1:]), 1), 1)
+    for images in torch.split(channels, n_images):
+        # A single image may be larger than a piece.
+        rows = images.reshape(-1, n_channels)
+        yield from (piece.double() for piece in torch.split(rows, max(PIECE // n_channels, 1)))
