@@ -16,6 +16,7 @@ from sekron.calibration.patches import Drawn, batched, channels_of
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import inputs_of, must_allow_gradients, output_of, uncompiled
 from sekron.forward.inputs import Arguments
+from sekron.forward.recurrent import recurrent_differentiable
 from sekron.network.copying import copy_of
 from sekron.network.eligibility import TRANSPOSED
 from sekron.network.precision import in_single_precision
@@ -112,7 +113,7 @@ def moments(
     try:
         for batch in chain.from_iterable(b.split(_at_once(b)) for b in inputs):
             n_images += len(batch)
-            with uncompiled(), torch.enable_grad():
+            with uncompiled(), torch.enable_grad(), recurrent_differentiable(network):
                 put_out = output_of(network, batch, "the calibration batches")
                 _check(put_out)
                 kind = kind or kind_of(output, put_out)

@@ -22,6 +22,7 @@ from sekron.forward.evaluation import (
     uncompiled,
 )
 from sekron.forward.inputs import Arguments
+from sekron.forward.recurrent import recurrent_differentiable
 from sekron.forward.tensors import map_tensors
 from sekron.network.copying import copy_of
 from sekron.network.counterparts import paired
@@ -210,6 +211,7 @@ def _descend(
     with (
         evaluating(model),
         evaluating(dense),
+        recurrent_differentiable(model),
         torch.enable_grad(),
         gradients_aside(parameters),
     ):
