@@ -18,6 +18,7 @@ from search.clock.race import EAGER, interval, race, synchronized
 from search.clock.run_queue import RunQueue
 from search.clock.setting import setting_of
 from search.clock.sides import Sides
+from search.clock.stand_in import stand_in
 from search.clock.steadiness import Steadiness
 from search.clock.times import Interval, LayerTime, Setting
 from search.clock.timetable import Timetable
@@ -28,7 +29,7 @@ from sekron.layers.operations import Form
 from sekron.network.copying import copy_of
 from sekron.network.opening import opened
 from sekron.network.plan import Plan
-from sekron.network.surgery import blank_layer, rebuild
+from sekron.network.surgery import blank_layer
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
 from sekron.structures.structure import Structure
 
@@ -196,8 +197,8 @@ class Stopwatch:
         return times
 
     def compressed(self, plan: Plan) -> nn.Module:
-        """Return the network under a plan; what its factors are does not matter to the clock."""
-        return rebuild(self._dense, plan, {name: plan.form(name) for name in plan})
+        """Return the network under a plan, its factors random, as nothing is decomposed for it."""
+        return stand_in(self._dense, self._network, plan)
 
     def network_ratio(self, small: nn.Module, seconds: float) -> Interval:
         """Time a compressed network in turn with the dense one.
