@@ -159,6 +159,35 @@ def test_a_kept_method_that_only_the_dense_layer_has_is_refused():
     assert structures_of(compressed(model, {"head": LINEAR})) == {"head": LINEAR}
 
 
+def test_a_hook_calls_the_layers_that_stand_in_the_network():
+    """Also one of a layer that is replaced itself."""
+    model = nn.ModuleDict({"first": nn.Linear(7, 5), "second": nn.Linear(7, 5)})
+    second = model["second"]
+    model["first"].register_forward_hook(lambda _, inputs, output: output + second(*inputs))
+    small = compressed(model, {"first": LINEAR, "second": LINEAR})
+    x = torch.randn(3, 7)
+    expected = small["first"].forward(x) + small["second"](x)
+    torch.testing.assert_close(small["first"](x), expected)
+    with torch.no_grad():
+        second.weight.zero_()
+    torch.testing.assert_close(small["first"](x), expected)
+
+
+def test_a_network_may_have_scripted_parts():
+    model, x = nn.Sequential(nn.Linear(7, 5), torch.jit.script(nn.ReLU())), torch.randn(3, 7)
+    small = compressed(model, {"0": LINEAR})
+    assert torch.equal(small(x), small[0](x).relu())
+
+
+def test_what_is_kept_many_times_over_is_gone_through_once():
+    model = Net()
+    kept = (model.conv,)
+    for _ in range(60):
+        kept = kept, kept
+    model.kept = kept
+    assert structures_of(compressed(model, {"conv": CONV})) == {"conv": CONV}
+
+
 def test_what_a_network_keeps_may_hold_itself():
     model = Net()
     model.ring = [model.conv]

@@ -32,13 +32,14 @@ def open_modules(network: nn.Module, names: Collection[str] | None = None) -> nn
         network: Whose modules may be taken apart.
         names: Layers to get at, or modules to open; only what these are in is opened. Default all.
     """
-    for name in reversed(closed(network, names)):  # parts before what they are part of
+    replacements = {}
+    for name in closed(network, names):  # of which none is a part of another that is replaced
         module = network.get_submodule(name)
         opener = opener_of(module)
         replacement = None if opener is None else opener(module)
-        if replacement is not None:
-            network = swap(network, {name: replacement})
-    return network
+        if replacement is not None and replacement is not module:
+            replacements[name] = replacement
+    return swap(network, replacements)
 
 
 def closed(network: nn.Module, names: Collection[str] | None = None) -> list[str]:

@@ -21,7 +21,8 @@ def to_plain(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     convolution or the linear layer itself.
 
     A network may read of a layer what it may read of a factorized one: `stride`, `padding`,
-    `dilation`, `padding_mode` and `output_padding` are those of the whole.
+    `dilation`, `padding_mode` and `output_padding` are those of the whole, but in the form that
+    runs, `padding` in numbers, where the structure is of one factor.
 
     Between the steps of a structure that divides channels, or lets a factor serve several ranks at
     once, channels are reshaped: by `nn.Unflatten` and `nn.Flatten`, and where torch has no module
