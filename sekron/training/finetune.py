@@ -64,7 +64,7 @@ def finetune(
             on the device that trains.
         recipe: How to train.
         folder: Where the state is kept after every epoch; a later call with it goes on from there,
-            given the weights that the first one was given, or that the last one left.
+            with a warning if the weights are none that a training there began with or left.
         output: What the dense network puts out, and so how it teaches: `logits`, `values`, or a
             divergence of two outputs; default by what the outputs look like.
         loss: What is learnt from the batches, beside the dense network: a function of what the
@@ -79,8 +79,8 @@ def finetune(
     Raises:
         ImportError: Without the package accelerate.
         ValueError: If there is nothing to learn from, labels are not classes of the network, the
-            folder holds another training or began with other weights, or the loss is not finite;
-            the network then has the weights of the best epoch so far.
+            folder holds another training, or the loss is not finite; the network then has the
+            weights of the best epoch so far.
 
     Reference:
         Hinton et al., arXiv 1503.02531, for the distillation; Khodak et al., Initialization and

@@ -50,7 +50,7 @@ def identity_of(
     }
     if task_loss is not None:
         settings["loss"] = "given"
-    if output is not None:
+    if output is not None and dense is not None:
         settings["output"] = output if isinstance(output, str) else "given"
     state = model.state_dict().items()
     record = {

@@ -15,7 +15,7 @@ class Recipe:
         decay: Weight decay `decay / 2 · ‖W‖²`, where `W` is the product of the factors of a
             factorized layer, or any other weight; biases and batch norm are left alone.
         distillation: Share of the loss that is the divergence from the dense network, if there
-            is one; the rest is cross-entropy with the labels.
+            is one; the rest is the task's loss, by default cross-entropy with the labels.
         temperature: Temperature of that divergence.
         clip: Norm to which a gradient is cut.
         mixed_precision: `no`, `fp16` or `bf16`; None for what `accelerate launch` was told, or this

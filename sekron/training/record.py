@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ class TrainingRecord:
         folder: Of an earlier call, which is gone on with, or to be made.
 
     Raises:
-        ValueError: If the folder holds another training, or one of other weights, or is damaged.
+        ValueError: If the folder holds another training, or is damaged.
     """
 
     def __init__(
@@ -177,9 +178,11 @@ class TrainingRecord:
             )
         own_weights = {self._start, digest_of(self.best)}
         if record.start and own_weights.isdisjoint({record.start, record.best}):
-            raise ValueError(
-                f"{folder} must hold a training of these weights, but holds one of others; take "
-                "another folder, or hand over the very weights that it began with."
+            # No error: what computes them anew may round otherwise, on a GPU each time.
+            warnings.warn(
+                f"the training in {folder} began with other weights than these, and goes on from "
+                "its own; take another folder for a training of these.",
+                stacklevel=5,
             )
         if not _is_schedule(record.schedule, self._schedule):
             raise ValueError(f"{pointer} is damaged: its schedule is none; delete the folder.")
