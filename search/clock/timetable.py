@@ -108,10 +108,27 @@ class Timetable:
             )
         if self.spread > UNSTEADY:
             return f"the times of the dense network are spread over {self.spread:.0%} of it"
-        if is_wide(self.network_low_ms, self.network_ms, self.network_high_ms):
-            ends = f"{self.network_low_ms:.4g} and {self.network_high_ms:.4g} ms"
-            return f"the median time of the dense network is only known to lie between {ends}"
         return ""
+
+    @property
+    def is_dense_sure(self) -> bool:
+        """Whether the dense network's interval is tight enough for its time to decide anything."""
+        return not is_wide(self.network_low_ms, self.network_ms, self.network_high_ms)
+
+    def with_dense(self, other: Timetable) -> Timetable:
+        """Return a timetable with the times of the dense network and its layers of another one.
+
+        What was timed in turn with them stays; which plans hold a budget is to be found again.
+        """
+        return replace(
+            self,
+            network_ms=other.network_ms,
+            network_low_ms=other.network_low_ms,
+            network_high_ms=other.network_high_ms,
+            layers=other.layers,
+            winners={},
+            efforts={},
+        )
 
     @property
     def searched_ms(self) -> float:

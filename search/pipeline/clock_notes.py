@@ -38,10 +38,17 @@ def tell_times(
 
 
 def tell_doubt(clock: PlanClock, warn: Callable[[str], None]) -> None:
-    """Warn where the machine was too busy."""
-    if clock.timetable.doubt:
+    """Warn where the machine was too busy, or the dense network's time is not known."""
+    times = clock.timetable
+    if not times.is_dense_sure:
         warn(
-            f"the machine was too busy for the clock: {clock.timetable.doubt}, so that the "
-            "latencies may be wrong; run the same search again when it is quiet, or with more "
-            "`measure_seconds`, and they are measured anew."
+            "the median time of the dense network is only known to lie between "
+            f"{times.network_low_ms:.4g} and {times.network_high_ms:.4g} ms; run the same search "
+            "again, with more `measure_seconds` or on a quieter machine, and it is measured anew."
+        )
+    if times.doubt:
+        warn(
+            f"the machine was too busy for the clock: {times.doubt}, so that the "
+            "latencies may be wrong; run the same search again when it is quiet, and they are "
+            "measured anew."
         )

@@ -61,9 +61,10 @@ def begin_clock(
                 "measured anew."
             )
             timetable = None
-    if timetable is None:
+    if timetable is None or not (timetable.is_dense_sure or request.keep_latency):
         with limit.running():
-            timetable = stopwatch.start(limit.left(DENSE))
+            fresh = stopwatch.start(limit.left(DENSE))
+        timetable = fresh if timetable is None else timetable.with_dense(fresh)
     _check_latency(request.budget, timetable, profile)
     return timetable
 
