@@ -29,7 +29,7 @@ def test_a_worker_that_is_to_end_gives_back_what_it_has(sekron_command, run_fold
     monkeypatch.setattr(Claims, "take", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     code, _, err = sekron_command("worker", "run", "--threads", "1")
     assert code == 130
-    assert "sekron: interrupted; nothing in a run folder is lost" in err
+    assert "sekron: interrupted; what a run folder or --folder holds is kept" in err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert claims_in(RunFolder(run_folder).storage())[-1].state == TrialState.FAIL
 

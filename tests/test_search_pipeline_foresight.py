@@ -176,7 +176,7 @@ def test_what_is_long_is_said_before(monkeypatch):
     works = [LayerWork([1.0, 3.0], 0.5, 12), *(LayerWork([2.0], 0.0, 0) for _ in range(20))]
     assert announcement(works, n_threads=1) == (
         "21 layers take about 2 min to search, the longest 20% of it; `min_share`, `exclude` or "
-        "fewer `n_trials` make it shorter."
+        "fewer trials (`n_trials`, `--trials`) make it shorter."
     )
     assert announcement(works, n_threads=40) == ""  # 2 · 10 s, those of the longest
     many = [LayerWork([4.0], 0.0, 0) for _ in range(30)]

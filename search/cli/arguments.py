@@ -75,7 +75,11 @@ Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Calibration = Annotated[
-    str, typer.Option(help="Unlabelled images: a folder of pictures, or a file with one tensor.")
+    str,
+    typer.Option(
+        help="Unlabelled images: a folder of pictures, with --normalize, or a file with one tensor "
+        "or, for several inputs, one for each by its name or number."
+    ),
 ]
 Normalize = Annotated[
     Any,

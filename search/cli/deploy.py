@@ -70,7 +70,7 @@ def verify(
     inputs: Inputs,
     as_json: Json = False,
     measure_seconds: Annotated[
-        float, typer.Option(help="Limit for the time of each check; 0: none.")
+        float, typer.Option(help="Limit for each check's clock; at 0 nothing is timed.")
     ] = 2.0,
 ) -> None:
     """Use a compressed network in every way that the dense one is used in, each for real.

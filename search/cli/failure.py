@@ -23,7 +23,9 @@ OURS = frozenset({"search", "baselines", "sekron"})
 QUOTED = 500
 """Characters of another's error that are shown."""
 
-INTERRUPTED = "interrupted; nothing in a run folder is lost: the same command goes on from there"
+INTERRUPTED = (
+    "interrupted; what a run folder or --folder holds is kept: the same command goes on from it"
+)
 
 
 def fail(error: BaseException, whole: bool) -> int:

@@ -41,14 +41,18 @@ def funnel(
     params: Limit = None,
     include: Patterns = None,
     exclude: Patterns = None,
-    epochs: int = 10,
-    learning_rate: float = 0.01,
-    batch_size: int = 64,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="First one; falls along a cosine.")] = 0.01,
+    batch_size: Annotated[int, typer.Option(help="Images of a step.")] = 64,
     schedule: Annotated[str, typer.Option(help="gate or global.")] = "gate",
-    strength: Annotated[float | None, typer.Option(help="Of the penalty.")] = None,
-    gate_rate: Annotated[float, typer.Option(help="Learning rate of the gates, ×.")] = GATE_RATE,
+    strength: Annotated[
+        float | None, typer.Option(help="Of the penalty; default 0.01 for gate, 0.002 for global.")
+    ] = None,
+    gate_rate: Annotated[
+        float, typer.Option(help="Learning rate of the gates over that of the weights.")
+    ] = GATE_RATE,
     folder: Annotated[str | None, typer.Option(help="Keeps the state of the training.")] = None,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Of the order of the images.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Choose ranks by training with a penalty on gates; write the trained network."""
@@ -89,5 +93,6 @@ def funnel(
     else:
         note(
             f"{output}: {len(result.plan)} layers replaced, {counted:,} FLOPs "
-            f"({counted / dense:.1%}), for {budget}; fine-tune it with `sekron.finetune`"
+            f"({counted / dense:.1%}), for {budget}; next: `sekron.recalibrate`, then "
+            "`sekron.finetune`"
         )

@@ -104,7 +104,10 @@ def search(
     name: Annotated[str, typer.Option(help="Of the search, among others in its storage.")] = "",
     seed: int = 0,
     threads: Annotated[
-        int | None, typer.Option(help="Layers searched at a time; default as torch has threads.")
+        int | None,
+        typer.Option(
+            help="Layers searched at a time; default torch's threads, shared by --workers."
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option(help="Processes on this machine; `sekron worker` adds more anywhere.")
@@ -121,7 +124,7 @@ def search(
         int, typer.Option(help="Whole plans tried where latency is limited or there is a score.")
     ] = 30,
     measure_seconds: Annotated[
-        float, typer.Option(help="Limit for all measuring, layers and networks; 0: none.")
+        float, typer.Option(help="Limit for all measuring; at 0 nothing is measured.")
     ] = 120.0,
     keep_latency: Annotated[
         bool, typer.Option("--keep-latency", help="Use latencies of another machine or setting.")

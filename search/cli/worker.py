@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from search.cli.output import print_json, say
 from search.cli.sources import load_model, load_score
 from search.cli.trust import model_of
 from search.folder.run_folder import RunFolder
+from search.folder.storage import without_password
 from search.pipeline.join import join
 from search.workers.processes import STORAGE
 
@@ -77,7 +79,8 @@ def worker(
     if as_json:
         print_json({"run": run, "done": is_done})
     elif is_done:
-        say(f"{run}: done; `sekron front {run}` shows it")
+        given = "" if storage is None else f" --storage {shlex.quote(without_password(storage))}"
+        say(f"{run}: done; `sekron front {shlex.quote(run)}{given}` shows it")
     else:
         say(f"{run}: all layers are done; what is left is timed or scored by `sekron search`")
 

@@ -151,8 +151,8 @@ def announcement(work: Sequence[LayerWork], n_threads: int) -> str:
         return ""
     return (
         f"{len(work)} layers take about {in_words(taken)} to search, the longest "
-        f"{longest / seconds:.0%} of it; `min_share`, `exclude` or fewer `n_trials` make it "
-        "shorter."
+        f"{longest / seconds:.0%} of it; `min_share`, `exclude` or fewer trials (`n_trials`, "
+        "`--trials`) make it shorter."
     )
 
 

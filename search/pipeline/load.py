@@ -32,7 +32,8 @@ def load(run: str | Path, storage: str | None = None, *, needs_best: bool = True
         run: The folder.
         storage: URL of the Optuna storage that the search was given, if it was.
         needs_best: Whether to refuse a search that has no plan for its budget, since none was found
-            or it was not measured or scored yet; else its best plan is as for `load_so_far`.
+            or it was not measured or scored yet; else its best plan is the best by error of what
+            is there, or the dense network where nothing holds the budget.
 
     Raises:
         FileNotFoundError: If it is no run folder.

@@ -104,9 +104,9 @@ def run(
             folder, where they take long, in a process; default as many as torch has threads. The
             result does not depend on it, but for errors' last digits where all layers are wide.
         runtime: That is timed, layer by layer and whole: torch, torch.compile, onnxruntime,
-            openvino, their names with -int8 (quantized, candidates too), onnxruntime-cuda or
-            onnxruntime-tensorrt. A run folder keeps the times of several side by side; for the
-            same latency the plan of another one is taken where it is better here.
+            openvino, onnxruntime-int8 or openvino-int8 (quantized, candidates too),
+            onnxruntime-cuda or onnxruntime-tensorrt. A run folder keeps the times of several side
+            by side; for the same latency the plan of another one is taken where it is better here.
 
     Returns:
         The result.

@@ -44,7 +44,7 @@ def main() -> None:
             row = dict(zip(KEY, (runtime, options.threads, speedup), strict=True))
             try:
                 row |= _found(network, model, runtime, speedup, options.seconds)
-            except (search.InfeasibleBudget, sekron.CannotRun, ImportError) as error:
+            except (search.InfeasibleBudget, sekron.CannotRun) as error:
                 row["note"] = str(error)
             _keep(options.output, row)
     print(pd.read_csv(options.output).to_string(index=False))
