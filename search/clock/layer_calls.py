@@ -22,8 +22,12 @@ class Call:
 
     def make(self) -> Tensor:
         """Return random numbers in that shape and memory layout; the caller's stay as they are."""
-        x = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
-        return x.normal_(generator=torch.Generator(self.device).manual_seed(0))
+        # Elements of an expanded input share memory, which torch does not fill through them.
+        axes = zip(self.shape, self.stride, strict=True)
+        n_elements = 1 + sum(max(size - 1, 0) * step for size, step in axes)
+        memory = torch.empty(n_elements, dtype=self.dtype, device=self.device)
+        memory.normal_(generator=torch.Generator(self.device).manual_seed(0))
+        return memory.as_strided(self.shape, self.stride)
 
 
 def record(
