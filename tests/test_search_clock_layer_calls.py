@@ -1,8 +1,12 @@
 """The inputs of layers that are timed alone are like those that the network gave them."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import search
 from search.clock.layer_calls import record
@@ -65,3 +69,99 @@ def test_a_layer_with_an_expanded_input_is_timed(fake_race):
     (dense,), (candidate,) = races[-1]
     assert dense.shape == candidate.shape == (3, 5, 32)
     torch.testing.assert_close(dense[0], dense[1])  # their inputs are the same memory
+
+
+class Cast(nn.Module):
+    """Convolutions in autocast, one of them twice and one outside of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, padding=1)
+        self.inner, self.plain = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            x = self.inner(self.inner(self.first(x)))
+            with torch.autocast("cpu", enabled=False):
+                x = self.plain(x.float())
+            return self.last(x).float().mean((2, 3))
+
+
+CAST = Structure.parse("sekron:4x4x1x1,4x4x3x3@6")
+
+
+def outputs_of(network, x):
+    """Return layer name -> what its calls put out in the network."""
+    outputs = {name: [] for name, _ in network.named_children()}
+    handles = [
+        module.register_forward_hook(lambda _, __, out, name=name: outputs[name].append(out))
+        for name, module in network.named_children()
+    ]
+    with torch.no_grad():
+        network(x)
+    for handle in handles:
+        handle.remove()
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("runtime", "dtype"),
+    [("torch", None), ("torch.compile", None), ("openvino", torch.float32)],
+)
+def test_a_layer_alone_is_cast_as_in_its_network(runtime, dtype, fake_race):
+    races = fake_race(lambda n: [1.0] * n)
+    network, x = Cast().eval(), torch.randn(2, 3, 9, 9)
+    stopwatch = Stopwatch(
+        network, x, search.profile(network, x, ["inner", "plain", "last"]), runtime
+    )
+    outputs = outputs_of(network, x)
+    assert {y.dtype for y in outputs["inner"] + outputs["last"]} == {torch.bfloat16}
+    for layer in stopwatch.layers:
+        forms = [Form(), Form((1, 0))]
+        stopwatch.candidate_ratios(layer, [(CAST, form) for form in forms], 1.0)
+        expected = [(y.shape, dtype or y.dtype) for y in outputs[layer.name]]
+        for side in races[-1][:3]:
+            assert [(y.shape, y.dtype) for y in side] == expected
+    assert not torch.is_autocast_enabled("cpu")
+    # The last two differ in nothing but autocast.
+    assert len({stopwatch.key(layer) for layer in stopwatch.layers}) == 3
+
+
+class Casts(TorchDispatchMode):
+    """Counts the tensors of each size that are cast."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default:
+            self.sizes[tuple(args[0].shape)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_autocast_casts_a_weight_once_in_each_pass(monkeypatch):
+    network, x = Cast().eval(), torch.randn(2, 3, 9, 9)
+    stopwatch = Stopwatch(network, x, search.profile(network, x, ["inner"]))
+    casts = []
+
+    def race(runs, _, __, before, *___):
+        for _round in range(3):
+            for run in runs:
+                before()
+                with Casts() as seen:
+                    run()
+                casts.append(seen.sizes)
+        return np.ones((len(runs), 10))
+
+    monkeypatch.setattr("search.clock.stopwatch.race", race)
+    (inner,) = stopwatch.layers
+    stopwatch.candidate_ratios(inner, [(CAST, Form())], 1.0)
+    with torch.no_grad(), Casts() as in_network:
+        network(x)
+    weight = tuple(network.inner.weight.shape)
+    assert in_network.sizes[weight] == 2  # inner is called twice; and last
+    dense, small = casts[::2], casts[1::2]
+    assert [sizes[weight] for sizes in dense] == 3 * [1]
+    assert small[0] == small[1] == small[2]
+    assert [n for size, n in small[0].items() if len(size) == 4] == [1, 1]  # its factors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,29 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The input of one call of a layer: enough to make another like it."""
+    """The input of one call of a layer: enough to make another like it.
+
+    Attributes:
+        shape: Of the input.
+        stride: In elements.
+        dtype: Of the input, which is not that of the layer's weight where autocast is on.
+        device: That holds it.
+        autocast: The dtype to which autocast is set there, None where it is off.
+    """
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    autocast: torch.dtype | None
+
+    @classmethod
+    def of(cls, x: Tensor) -> Call:
+        """Return what a layer is called on here and now."""
+        device = x.device.type
+        is_on = torch.is_autocast_enabled(device)
+        autocast = torch.get_autocast_dtype(device) if is_on else None
+        return cls(tuple(x.shape), x.stride(), x.dtype, x.device, autocast)
 
     def make(self) -> Tensor:
         """Return random numbers in that shape and memory layout; the caller's stay as they are."""
@@ -29,6 +46,21 @@ class Call:
         memory.normal_(generator=torch.Generator(self.device).manual_seed(0))
         return memory.as_strided(self.shape, self.stride)
 
+    def without_autocast(self, dtype: torch.dtype) -> Call:
+        """Return the same; where autocast is on, as if all was computed in the weight's dtype."""
+        return self if self.autocast is None else replace(self, dtype=dtype, autocast=None)
+
+    def __str__(self) -> str:
+        """Return all of it but the device."""
+        autocast = "" if self.autocast is None else f" in autocast to {self.autocast}"
+        return f"{self.shape} {self.stride} {self.dtype}{autocast}"
+
+
+def autocast_of(calls: Sequence[Call]) -> torch.autocast:
+    """Return the context in which a network calls a layer: autocast, if it is on for any call."""
+    call = next((call for call in calls if call.autocast is not None), calls[0])
+    return torch.autocast(call.device.type, call.autocast, call.autocast is not None)
+
 
 def record(
     network: nn.Module, names: Sequence[str], forward: Callable[[], object]
@@ -38,8 +70,7 @@ def record(
 
     def recorder(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-            x = inputs[0] if inputs else named["input"]
-            calls[name].append(Call(tuple(x.shape), x.stride(), x.dtype, x.device))
+            calls[name].append(Call.of(inputs[0] if inputs else named["input"]))
 
         return hook
 

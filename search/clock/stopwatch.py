@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from search.clock.cold_caches import displacing
-from search.clock.layer_calls import record, watched
+from search.clock.layer_calls import autocast_of, record, watched
 from search.clock.peak_memory import peak_activation_bytes
 from search.clock.race import EAGER, interval, race, synchronized
 from search.clock.run_queue import RunQueue
@@ -87,8 +87,7 @@ class Stopwatch:
     def key(self, layer: LayerProfile) -> str:
         """Return what layers share that take equally long: the module and its inputs."""
         module = self._network.get_submodule(layer.name)
-        shapes = ", ".join(f"{call.shape} {call.stride}" for call in self._calls[layer.name])
-        return f"{module} on {shapes}"
+        return f"{module} on {', '.join(map(str, self._calls[layer.name]))}"
 
     def start(self, seconds: float) -> Timetable:
         """Measure the dense network, and each searched layer inside it.
@@ -175,19 +174,27 @@ class Stopwatch:
         """
         dense = self._network.get_submodule(layer.name)
         candidates = [blank_layer(dense, structure, form) for structure, form in sides]
-        inputs = [call.make() for call in self._calls[layer.name]]
-        try:
-            made = self.sides.layers(self.key(layer), dense, candidates, inputs)
-        except CannotRun as error:
-            raise CannotRun(
-                f"{error} That is the dense layer {layer.name!r} alone; name it in `exclude`."
-            ) from error
+        calls = self._calls[layer.name]
+        if self.sides.has_own_threads:  # which is not torch, to which autocast belongs
+            calls = [call.without_autocast(next(dense.parameters()).dtype) for call in calls]
+        inputs = [call.make() for call in calls]
         displace = displacing(inputs, self._touched, self.sides.has_own_threads)
-        runs = [side for side in made if not isinstance(side, CannotRun)]
+
+        def before() -> None:
+            torch.clear_autocast_cache()  # a network casts its weights in each pass
+            displace()
+
         limit = max(min(seconds, CANDIDATE_SECONDS), MOMENT)
         attended = self.run_queue.attended
-        with torch.no_grad():
-            raced = self.sides.own(race(runs, RATIO_PRECISION, limit, displace, attended))
+        with torch.no_grad(), autocast_of(calls):
+            try:
+                made = self.sides.layers(self.key(layer), dense, candidates, inputs)
+            except CannotRun as error:
+                raise CannotRun(
+                    f"{error} That is the dense layer {layer.name!r} alone; name it in `exclude`."
+                ) from error
+            runs = [side for side in made if not isinstance(side, CannotRun)]
+            raced = self.sides.own(race(runs, RATIO_PRECISION, limit, before, attended))
         times, left = np.full((1 + len(sides), raced.shape[1]), np.inf), iter(raced)
         for place, side in enumerate(made[: len(times)]):
             if isinstance(side, CannotRun):
