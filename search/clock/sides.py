@@ -8,6 +8,7 @@ from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -15,9 +16,13 @@ from search.clock.race import EAGER, forward, synchronized
 from sekron.export.one_layer import Calls, NoCall
 from sekron.export.refusal import CannotRun
 from sekron.export.runtimes import Ready, make_ready
+from sekron.forward.evaluation import one_line, untouched
 from sekron.forward.inputs import Arguments
 
 Run = Callable[[], object]
+
+FULL = ("can't allocate memory", "ALLOC_FAILED")
+"""What torch says of a full memory where it raises a plain RuntimeError: the CPU's, or cuDNN's."""
 
 LEAST = 0.1
 """Share of a layer's time that is its own, at least: the rest is the way into the runtime."""
@@ -55,10 +60,15 @@ class Sides:
         """Return a forward pass of a network.
 
         Raises:
-            CannotRun: If the runtime does not take the network.
+            CannotRun: If the runtime does not take the network; in torch itself, if memory is full.
         """
         if self.is_eager:
-            return forward(model, self._arguments, EAGER)
+            run = forward(model, self._arguments, EAGER)
+            with untouched(model):
+                refused = _tried(run)
+            if refused is not None:
+                raise refused
+            return run
         if model not in self._networks:
             start = time.perf_counter()
             self._networks[model] = forward(model, self._arguments, self.runtime)
@@ -78,13 +88,15 @@ class Sides:
 
         Returns:
             The dense layer, the candidates and, but in torch itself, what it takes to call the
-            runtime for nothing. In the place of a candidate that the runtime does not take: why.
+            runtime for nothing. In the place of a candidate that the runtime does not take, or for
+            which memory is too full in torch itself: why.
 
         Raises:
             CannotRun: If the runtime does not take the dense layer.
         """
         if self.is_eager:
-            return [_eager(module, inputs) for module in (dense, *candidates)]
+            first, *others = [_eager(module, inputs) for module in (dense, *candidates)]
+            return [first, *(_tried(run) or run for run in others)]
         arguments = Arguments(tuple(inputs))
         if key not in self._dense:
             self._dense[key] = (
@@ -92,7 +104,7 @@ class Sides:
                 self._ready(NoCall(), arguments),
             )
         first, last = (partial(side.run, arguments) for side in self._dense[key])
-        return [first, *(self._tried(Calls(c), arguments) for c in candidates), last]
+        return [first, *(self._tried_ready(Calls(c), arguments) for c in candidates), last]
 
     def own(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the layers' own part of the times of `layers`: a network is called only once.
@@ -105,7 +117,7 @@ class Sides:
         layers, call = times[:-1], float(np.median(times[-1]))
         return np.maximum(layers - call, LEAST * layers)
 
-    def _tried(self, candidate: nn.Module, arguments: Arguments) -> Run | CannotRun:
+    def _tried_ready(self, candidate: nn.Module, arguments: Arguments) -> Run | CannotRun:
         try:
             return partial(self._ready(candidate, arguments).run, arguments)
         except CannotRun as error:
@@ -120,3 +132,23 @@ class Sides:
 
 def _eager(module: nn.Module, inputs: Sequence[Tensor]) -> Run:
     return synchronized(lambda: [module(x) for x in inputs], inputs)
+
+
+def _tried(run: Run) -> CannotRun | None:
+    """Run something once in torch itself; return why not, if it takes more memory than there is."""
+    try:
+        run()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = one_line(error)
+    else:
+        return None
+    # Without the cause, whose frames hold the memory.
+    return CannotRun(f"torch must have memory for it, but has not: {reason}.")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch says that memory is full."""
+    is_own = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return is_own or (isinstance(error, RuntimeError) and any(f in str(error) for f in FULL))

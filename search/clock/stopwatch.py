@@ -17,7 +17,7 @@ from search.clock.peak_memory import peak_activation_bytes
 from search.clock.race import EAGER, interval, race, synchronized
 from search.clock.run_queue import RunQueue
 from search.clock.setting import setting_of
-from search.clock.sides import Sides
+from search.clock.sides import Sides, is_out_of_memory
 from search.clock.stand_in import stand_in
 from search.clock.steadiness import Steadiness
 from search.clock.times import Interval, LayerTime, Setting
@@ -156,7 +156,7 @@ class Stopwatch:
 
         Returns:
             The time of each over that of the dense layer, between the ends of the 95 % confidence
-            interval; all are infinite where the runtime does not take it.
+            interval; all are infinite where the runtime does not take it, or memory is too full.
         """
         times = self._raced_alone(layer, sides, seconds)
         ratios = []
@@ -217,6 +217,9 @@ class Stopwatch:
         Returns:
             Its time over that of the dense network, between the ends of the 95 % confidence
             interval.
+
+        Raises:
+            CannotRun: If the runtime does not take the network, or memory is too full for it.
         """
         runs = [self.sides.network(small), self.sides.network(self._dense)]
         limit, attended = max(seconds, MOMENT), self.run_queue.attended
@@ -227,8 +230,17 @@ class Stopwatch:
         return low, ratio, high
 
     def activations(self, small: nn.Module) -> float:
-        """Return the peak activation memory of a compressed network over the dense one's."""
-        return peak_activation_bytes(small, self._arguments) / self._dense_activations
+        """Return the peak activation memory of a compressed network over the dense one's.
+
+        That is of one image, where memory is too full for all that the example input holds.
+        """
+        try:
+            return peak_activation_bytes(small, self._arguments) / self._dense_activations
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        image = self._arguments.images(0, 1)
+        return peak_activation_bytes(small, image) / peak_activation_bytes(self._dense, image)
 
     @cached_property
     def _dense_activations(self) -> int:

@@ -1,0 +1,140 @@
+"""What torch has no memory for has no time there; the search goes on without it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import search
+from search import Budget
+from search.clock.sides import is_out_of_memory
+from search.clock.stopwatch import Stopwatch
+from sekron import CannotRun, Plan
+from sekron.layers.conv import SeKronConv
+from sekron.layers.operations import Form
+from sekron.structures.structure import Structure
+from tests.test_search_runtimes import SPLIT, fake_race
+
+__all__ = ["fake_race"]  # a fixture is found by its name
+
+OTHER = Structure.parse("sekron:4x2x3x1,3x4x1x3@6")
+MORE_THAN_THERE_IS = 10**15
+
+
+@pytest.fixture
+def greedy(monkeypatch):
+    """Let convolutions of a structure take more memory than there is, for two images or more."""
+
+    def let(is_greedy):
+        forward = SeKronConv.forward
+
+        def taking(layer, x):
+            if len(x) > 1 and is_greedy(layer.structure):
+                torch.empty(MORE_THAN_THERE_IS)
+            return forward(layer, x)
+
+        monkeypatch.setattr(SeKronConv, "forward", taking)
+
+    return let
+
+
+@pytest.fixture
+def stopwatch(small_network, small_input):
+    return Stopwatch(small_network, small_input, search.profile(small_network, small_input))
+
+
+def test_a_candidate_that_memory_is_too_full_for_leaves_the_others(stopwatch, greedy, fake_race):
+    fake_race(lambda n: np.arange(n, 0.0, -1.0))  # the last of what runs is the fastest
+    greedy(lambda structure: structure == OTHER)
+    sides = [(SPLIT, Form()), (OTHER, Form()), (SPLIT, Form((1, 0)))]
+    ratios = [ratio for _, ratio, _ in stopwatch.candidate_ratios(stopwatch.layers[0], sides, 1.0)]
+    assert ratios == pytest.approx([2 / 3, math.inf, 1 / 3])
+    assert list(stopwatch.refused) == [f"{OTHER} in layer '3'"]
+    assert "can't allocate memory" in stopwatch.refused[f"{OTHER} in layer '3'"]
+
+
+def test_a_network_that_memory_is_too_full_for_is_refused(stopwatch, greedy, fake_race):
+    races = fake_race([0.5, 1.0])
+    small = stopwatch.compressed(Plan({"3": SPLIT})).train()
+    in_peace = stopwatch.activations(small)
+    greedy(lambda structure: structure == SPLIT)
+    with pytest.raises(CannotRun, match=r"torch must have memory for it, but has not: .* alloc"):
+        stopwatch.network_ratio(small, 1.0)
+    assert races == []
+    assert small.training
+    assert stopwatch.activations(small) == pytest.approx(in_peace)  # which goes with the images
+    other = stopwatch.compressed(Plan({"3": OTHER}))
+    assert stopwatch.network_ratio(other, 1.0) == (0.5, 0.5, 0.5)
+
+
+def test_other_errors_are_no_lack_of_memory(stopwatch, monkeypatch, fake_race):
+    fake_race(lambda n: [1.0] * n)
+    monkeypatch.setattr(SeKronConv, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        stopwatch.candidate_ratios(stopwatch.layers[0], [(SPLIT, Form())], 1.0)
+    with pytest.raises(ZeroDivisionError):
+        stopwatch.network_ratio(stopwatch.compressed(Plan({"3": SPLIT})), 1.0)
+
+
+@pytest.fixture
+def running(monkeypatch):
+    """The networks that run now."""
+    networks, forward = [], nn.Sequential.forward
+
+    def noted(network, x):
+        networks.append(network)
+        try:
+            return forward(network, x)
+        finally:
+            networks.pop()
+
+    monkeypatch.setattr(nn.Sequential, "forward", noted)
+    return networks
+
+
+@pytest.mark.parametrize("where", ["alone", "in a network"])
+def test_a_search_goes_on_where_memory_is_too_full(
+    where, small_network, small_input, greedy, running, fake_race
+):
+    # The dense one is the first of layers, which put out lists, and the last of networks.
+    races = fake_race(
+        lambda n: [0.5, 1.0] if torch.is_tensor(races[-1][0]) else np.linspace(1.0, 0.5, n)
+    )
+
+    def found():
+        return search.run(
+            small_network,
+            small_input,
+            budget=Budget(flops=0.8),
+            n_trials=0,
+            n_network_trials=0,
+            max_sequence_length=2,
+            families=["chain"],
+            measure_seconds=20.0,
+            include=["6"],
+            progress=False,
+        )
+
+    (disliked,) = found().best.values()
+    greedy(lambda s: s.shapes == disliked.shapes and bool(running) == (where != "alone"))
+    with pytest.warns(UserWarning, match=r"^torch does not take .* can't allocate memory"):
+        (chosen,) = found().best.values()
+    assert chosen.shapes != disliked.shapes
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
+        (RuntimeError("shape '[2]' is invalid for input of size 3"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_memory_that_is_full_is_known_by_what_torch_says(error, expected):
+    assert is_out_of_memory(error) == expected
