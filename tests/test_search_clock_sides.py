@@ -1,6 +1,7 @@
 """What torch has no memory for has no time there; the search goes on without it."""
 
 import math
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from torch import nn
 
 import search
 from search import Budget
-from search.clock.sides import is_out_of_memory
+from search.clock.sides import Sides, is_out_of_memory
 from search.clock.stopwatch import Stopwatch
 from sekron import CannotRun, Plan
+from sekron.export.runtimes import Ready
+from sekron.forward.inputs import Arguments
 from sekron.layers.conv import SeKronConv
 from sekron.layers.operations import Form
 from sekron.structures.structure import Structure
@@ -138,3 +141,22 @@ def test_a_search_goes_on_where_memory_is_too_full(
 )
 def test_memory_that_is_full_is_known_by_what_torch_says(error, expected):
     assert is_out_of_memory(error) == expected
+
+
+def test_the_dense_layers_that_were_timed_last_stay_ready(monkeypatch):
+    made, still_open = [], WeakSet()
+
+    def make_ready(name, module, arguments):
+        ready = Ready(name, "1", 1, lambda given: [module(*given.positional), arguments])
+        made.append(key)
+        still_open.add(ready.run)
+        return ready
+
+    monkeypatch.setattr("search.clock.sides.make_ready", make_ready)
+    monkeypatch.setattr("search.clock.sides.MOST_KEPT", 2)
+    x = torch.ones(2, 3)
+    sides = Sides("onnxruntime", Arguments((x,)))
+    for key in "abacbac":
+        sides.layers(key, nn.Linear(3, 5), [], [x])
+        assert len(still_open) == 2 * len(set(made[-4:]))  # each with the call of nothing
+    assert made == list("aabbccbbaacc")

@@ -24,6 +24,12 @@ Run = Callable[[], object]
 FULL = ("can't allocate memory", "ALLOC_FAILED")
 """What torch says of a full memory where it raises a plain RuntimeError: the CPU's, or cuDNN's."""
 
+MOST_KEPT = 8
+"""Kinds of dense layers kept ready: each is two sessions of a runtime with threads of their own.
+
+What is timed goes to and fro between kinds: with one kept, a search made them ready 25 times for
+43 races of 7 kinds, with eight 7 times."""
+
 LEAST = 0.1
 """Share of a layer's time that is its own, at least: the rest is the way into the runtime."""
 
@@ -81,7 +87,8 @@ class Sides:
         """Return the calls of a layer and of its candidates, alone.
 
         Args:
-            key: Of the layer; what is dense is made ready once for all layers of a key.
+            key: Of the layer; what is dense is made ready once for all layers of a key, and once
+                more if `MOST_KEPT` others had their turn since.
             dense: The layer.
             candidates: That take the same inputs.
             inputs: One of each call.
@@ -98,12 +105,14 @@ class Sides:
             first, *others = [_eager(module, inputs) for module in (dense, *candidates)]
             return [first, *(_tried(run) or run for run in others)]
         arguments = Arguments(tuple(inputs))
-        if key not in self._dense:
-            self._dense[key] = (
-                self._ready(Calls(dense), arguments),
-                self._ready(NoCall(), arguments),
-            )
-        first, last = (partial(side.run, arguments) for side in self._dense[key])
+        ready = self._dense.pop(key, None) or (
+            self._ready(Calls(dense), arguments),
+            self._ready(NoCall(), arguments),
+        )
+        self._dense[key] = ready  # the last to be given back
+        while len(self._dense) > MOST_KEPT:
+            del self._dense[next(iter(self._dense))]
+        first, last = (partial(side.run, arguments) for side in ready)
         return [first, *(self._tried_ready(Calls(c), arguments) for c in candidates), last]
 
     def own(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
