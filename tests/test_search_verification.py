@@ -12,7 +12,7 @@ from torch import distributed, nn
 import search
 import sekron
 from search.verification import verify as module
-from search.verification.checks import CHECKS
+from search.verification.checks import CHECKS, Check, Outcome
 from search.verification.two_processes import gradients_of_two
 from sekron import Plan, Structure
 from sekron.forward.inputs import as_arguments
@@ -134,6 +134,47 @@ def test_what_is_nan_for_the_dense_network_too_does_not_work(only):
     (found,) = search.verify(network, network, torch.randn(2, 3), measure_seconds=0)
     assert found.status == "skipped"
     assert found.reason.endswith("dense network: its outputs have other shapes there, or are NaN")
+
+
+class Noisy(nn.Linear):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x))
+
+
+def test_a_network_that_draws_random_numbers_works_nowhere(only):
+    only("torch", "reload", "other batch", "bfloat16", "autocast")
+    torch.manual_seed(0)
+    network, x = Noisy(30, 40), torch.randn(2, 30)
+    for found in search.verify(network, network, x, measure_seconds=0):
+        assert found.status == "skipped"
+        assert found.dense_difference > 0.5
+        assert re.match(
+            r"nor for the dense network: its outputs differ by \S+ there; it draws random numbers "
+            r"in evaluation: two plain runs differ by \d\.\de",
+            found.reason,
+        )
+    plain = nn.Linear(30, 40)
+    (found, *_) = search.verify(network, plain, x, measure_seconds=0)
+    assert found.status == "fails"
+    assert "; it draws random numbers in evaluation: two plain runs differ by" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "status", "reason"),
+    [
+        (3.9e-4, 1e-4, "works", ""),
+        (4.1e-4, 1e-4, "fails", "the outputs must be within 4.0e-04, but differ by 4.1e-04"),
+        (1.1e-3, 9e-4, "fails", "the outputs must be within 1.0e-03, but differ by 1.1e-03"),
+        (0.9e-4, 0.8, "works", ""),
+        (0.8, 0.8, "skipped", "nor for the dense network: its outputs differ by 8.0e-01 there"),
+    ],
+)
+def test_the_dense_network_excuses_only_so_much(monkeypatch, ours, theirs, status, reason):
+    small, dense = nn.Linear(3, 4), nn.Linear(3, 4)
+    check = Check(lambda case: Outcome(ours if case.network is small else theirs))
+    monkeypatch.setattr(module, "CHECKS", {"odd": check})
+    (found,) = search.verify(small, dense, torch.randn(2, 3), measure_seconds=0)
+    assert found == module.Finding("odd", status, ours, theirs, reason=reason)
 
 
 class Keeping(nn.Sequential):

@@ -40,12 +40,14 @@ class Case:
         fresh: A dense network of the same architecture, whatever its weights.
         arguments: What it runs on.
         expected: What it puts out for them.
+        again: How far a second run is from that; more than rounding where it draws random numbers.
     """
 
     network: nn.Module
     fresh: nn.Module
     arguments: Arguments
     expected: list[Tensor]
+    again: float
 
 
 @dataclass(frozen=True, slots=True)
