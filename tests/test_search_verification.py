@@ -1,5 +1,6 @@
 """What works for the dense network works for the compressed one; each check finds what fails."""
 
+import copy
 import math
 import os
 import re
@@ -133,7 +134,9 @@ def test_what_is_nan_for_the_dense_network_too_does_not_work(only):
     network = Undefined(3, 4)
     (found,) = search.verify(network, network, torch.randn(2, 3), measure_seconds=0)
     assert found.status == "skipped"
-    assert found.reason.endswith("dense network: its outputs have other shapes there, or are NaN")
+    assert found.reason.endswith(
+        "its outputs have other shapes or kinds of number there, or are NaN"
+    )
 
 
 class Noisy(nn.Linear):
@@ -175,6 +178,33 @@ def test_the_dense_network_excuses_only_so_much(monkeypatch, ours, theirs, statu
     monkeypatch.setattr(module, "CHECKS", {"odd": check})
     (found,) = search.verify(small, dense, torch.randn(2, 3), measure_seconds=0)
     assert found == module.Finding("odd", status, ours, theirs, reason=reason)
+
+
+class Tokens(nn.Conv2d):
+    shift = 0
+
+    def forward(self, x):
+        ids = 50_000 + 0 * super().forward(x).argmax(1)
+        is_plain = x.is_contiguous() and x.dtype == torch.float32
+        return ids if is_plain else ids + self.shift
+
+
+class OtherTokens(Tokens):
+    """Puts out other numbers of tokens with channels last and in half precision."""
+
+    shift = 5
+
+
+def test_integers_are_equal_but_in_half_precision(only):
+    only("channels last", "bfloat16", "torch")
+    dense, x = nn.Conv2d(3, 4, 1), torch.randn(2, 3, 5, 5)
+    small = copy.deepcopy(dense)
+    for network, layer in ((dense, Tokens), (small, OtherTokens)):
+        network.__class__ = layer
+    found = search.verify(small, dense, x, measure_seconds=0)
+    assert [f.status for f in found] == ["fails", "works", "works"]
+    assert found[0].difference == 5
+    assert found[1].difference == pytest.approx(1e-4, rel=0.1)
 
 
 class Keeping(nn.Sequential):

@@ -76,8 +76,9 @@ class Check:
     tolerance: float = TOLERANCE
 
 
-def _ran(case: Case, run: Callable[[], object]) -> Outcome:
-    return Outcome(largest_difference(tensors_in(run()), case.expected), run)
+def _ran(case: Case, run: Callable[[], object], *, in_half: bool = False) -> Outcome:
+    difference = largest_difference(tensors_in(run()), case.expected, in_half=in_half)
+    return Outcome(difference, run)
 
 
 def _reload(case: Case) -> Outcome:
@@ -132,7 +133,7 @@ def _bfloat16(case: Case) -> Outcome:
         return tensor.bfloat16() if tensor.is_floating_point() else tensor
 
     network = copy_of(case.network).bfloat16()
-    return _ran(case, partial(_mapped(half, case.arguments).run, network))
+    return _ran(case, partial(_mapped(half, case.arguments).run, network), in_half=True)
 
 
 def _autocast(case: Case) -> Outcome:
@@ -142,7 +143,7 @@ def _autocast(case: Case) -> Outcome:
         with torch.autocast(device, torch.bfloat16):
             return case.arguments.run(case.network)
 
-    return _ran(case, run)
+    return _ran(case, run, in_half=True)
 
 
 def _torch_export(case: Case) -> Outcome:

@@ -125,7 +125,7 @@ def _why_not(check: Check, dense: Case, difference: float) -> str:
     """Return why the dense network itself does not work there; nothing where it does."""
     random = _random(check, dense)
     if math.isinf(difference) and not random:
-        return "its outputs have other shapes there, or are NaN"
+        return "its outputs have other shapes or kinds of number there, or are NaN"
     if random or difference > BEYOND * check.tolerance:
         return f"its outputs differ by {difference:.1e} there{random}"
     return ""
