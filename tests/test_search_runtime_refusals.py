@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from sekron.layers.operations import Form
 from sekron.network.surgery import forms_of, structures_of
 from sekron.structures.structure import Structure
 from tests.test_search_runtimes import SPLIT, Salted, fake_race, timed_in
-from tests.test_search_whole_network_within_latency import World, run, world
+from tests.test_search_whole_network_within_latency import World, rewrite, run, world
 
 __all__ = ["fake_race", "world"]  # fixtures are found by their names
 
@@ -212,6 +213,56 @@ def test_what_runs_by_parts_and_not_as_a_whole_ends_with_the_reason(small_networ
     picky.in_network = lambda *_: len(picky.made[-1]) > 1
     with pytest.raises(CannotRun, match="it is odd"):
         run(picky, small_network, small_input, budget=Budget(latency=0.6))
+
+
+class PickyAsAWhole(Picky):
+    """A world in which a runtime refuses some networks, whose halves it takes."""
+
+    def __init__(self, profile, refused):
+        super().__init__(profile, in_network=lambda *_: self.made[-1] in refused)
+
+
+@pytest.mark.parametrize("budget", [Budget(latency=0.75), Budget(flops=0.6)], ids=str)
+def test_a_search_goes_on_without_a_network_that_is_refused_only_as_a_whole(
+    small_network, small_input, budget, tmp_path
+):
+    profile = search.profile(small_network, small_input)
+    arguments = {"budget": budget, "n_network_trials": 0}
+    refused = []
+    for _ in range(2):
+        world = PickyAsAWhole(profile, refused)
+        told = pytest.warns(UserWarning, match="^torch does not take 1 of .* the network of plan")
+        with told if refused else nullcontext():
+            found = run(world, small_network, small_input, **arguments)
+        assert len(found.best) > 1
+        assert dict(found.best) not in refused
+        refused.append(dict(found.best))
+    world = PickyAsAWhole(profile, refused[:1])
+    for told in (pytest.warns(UserWarning, match="^torch does not take"), nullcontext()):
+        with told:  # what is known of the network does not end the next search either
+            found = run(world, small_network, small_input, run=tmp_path, **arguments)
+        assert dict(found.best) == refused[1]
+        rewrite(tmp_path / "latency.json", lambda document: document.update(winners={}))
+    assert sum(not time.runs for time in found.timetable.networks.values()) == 1
+
+
+def test_a_plan_that_is_slower_is_not_lost_where_the_others_are_refused(small_network, small_input):
+    profile = search.profile(small_network, small_input)
+    picky, first = Picky(profile), []
+    picky.overhead = 10.0
+
+    def is_another(*_):
+        first[:] = first or [picky.made[-1]]
+        return picky.made[-1] != first[0] and len(picky.made[-1]) > 1
+
+    picky.in_network = is_another
+    budget = Budget(flops=0.5)
+    with (
+        pytest.warns(UserWarning, match=r"^flops ≤ 50\.0% is out of reach for networks that are"),
+        pytest.warns(UserWarning, match=r"^torch does not take"),
+    ):
+        found = run(picky, small_network, small_input, budget=budget, n_network_trials=0)
+    assert dict(found.best) == first[0]
 
 
 def test_blame_is_found_by_halves():

@@ -21,6 +21,7 @@ from search.whole_network.plan_clock import NEVER, PlanClock
 from search.whole_network.trials import Trials
 from search.whole_network.within_latency import not_slower, tell_slower
 from sekron.budget import Budget, InfeasibleBudget
+from sekron.export.refusal import CannotRun
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
 
@@ -92,6 +93,7 @@ def plan_on_clock(
 
     Raises:
         InfeasibleBudget: If no plan holds the budget on the clock.
+        CannotRun: If the runtime takes no plan.
     """
     budget = request.budget.limits
     question = choices.question(budget)
@@ -126,10 +128,11 @@ def _best_on_clock(
 
     Raises:
         InfeasibleBudget: If none holds the budget on the clock.
+        CannotRun: If the runtime takes none of them.
     """
     try:
         found = not_slower(choices, budget, clock, warn)
-    except InfeasibleBudget:
+    except (InfeasibleBudget, CannotRun):
         best = best_of(None, choices.retimed(clock.timetable), budget, clock, beside)
         if best is None:
             raise

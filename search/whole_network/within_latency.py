@@ -14,7 +14,7 @@ from search.clock.timetable import Timetable
 from search.front.choices import Choices, Member, slower_than_dense
 from search.front.sweep import STEPS
 from search.whole_network.plan_clock import PlanClock
-from sekron.budget import Budget, InfeasibleBudget
+from sekron.budget import RESOURCES, Budget, InfeasibleBudget
 from sekron.export.refusal import CannotRun
 from sekron.network.plan import Plan
 
@@ -38,7 +38,8 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
     and as long as it misses, the program is solved again under a tighter limit, with all that the
     clock has said by then. By how much it must be tightened is only known once a plan holds: from
     there the limit comes back, halfway to the plans that missed, as long as that allows for one
-    with clearly less error, and there is time.
+    with clearly less error, and there is time. A plan that the runtime does not take, and for none
+    of its layers, has missed too.
 
     Args:
         choices: The candidates.
@@ -47,17 +48,17 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
 
     Raises:
         InfeasibleBudget: If no plan holds the budget on the clock.
-        CannotRun: If the runtime does not take a plan, and it is not for one of its layers.
+        CannotRun: If the runtime takes none of the plans, and it is not for one of their layers.
     """
     _time_layers_of_plans(choices, budget, clock)
     held: Member | None = None
     missed: list[Plan] = []
+    refusal: CannotRun | None = None
     share = 0.0
     for _ in range(ROUNDS):
         now = choices.retimed(clock.timetable)
         if held is None:
-            tighter = tightened(budget, share, clock.timetable.network_ms)
-            member = _estimated(now, tighter) or _fastest_of(now, budget, missed)
+            member = _proposed(now, budget, share, missed)
         else:
             member = _between(held, missed, now, budget, clock)
         if member is None:
@@ -70,21 +71,25 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
             missed.append(member.plan)
             unexplained = clock.time(member).ratio - _predicted(member.plan, clock.timetable)
             share = next_share(share, excess, unexplained, is_again)
+        elif member.plan in missed:
+            share += GAP
         else:
             try:
                 clock.blame(member)
-            except CannotRun:
-                if held is None:
-                    raise
-                break
+            except CannotRun as error:
+                refusal = error
+                missed.append(member.plan)
+                share += GAP
     if held is not None:
         return held
+    if refusal is not None and not any(clock.timetable.networks[p.digest].runs for p in missed):
+        raise refusal
     best = min((t.ratio for t in clock.timetable.networks.values() if t.is_sure), default=1.0)
     raise InfeasibleBudget(
         f"no plan held the budget on the clock, got {budget}; the fastest of which it is sure took "
         f"{best:.4f} of the dense network. Raise the budget, or `measure_seconds`, so that more "
         "structures are timed."
-    )
+    ) from refusal
 
 
 def _time_layers_of_plans(choices: Choices, budget: Budget, clock: PlanClock) -> None:
@@ -101,6 +106,23 @@ def _time_layers_of_plans(choices: Choices, budget: Budget, clock: PlanClock) ->
             member = _estimated(choices.retimed(clock.timetable), limit)
             if member is None or not clock.time_candidates(member):
                 break
+
+
+def _proposed(
+    choices: Choices, budget: Budget, share: float, missed: Collection[Plan]
+) -> Member | None:
+    """Return the best plan by the estimate under a tighter limit, or else the fastest one.
+
+    Raises:
+        InfeasibleBudget: If no plan has the FLOPs and parameters of the budget.
+    """
+    try:
+        best = _estimated(choices, _tighter(budget, share, choices))
+    except InfeasibleBudget:
+        if share == 0.0:
+            raise
+        best = None
+    return best or _fastest_of(choices, budget, missed)
 
 
 def _between(
@@ -175,6 +197,16 @@ def tightened(budget: Budget, share: float, network_ms: float) -> Budget:
     return replace(budget, latency=None, latency_ms=left, speedup=None)
 
 
+def _tighter(budget: Budget, share: float, choices: Choices) -> Budget:
+    """Take a share of the dense network's time from a budget, or of each limit that it has."""
+    assert choices.timetable is not None
+    if budget.is_clocked or share == 0.0:
+        return tightened(budget, share, choices.timetable.network_ms)
+    limits = {name: budget.limit(name, getattr(choices.profile, name)) for name in RESOURCES}
+    less = {name: int((1.0 - share) * most) for name, most in limits.items() if most is not None}
+    return replace(budget, **less)
+
+
 def not_slower(
     choices: Choices, budget: Budget, clock: PlanClock, warn: Callable[[str], None]
 ) -> Member:
@@ -202,7 +234,7 @@ def not_slower(
         return member
     try:
         return hold_latency(choices, replace(budget, latency=1.0), clock)
-    except InfeasibleBudget:
+    except (InfeasibleBudget, CannotRun):
         warn(
             f"{budget} is out of reach for networks that are not slower than the dense one; the "
             f"plan takes {ratio:.4f} of its time."
