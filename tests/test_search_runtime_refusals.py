@@ -265,6 +265,37 @@ def test_a_plan_that_is_slower_is_not_lost_where_the_others_are_refused(small_ne
     assert dict(found.best) == first[0]
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no memory\nat all"), KeyboardInterrupt()], ids=repr
+)
+def test_a_network_of_the_front_that_fails_costs_only_its_time(small_network, small_input, error):
+    profile = search.profile(small_network, small_input)
+    arguments = {"budget": Budget(flops=0.6), "n_network_trials": 0}
+    honest = run(World(profile), small_network, small_input, **arguments)
+    plans = [dict(plan) for plan in honest.pareto_front()["plan"]]
+    failing = next(plan for plan in plans if plan not in ({}, dict(honest.best)))
+    world = World(profile)
+    right = world.network_ratio
+
+    def network_ratio(profile, structures, forms):
+        if structures == failing:
+            raise error
+        return right(profile, structures, forms)
+
+    world.network_ratio = network_ratio
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            run(world, small_network, small_input, **arguments)
+        return
+    with pytest.warns(UserWarning, match=r" 1 of .* the network of .*: RuntimeError: no memory\.$"):
+        found = run(world, small_network, small_input, **arguments)
+    assert found.best == honest.best
+    front = found.pareto_front()
+    unknown = front[front["latency_ms"].isna()]
+    assert [dict(plan) for plan in unknown["plan"]] == [failing]
+    assert len(front) == len(plans)
+
+
 def test_blame_is_found_by_halves():
     structure = Structure.parse("chain:6x1x3x1,1x6x1x3@4")
     plan = Plan({f"{i}": structure for i in range(8)}, {"3": Form((1, 0))})

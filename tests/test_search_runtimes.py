@@ -350,6 +350,41 @@ def test_no_plan_is_timed_in_a_runtime_of_another_setting(
     assert worlds.of["onnxruntime"].measured == measured
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no memory\nat all"), KeyboardInterrupt()], ids=repr
+)
+@pytest.mark.parametrize("failing", ["stopwatch", "setting", "network_ratio", "activations"])
+def test_what_fails_in_another_runtime_costs_only_the_time_there(
+    worlds, both, small_network, small_input, folder, failing, error, monkeypatch
+):
+    works, path = worlds.stopwatch, folder / "latency-onnxruntime.json"
+
+    def fails(*_):
+        raise error
+
+    def stopwatch(model, example, profile, runtime):
+        if (runtime, failing) == ("onnxruntime", "stopwatch"):
+            fails()
+        made = works(model, example, profile, runtime)
+        if runtime == "onnxruntime":
+            setattr(made, failing, fails)
+        return made
+
+    monkeypatch.setattr(worlds, "stopwatch", stopwatch)
+    arguments = "torch", worlds, small_network, small_input, folder
+    budget, written = Budget(params=0.6, latency=0.83), path.read_text()
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            timed_in(*arguments, budget=budget)
+        return
+    why = r"^the plan has no time in onnxruntime: RuntimeError: no memory\.$"
+    with pytest.warns(UserWarning, match=why) as said:
+        found = timed_in(*arguments, budget=budget)
+    assert len(said) == 1
+    assert path.read_text() == written
+    assert search.load(folder).best == found.best != both[0].best
+
+
 def test_a_file_of_another_runtime_is_refused(folder):
     text = (folder / "latency.json").read_text()
     (folder / "latency-onnxruntime.json").write_text(text)

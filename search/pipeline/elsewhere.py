@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import TimeLimit
 from search.clock.timetable import Timetable
 from search.front.choices import Choices
 from search.whole_network.plan_clock import PlanClock
+from sekron.forward.evaluation import one_line
 from sekron.network.plan import Plan
 
 
@@ -37,21 +39,23 @@ def time_elsewhere(
         share: Of the limit, after which nothing more is measured.
         keep: Called with each timetable that has a new time.
         on_progress: Called with what is being measured.
-        warn: Called where a runtime does not take the network, or the machine was too busy.
+        warn: Called where a runtime does not take the network, or fails, or the machine was too
+            busy.
     """
     for runtime, timetable in beside.items():
         if timetable.of(plan) is not None or limit.left(share) == 0.0:
             continue
         try:
-            stopwatch = stopwatch_in(runtime)
-            if timetable.setting.difference(stopwatch.setting()):
+            stopwatch = _same_stopwatch(partial(stopwatch_in, runtime), timetable)
+            if stopwatch is None:
                 continue
-        except ImportError:
+            limit.stop_for(stopwatch.run_queue)
+            on_progress(f"the plan in {runtime}")
+            clock = PlanClock(stopwatch, timetable, limit, lambda _: None, on_progress)
+            clock.time(choices.retimed(timetable).as_it_is(plan))
+        except Exception as error:  # whatever a runtime raises that the search is not for
+            warn(f"the plan has no time in {runtime}: {one_line(error)}.")
             continue
-        limit.stop_for(stopwatch.run_queue)
-        on_progress(f"the plan in {runtime}")
-        clock = PlanClock(stopwatch, timetable, limit, lambda _: None, on_progress)
-        clock.time(choices.retimed(timetable).as_it_is(plan))
         if clock.timetable.doubt and not timetable.doubt:
             # One busy moment must not cast doubt on all that was measured there in quiet.
             warn(f"the plan has no time in {runtime}: {clock.timetable.doubt}.")
@@ -59,3 +63,13 @@ def time_elsewhere(
         keep(clock.timetable)
         for why in clock.refused.values():
             warn(f"the plan has no time in {runtime}: {why}")
+
+
+def _same_stopwatch(make: Callable[[], Stopwatch], timetable: Timetable) -> Stopwatch | None:
+    """Return what measures in the setting of a timetable, None where that cannot be had here."""
+    try:
+        stopwatch = make()
+        is_other = timetable.setting.difference(stopwatch.setting())
+    except ImportError:
+        return None
+    return None if is_other else stopwatch

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
+from search.clock.times import TimedPoint
+from search.clock.timetable import Timetable
 from sekron.network.plan import Plan
 
 
@@ -25,6 +28,16 @@ def blamed(plan: Plan, runs: Callable[[Plan], bool]) -> list[str]:
     middle = len(names) // 2
     halves = [_part(plan, names[:middle]), _part(plan, names[middle:])]
     return [name for half in halves if not runs(half) for name in blamed(half, runs)]
+
+
+def without(plan: Plan, names: Iterable[str], timetable: Timetable) -> Timetable:
+    """Return a timetable in which the structures that a plan has in some layers do not run."""
+    for name in names:
+        structure = plan[name]
+        point = structure.family, structure.shapes
+        refused = TimedPoint(plan.form(name), {structure.ranks: math.inf})
+        timetable = timetable.with_point(timetable.layers[name].key, point, refused)
+    return timetable
 
 
 def _part(plan: Plan, names: list[str]) -> Plan:

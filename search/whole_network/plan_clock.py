@@ -14,12 +14,13 @@ from search.clock.prospects import Prospects
 from search.clock.race import FEWEST, WARM_UP
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import LAYERS, NETWORKS, TimeLimit
-from search.clock.times import Effort, Interval, NetworkTime, TimedPoint, agreed
+from search.clock.times import Effort, Interval, NetworkTime, agreed
 from search.clock.timetable import Timetable
 from search.front.choices import Choices, Member
-from search.whole_network.blame import blamed
+from search.whole_network.blame import blamed, without
 from sekron.budget import Budget
 from sekron.export.refusal import CannotRun
+from sekron.forward.evaluation import one_line
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
 
@@ -155,29 +156,29 @@ class PlanClock:
 
         It is infinite where the runtime does not take the network.
         """
-        return self._time(member, PART * self.limit.left())
-
-    def _time(self, member: Member, seconds: float) -> NetworkTime:
-        plan, measured = member.plan, self._timetable.of(member.plan)
-        if measured is not None:
-            return measured
-        measured = NetworkTime(1.0, 0.0, 1.0, 0, 1.0, 1.0)
-        if plan:
-            small = self._compressed(plan)
-            try:
-                low, ratio, high = self._race(small, seconds)
-            except CannotRun as error:
-                self.refused[_network_of(plan)] = str(error)
-                low, ratio, high = math.nan, math.inf, math.nan
-            predicted = self._timetable.effect().ratio(member.saved, len(plan))
-            is_off = predicted < (1 - OFF) * low or predicted > (1 + OFF) * high
-            if is_off and self.has_time:
-                # One of both is wrong, and it may be the clock.
-                low, ratio, high = agreed((low, ratio, high), self._race(small, seconds))
-            activations = self._stopwatch.activations(small)
-            measured = NetworkTime(ratio, member.saved, activations, len(plan), low, high)
-        self._set(self._timetable.with_network(plan, measured))
+        measured = self._timetable.of(member.plan)
+        if measured is None:
+            measured = self._measured(member, PART * self.limit.left())
+            self._set(self._timetable.with_network(member.plan, measured))
         return measured
+
+    def _measured(self, member: Member, seconds: float) -> NetworkTime:
+        plan = member.plan
+        if not plan:
+            return NetworkTime(1.0, 0.0, 1.0, 0, 1.0, 1.0)
+        small = self._compressed(plan)
+        try:
+            low, ratio, high = self._race(small, seconds)
+        except CannotRun as error:
+            self.refused[_network_of(plan)] = str(error)
+            low, ratio, high = math.nan, math.inf, math.nan
+        predicted = self._timetable.effect().ratio(member.saved, len(plan))
+        is_off = predicted < (1 - OFF) * low or predicted > (1 + OFF) * high
+        if is_off and self.has_time:
+            # One of both is wrong, and it may be the clock.
+            low, ratio, high = agreed((low, ratio, high), self._race(small, seconds))
+        activations = self._stopwatch.activations(small)
+        return NetworkTime(ratio, member.saved, activations, len(plan), low, high)
 
     def excess(self, member: Member, budget: Budget) -> float:
         """Return by how much a plan's network exceeds a budget's latency, as a share of it.
@@ -207,6 +208,8 @@ class PlanClock:
     def time_front(self, members: list[Member], share: float) -> None:
         """Time the networks of a front, in this order: all of them a little, rather than some.
 
+        One that fails, however it does, has no time, and the others are timed.
+
         Args:
             members: Of the front.
             share: Of the limit, which is spent then.
@@ -220,7 +223,12 @@ class PlanClock:
                 self.leave_out("plans of the front", f"{len(unknown) - done} of {len(unknown)}")
                 break
             self._on_progress(f"the front, plan {done + 1} of {len(unknown)}")
-            self._time(member, left / (len(unknown) - done))
+            try:
+                measured = self._measured(member, left / (len(unknown) - done))
+            except Exception as error:  # whatever a runtime raises of a plan that none waits for
+                self.refused[_network_of(member.plan)] = f"{one_line(error)}."
+            else:
+                self._set(self._timetable.with_network(member.plan, measured))
 
     def blame(self, member: Member) -> None:
         """Refuse those structures of a plan for which the runtime does not take its network.
@@ -234,12 +242,8 @@ class PlanClock:
             self._stopwatch.sides.network(self._compressed(member.plan))  # which says why
             self._set(self._timetable.without_network(member.plan))  # or runs, if tried again
         why = self.refused.pop(_network_of(member.plan), "")
-        for name in names:
-            structure, key = member.plan[name], self._timetable.layers[name].key
-            refused = TimedPoint(member.plan.form(name), {structure.ranks: math.inf})
-            self.refused[f"{structure} in layer {name!r}"] = why
-            point = structure.family, structure.shapes
-            self._set(self._timetable.with_point(key, point, refused))
+        self.refused.update({f"{member.plan[name]} in layer {name!r}": why for name in names})
+        self._set(without(member.plan, names, self._timetable))
 
     def _takes(self, plan: Plan) -> bool:
         try:
