@@ -27,12 +27,14 @@ from search.clock.race import (
     LOOK_AGAIN,
     WARM_UP,
     compare,
+    forward,
     interval,
     latency,
     race,
     synchronized,
 )
 from search.clock.run_queue import RunQueue
+from tests.pretended_device import DEVICE, PretendedDevice
 
 ROOT = Path(__file__).parents[1]
 CALLS = WARM_UP + FEWEST
@@ -378,7 +380,36 @@ def test_without_a_device_nothing_is_synchronized():
     def run():
         pass
 
-    assert synchronized(run, (torch.ones(2), 7, None)) is run
+    on_meta = nn.Linear(2, 3, device="meta")
+    assert synchronized(run, (torch.ones(2), 7, None), nn.BatchNorm1d(2), on_meta) is run
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What was done, in order: "run", or the device that was waited for."""
+    made = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", made.append)
+    return made
+
+
+@pytest.mark.parametrize("place", ["arguments", "parameters", "buffers"])
+def test_a_device_of_any_type_is_waited_for_wherever_it_is_met(calls, place):
+    network, x = nn.BatchNorm1d(2), torch.ones(3, 2)
+    with PretendedDevice() as device:
+        device.put([x] if place == "arguments" else list(getattr(network, place)()))
+        work = synchronized(lambda: calls.append("run") or 7, {"x": x}, nn.Linear(2, 3), network)
+        assert work() == 7
+    assert calls == ["run", DEVICE]
+
+
+def test_a_forward_pass_waits_for_the_devices_of_its_network(calls):
+    moving = nn.Identity()
+    moving.register_buffer("scale", torch.ones(2))
+    with PretendedDevice() as device:
+        device.put(list(moving.buffers()))
+        forward(moving, torch.ones(3, 2), "torch")()
+    forward(nn.Linear(2, 3), torch.ones(3, 2), "torch")()
+    assert calls == [DEVICE]
 
 
 @pytest.mark.gpu

@@ -243,21 +243,31 @@ def forward(model: nn.Module, example_input: Inputs, runtime: str) -> Callable[[
     """
     arguments = example_of(example_input, model)
     if runtime == EAGER:
-        return synchronized(lambda: arguments.run(model), arguments)
+        return synchronized(lambda: arguments.run(model), arguments, model)
     ready = make_ready(runtime, model, arguments)
-    return synchronized(lambda: ready.run(arguments), arguments)
+    return synchronized(lambda: ready.run(arguments), arguments, model)
 
 
-def synchronized(function: Callable[[], Result], arguments: object) -> Callable[[], Result]:
-    """Return a function that ends when the work on the arguments' devices has."""
-    devices = {tensor.device for tensor in tensors_in(arguments) if tensor.is_cuda}
-    if not devices:
+def synchronized(
+    function: Callable[[], Result], arguments: object, *networks: nn.Module
+) -> Callable[[], Result]:
+    """Return a function that ends when the work on the devices has.
+
+    Args:
+        function: That gives devices work.
+        arguments: What it works on, and where.
+        networks: That it runs, which may move the arguments to their own devices.
+    """
+    own = [tensor for net in networks for tensor in (*net.parameters(), *net.buffers())]
+    devices = {tensor.device for tensor in (*tensors_in(arguments), *own)}
+    awaited = [device for device in devices if device.type not in ("cpu", "meta")]
+    if not awaited:
         return function
 
     def run() -> Result:
         result = function()
-        for device in devices:
-            torch.cuda.synchronize(device)
+        for device in awaited:
+            torch.accelerator.synchronize(device)
         return result
 
     return run
