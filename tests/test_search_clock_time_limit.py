@@ -211,6 +211,36 @@ def test_where_no_layer_was_timed_the_time_is_what_is_lacking(world, small_netwo
         run(world, small_network, small_input, budget=Budget(latency=0.9), measure_seconds=5)
 
 
+@pytest.mark.filterwarnings("ignore:`measure_seconds` of 100 did not suffice")
+@pytest.mark.parametrize("fast", [0.6, 0.0])
+def test_when_time_is_up_and_no_plan_holds_the_fastest_is_the_last(
+    world, small_network, small_input, fast
+):
+    """However little its layers take: a network misses unless that is less than `fast`."""
+    world.network_s = 30.0
+    late, right = [], world.network_ratio
+
+    def network_ratio(profile, structures, forms):
+        ratio = right(profile, structures, forms)
+        if world.now.seconds - world.raced[-1][-1] - world.network_s >= 100.0 + 100.0:
+            late.append(structures)
+        return ratio if ratio < fast else max(ratio, 0.93)
+
+    world.network_ratio = network_ratio
+    arguments = {"budget": Budget(latency=0.9), "measure_seconds": 100.0}
+    if fast == 0.0:
+        with pytest.raises(
+            InfeasibleBudget, match=r"got latency ≤ 90\.0%; .* or `measure_seconds`"
+        ):
+            run(world, small_network, small_input, **arguments)
+    else:
+        result = run(world, small_network, small_input, **arguments)
+        assert dict(result.best) == late[-1]
+        assert result.timetable.of(result.best).ratio <= 0.9
+    assert [plan for plan in late if plan != late[0]] == []
+    assert len(late) == (1 if fast == 0.0 else 2)  # what holds is raced twice
+
+
 def test_a_plan_for_flops_is_measured_once_where_time_is_up(world, small_network, small_input):
     world.forward_s, world.overhead = 5.0, 10.0
     arguments = {"budget": Budget(flops=0.6), "measure_seconds": 5}

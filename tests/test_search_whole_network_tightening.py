@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from search import Budget
-from search.whole_network.within_latency import next_share, tightened
+from search.whole_network.tightening import next_share, tightened
 
 
 def test_what_the_estimate_did_not_foresee_is_taken_off():

@@ -25,7 +25,8 @@ from search.folder.run_folder import RunFolder
 from search.front.sweep import front_members
 from search.pipeline.request import request_of
 from search.pipeline.search import search_network
-from search.whole_network.within_latency import WORTHWHILE, tightened
+from search.whole_network.tightening import tightened
+from search.whole_network.within_latency import WORTHWHILE
 from sekron.export.refusal import CannotRun
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan

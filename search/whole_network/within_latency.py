@@ -14,7 +14,8 @@ from search.clock.timetable import Timetable
 from search.front.choices import Choices, Member, slower_than_dense
 from search.front.sweep import STEPS
 from search.whole_network.plan_clock import PlanClock
-from sekron.budget import RESOURCES, Budget, InfeasibleBudget
+from search.whole_network.tightening import next_share, tightened, tighter
+from sekron.budget import Budget, InfeasibleBudget
 from sekron.export.refusal import CannotRun
 from sekron.network.plan import Plan
 
@@ -39,7 +40,7 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
     clock has said by then. By how much it must be tightened is only known once a plan holds: from
     there the limit comes back, halfway to the plans that missed, as long as that allows for one
     with clearly less error, and there is time. A plan that the runtime does not take, and for none
-    of its layers, has missed too.
+    of its layers, has missed too. Where the time is up and none holds, the fastest is the last one.
 
     Args:
         choices: The candidates.
@@ -55,18 +56,21 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
     missed: list[Plan] = []
     refusal: CannotRun | None = None
     share = 0.0
-    for _ in range(ROUNDS):
+    for tried in range(ROUNDS):
         now = choices.retimed(clock.timetable)
-        if held is None:
-            member = _proposed(now, budget, share, missed)
-        else:
+        is_last = tried > 0 and held is None and budget.is_clocked and not clock.has_time
+        if held is not None:
             member = _between(held, missed, now, budget, clock)
+        else:
+            member = _proposed(now, budget, share, missed, only_fastest=is_last)
         if member is None:
             break
         is_again = clock.timetable.of(member.plan) is not None
         excess = clock.excess(member, budget)
         if excess <= 0.0:
             held = member
+        elif is_last and member.plan:  # the dense network is not raced
+            break
         elif clock.time(member).runs:
             missed.append(member.plan)
             unexplained = clock.time(member).ratio - _predicted(member.plan, clock.timetable)
@@ -82,14 +86,21 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
                 share += GAP
     if held is not None:
         return held
-    if refusal is not None and not any(clock.timetable.networks[p.digest].runs for p in missed):
-        raise refusal
-    best = min((t.ratio for t in clock.timetable.networks.values() if t.is_sure), default=1.0)
-    raise InfeasibleBudget(
+    raise _none_held(budget, clock.timetable, missed, refusal)
+
+
+def _none_held(
+    budget: Budget, timetable: Timetable, missed: Collection[Plan], refusal: CannotRun | None
+) -> ValueError:
+    """Return what to raise where no plan held: the runtime's reason if it took none of them."""
+    if refusal is not None and not any(timetable.networks[plan.digest].runs for plan in missed):
+        return refusal
+    best = min((t.ratio for t in timetable.networks.values() if t.is_sure), default=1.0)
+    return InfeasibleBudget(
         f"no plan held the budget on the clock, got {budget}; the fastest of which it is sure took "
         f"{best:.4f} of the dense network. Raise the budget, or `measure_seconds`, so that more "
         "structures are timed."
-    ) from refusal
+    )
 
 
 def _time_layers_of_plans(choices: Choices, budget: Budget, clock: PlanClock) -> None:
@@ -109,7 +120,7 @@ def _time_layers_of_plans(choices: Choices, budget: Budget, clock: PlanClock) ->
 
 
 def _proposed(
-    choices: Choices, budget: Budget, share: float, missed: Collection[Plan]
+    choices: Choices, budget: Budget, share: float, missed: Collection[Plan], *, only_fastest: bool
 ) -> Member | None:
     """Return the best plan by the estimate under a tighter limit, or else the fastest one.
 
@@ -117,7 +128,7 @@ def _proposed(
         InfeasibleBudget: If no plan has the FLOPs and parameters of the budget.
     """
     try:
-        best = _estimated(choices, _tighter(budget, share, choices))
+        best = None if only_fastest else _estimated(choices, tighter(budget, share, choices))
     except InfeasibleBudget:
         if share == 0.0:
             raise
@@ -163,48 +174,6 @@ def _predicted(plan: Plan, timetable: Timetable) -> float:
     measured = timetable.of(plan)
     assert measured is not None
     return timetable.effect().ratio(measured.saved, len(plan))
-
-
-def next_share(share: float, missed: float, unexplained: float, is_again: bool) -> float:
-    """Return by how much the limit of the next plan is tightened, after one has missed it.
-
-    By what the estimate did not foresee of the plan that was measured; where the program has
-    proposed a plan that had been measured already, at least by what it misses more than before:
-
-        share ← max(share + [again] · max(missed, 0), measured − predicted)
-
-    Args:
-        share: That the last limit was tightened by, of the dense network's time.
-        missed: Share of the limit by which the plan exceeds it.
-        unexplained: Measured less predicted time, as a share of the dense network's.
-        is_again: Whether the plan had been measured before.
-    """
-    return max(share + max(missed, 0.0) * is_again, unexplained)
-
-
-def tightened(budget: Budget, share: float, network_ms: float) -> Budget:
-    """Take a share of the dense network's time from a budget of latency; others stay.
-
-    Args:
-        budget: Perhaps without a limit of latency.
-        share: Of the dense network's time; one below 0 is added.
-        network_ms: The dense network's time.
-    """
-    limit = budget.limit_ms(network_ms)
-    if limit is None or share == 0.0:
-        return budget
-    left = max(limit - share * network_ms, 1e-6 * network_ms)
-    return replace(budget, latency=None, latency_ms=left, speedup=None)
-
-
-def _tighter(budget: Budget, share: float, choices: Choices) -> Budget:
-    """Take a share of the dense network's time from a budget, or of each limit that it has."""
-    assert choices.timetable is not None
-    if budget.is_clocked or share == 0.0:
-        return tightened(budget, share, choices.timetable.network_ms)
-    limits = {name: budget.limit(name, getattr(choices.profile, name)) for name in RESOURCES}
-    less = {name: int((1.0 - share) * most) for name, most in limits.items() if most is not None}
-    return replace(budget, **less)
 
 
 def not_slower(
