@@ -203,7 +203,7 @@ def test_a_time_of_one_race_holds_no_limit():
         network_ratio=network_ratio,
         compressed=lambda _: None,
         run_queue=SimpleNamespace(share=0.0),
-        steadiness=SimpleNamespace(spread=0.0),
+        steadiness=SimpleNamespace(spread=0.0, median_ms=0.0),
     )
 
     def clock_that_knows(ratio):
@@ -246,7 +246,7 @@ def test_a_slow_network_gets_as_many_rounds_as_an_interval_takes(network_ms, sec
         compressed=lambda _: None,
         activations=lambda _: 1.0,
         run_queue=SimpleNamespace(share=0.0),
-        steadiness=SimpleNamespace(spread=0.0),
+        steadiness=SimpleNamespace(spread=0.0, median_ms=0.0),
     )
     limit = TimeLimit(seconds, lambda: 0.0)
     known = Timetable(SETTING, network_ms, {"3": LayerTime("key", 1.0)})
@@ -312,7 +312,7 @@ def test_an_unsteady_machine_is_told_and_measured_anew(world, small_network, sma
 
     def stopwatch(*arguments):
         found = make(*arguments)
-        found.steadiness = SimpleNamespace(spread=spread[0], add=lambda _: None)
+        found.steadiness = SimpleNamespace(spread=spread[0], median_ms=0.0, add=lambda _: None)
         return found
 
     world.stopwatch = stopwatch

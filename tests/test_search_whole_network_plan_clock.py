@@ -7,11 +7,14 @@ from types import SimpleNamespace
 import pytest
 
 import search
+from search import Budget
 from search.clock.prospects import Prospects
 from search.clock.time_limit import TimeLimit
-from search.clock.times import TimedPoint
+from search.clock.times import NetworkTime, TimedPoint
 from search.whole_network.plan_clock import WEIGHTLESS, PlanClock
 from sekron.layers.operations import DEFAULT_FORM
+from sekron.network.plan import Plan
+from sekron.structures.structure import Structure
 from tests.test_search_whole_network_within_latency import World
 
 NO_CHOICES = SimpleNamespace(tables={})
@@ -102,3 +105,23 @@ def test_small_shares_that_add_up_are_timed(clock, timed):
 def test_all_may_be_timed(clock, timed):
     assert timed([0.3, 0.2], [0.1]) == of_network(clock, 0.3, 0.2, 0.1)
     assert clock.weightless == 0
+
+
+@pytest.mark.parametrize("drift", [0.5, 1.5])
+def test_milliseconds_are_held_by_the_slower_dense_time(clock, monkeypatch, drift):
+    """That of the start, or the median of all races; a share of the dense time knows neither."""
+    dense_ms, ratio = clock.timetable.network_ms, 0.6
+    plan = Plan({"3": Structure.parse("sekron:3x2x3x1,4x4x1x3@6")})
+    measured = NetworkTime(ratio, 0.4, 1.0, 1, ratio, ratio, is_confirmed=True)
+    clock._set(clock.timetable.with_network(plan, measured))
+    rounds = [0.1, drift * dense_ms / 1e3, 0.0]
+    monkeypatch.setattr(clock._stopwatch.steadiness, "_seconds", rounds)
+    member = SimpleNamespace(plan=plan)
+    for limits, slower in (
+        ({"latency_ms": 0.5 * dense_ms}, max(drift, 1.0)),
+        ({"latency": 0.5}, 1),
+    ):
+        excess = clock.excess(member, Budget(**limits))
+        assert excess == pytest.approx(ratio * slower / 0.5 - 1.0)
+    both = Budget(speedup=1.25, latency_ms=10 * dense_ms)
+    assert clock.excess(member, both) == pytest.approx(ratio * 1.25 - 1.0)

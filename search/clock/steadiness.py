@@ -32,3 +32,8 @@ class Steadiness:
             return 0.0
         low, middle, high = np.percentile(self._seconds, [TAIL, 50.0, 100.0 - TAIL])
         return float((high - low) / middle)
+
+    @property
+    def median_ms(self) -> float:
+        """Median of all rounds, 0 without any."""
+        return 1e3 * float(np.median(self._seconds)) if self._seconds else 0.0

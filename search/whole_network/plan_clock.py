@@ -282,9 +282,11 @@ class PlanClock:
     def _excess(self, measured: NetworkTime, budget: Budget) -> float:
         if not measured.runs:
             return NEVER
-        limit = budget.limit_ms(self._timetable.network_ms)
+        # The machine may have been faster when the dense network was timed than it is by now.
+        dense_ms = max(self._timetable.network_ms, self._stopwatch.steadiness.median_ms)
+        limit = budget.limit_ms(dense_ms)
         ratio = measured.ratio if measured.is_sure else measured.high
-        return 0.0 if limit is None else ratio * self._timetable.network_ms / limit - 1.0
+        return 0.0 if limit is None else ratio * dense_ms / limit - 1.0
 
     def _set(self, timetable: Timetable) -> None:
         if timetable is not self._timetable:
