@@ -6,6 +6,7 @@ import os
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed, nn
@@ -18,6 +19,7 @@ from search.verification.two_processes import gradients_of_two
 from sekron import Plan, Structure
 from sekron.forward.inputs import as_arguments
 from sekron.layers.conv import SeKronConv2d
+from tests.pretended_device import DEVICE, PretendedDevice
 
 SLOW = ("torch.compile", "torch.export", "ONNX file", "onnxruntime", "openvino", "two processes")
 
@@ -205,6 +207,54 @@ def test_integers_are_equal_but_in_half_precision(only):
     assert [f.status for f in found] == ["fails", "works", "works"]
     assert found[0].difference == 5
     assert found[1].difference == pytest.approx(1e-4, rel=0.1)
+
+
+class Tiring(nn.Linear):
+    """Runs so many times."""
+
+    rests = 8
+
+    def forward(self, x):
+        self.rests -= 1
+        if self.rests < 0:
+            raise RuntimeError("too much")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("tired", ["small", "dense"])
+def test_what_ends_while_it_is_timed_stops_no_other(monkeypatch, tired):
+    small, dense = nn.Linear(3, 4), nn.Linear(3, 4)
+    {"small": small, "dense": dense}[tired].__class__ = Tiring
+    x = torch.randn(2, 3)
+    checks = {
+        "timed": Check(lambda case: Outcome(1e-5, lambda: case.network(x))),
+        "next": Check(lambda _: Outcome(2e-5)),
+    }
+    monkeypatch.setattr(module, "CHECKS", checks)
+    timed, after = search.verify(small, dense, x, measure_seconds=0.01)
+    assert (timed.status, timed.difference, timed.time_over_dense) == ("fails", 1e-5, None)
+    assert re.match(r"timed, run after run: test_search_verification.*: too much$", timed.reason)
+    assert after == module.Finding("next", "works", 2e-5, 2e-5)
+
+
+def test_what_is_timed_is_waited_for_on_its_device(only, monkeypatch):
+    only("torch")
+    awaited, waits = [], []
+    monkeypatch.setattr(torch.accelerator, "synchronize", awaited.append)
+
+    def race(runs, *_):
+        for run in runs:
+            run()
+            waits.append(list(awaited))
+        return np.ones((2, 7))
+
+    monkeypatch.setattr(module, "race", race)
+    small, dense = nn.Linear(3, 4), nn.Linear(3, 4)
+    with PretendedDevice() as device:
+        device.put([*small.parameters(), *dense.parameters(), x := torch.randn(2, 3)])
+        (found,) = search.verify(small, dense, x)
+    assert (found.status, found.time_over_dense) == ("works", 1)
+    assert waits == [[DEVICE], [DEVICE, DEVICE]]
 
 
 class Keeping(nn.Sequential):

@@ -27,6 +27,9 @@ from sekron.network.checkpoint import load, save
 from sekron.network.copying import copy_of
 from sekron.network.swap import swap
 
+Run = Callable[[], object]
+"""A forward pass."""
+
 HALF_TOLERANCE = 0.05
 """In bfloat16, which keeps eight bits of a number."""
 
@@ -60,7 +63,7 @@ class Outcome:
     """
 
     difference: float
-    run: Callable[[], object] | None = None
+    run: Run | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Check:
     tolerance: float = TOLERANCE
 
 
-def _ran(case: Case, run: Callable[[], object], *, in_half: bool = False) -> Outcome:
+def _ran(case: Case, run: Run, *, in_half: bool = False) -> Outcome:
     difference = largest_difference(tensors_in(run()), case.expected, in_half=in_half)
     return Outcome(difference, run)
 

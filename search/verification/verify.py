@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from search.clock.race import race
-from search.verification.checks import CHECKS, Case, Check, Outcome
+from search.clock.race import race, synchronized
+from search.verification.checks import CHECKS, Case, Check, Outcome, Run
 from sekron.export.difference import largest_difference
 from sekron.export.packages import quiet
 from sekron.export.refusal import CannotRun, reason_of
@@ -114,10 +115,12 @@ def _finding(name: str, check: Check, small: Case, dense: Case, seconds: float) 
         reason = f"the outputs must be within {most:.1e}, but differ by {ours.difference:.1e}"
         reason += _random(check, small)
         return Finding(name, "fails", ours.difference, its_difference, reason=reason)
-    time = None
-    if seconds > 0 and ours.run and isinstance(theirs, Outcome) and theirs.run:
-        times = race([theirs.run, ours.run], PRECISION, seconds)
-        time = float(np.median(times[1] / times[0]))
+    if not (seconds > 0 and ours.run and isinstance(theirs, Outcome) and theirs.run):
+        return Finding(name, "works", ours.difference, its_difference)
+    time = _time(((theirs.run, dense), (ours.run, small)), seconds)
+    if isinstance(time, str):
+        reason = f"timed, run after run: {time}"
+        return Finding(name, "fails", ours.difference, its_difference, reason=reason)
     return Finding(name, "works", ours.difference, its_difference, time)
 
 
@@ -136,6 +139,17 @@ def _random(check: Check, case: Case) -> str:
     if case.again <= check.tolerance:
         return ""
     return f"; it draws random numbers in evaluation: two plain runs differ by {case.again:.1e}"
+
+
+def _time(sides: Sequence[tuple[Run, Case]], seconds: float) -> float | str:
+    """Return the time of the second side over that of the first; else why one did not go on."""
+    runs = [synchronized(run, case.arguments, case.network) for run, case in sides]
+    try:
+        with torch.random.fork_rng():
+            times = race(runs, PRECISION, seconds)
+    except Exception as error:  # whatever a network raises that has run before
+        return reason_of(error)
+    return float(np.median(times[1] / times[0]))
 
 
 def _outcome(check: Check, case: Case) -> Outcome | str:
