@@ -26,7 +26,7 @@ def peak_activation_bytes(model: nn.Module, example_input: Inputs) -> int:
     Args:
         model: Left exactly as it was.
         example_input: Where and as it shall run; the whole batch counts. All CUDA devices that
-            hold a part of it are measured, or the CPU where there is none.
+            hold a part of it or of the model are measured, or the CPU where there is none.
 
     Returns:
         Bytes; the output is among them.
@@ -36,7 +36,8 @@ def peak_activation_bytes(model: nn.Module, example_input: Inputs) -> int:
         64
     """
     arguments = example_of(example_input, model)
-    devices = {tensor.device for tensor in arguments.tensors if tensor.is_cuda}
+    own = *model.parameters(), *model.buffers()
+    devices = {tensor.device for tensor in (*arguments.tensors, *own) if tensor.is_cuda}
     if devices:
         with untouched(model):
             return _allocated(model, arguments, devices)

@@ -102,11 +102,11 @@ class Stopwatch:
         """
         if not self.sides.is_eager:
             return self._start_alone(seconds)
-        finish = synchronized(lambda: None, self._arguments)
+        finish = synchronized(lambda: None, self._arguments, self._dense)
         # The hooks on its layers take time: the network that is timed as a whole has none.
         inside = copy_of(self._dense) if self._network is self._dense else self._network
         networks = [self._dense, inside]
-        sides = [synchronized(self._runner(network), self._arguments) for network in networks]
+        sides = [synchronized(self._runner(n), self._arguments, n) for n in networks]
         limit, attended = max(seconds, MOMENT), self.run_queue.attended
         with watched(inside, self._names(), finish) as of_layer, torch.no_grad():
             times = race(sides, RATIO_PRECISION, limit, attended=attended)
