@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from search.clock.sides import Run
 from search.verification.two_processes import gradients, gradients_of_two
 from sekron.export.difference import TOLERANCE, largest_difference
 from sekron.export.files import export_onnx, export_program
@@ -26,9 +27,6 @@ from sekron.layers.linear import SeKronLinear
 from sekron.network.checkpoint import load, save
 from sekron.network.copying import copy_of
 from sekron.network.swap import swap
-
-Run = Callable[[], object]
-"""A forward pass."""
 
 HALF_TOLERANCE = 0.05
 """In bfloat16, which keeps eight bits of a number."""

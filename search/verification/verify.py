@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from search.clock.race import race, synchronized
-from search.verification.checks import CHECKS, Case, Check, Outcome, Run
+from search.clock.sides import Run
+from search.verification.checks import CHECKS, Case, Check, Outcome
 from sekron.export.difference import largest_difference
 from sekron.export.packages import quiet
 from sekron.export.refusal import CannotRun, reason_of

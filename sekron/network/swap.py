@@ -10,13 +10,11 @@ from types import FunctionType, MethodType
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sekron.layers.factorized import HOOKS
 from sekron.network.closures import is_filled
-
-ATOMIC = (type(None), str, bytes, int, float, complex, Tensor, torch.dtype, torch.device)
-"""What holds no module."""
+from sekron.network.copying import ATOMIC
 
 
 def swap(network: nn.Module, layers: Mapping[str, nn.Module]) -> nn.Module:

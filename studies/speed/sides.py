@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from search.cli.sources import load_model
+from search.clock.stand_in import stand_in
 from sekron import Plan, SeKronConv2d
 from sekron.network.copying import copy_of
-from sekron.network.surgery import rebuild
 from studies.speed_layers.__main__ import LAYOUTS
 
 
@@ -62,8 +62,8 @@ def untrained(spec: str) -> nn.Module:
 
 
 def applied(network: nn.Module, plan: Plan) -> nn.Module:
-    """Replace the layers; what their factors are does not matter to the clock."""
-    return rebuild(network, plan, {name: plan.form(name) for name in plan})
+    """Replace the layers as a search does for its clock, their factors random."""
+    return stand_in(network, network, plan)
 
 
 def by_hand(layer: SeKronConv2d) -> nn.Sequential:
