@@ -82,8 +82,10 @@ def run(
         seed: Of the samplers; same seed, same trials, and without a clock the same plan.
         measure_seconds: Limit of the time for all measuring: about half for layers, the rest for
             whole networks; what there was no time for is told. Only the plan for the budget is
-            measured in any case, with a warning where that took longer. 0 measures nothing, which
-            a budget of latency does not allow.
+            measured in any case, with a warning where that took longer. Factors are random there:
+            of a network whose time depends on its numbers, as on how many boxes a detector finds,
+            `search.compare` tells what the applied plan takes. 0 measures nothing, which a budget
+            of latency does not allow.
         keep_latency: Whether to use latencies in the run folder that were measured on another
             machine or in another setting.
         n_network_trials: Whole plans that an Optuna study tries around the exact ones, where
