@@ -11,7 +11,8 @@ from search import Budget
 from search.clock.prospects import Prospects
 from search.clock.time_limit import TimeLimit
 from search.clock.times import NetworkTime, TimedPoint
-from search.whole_network.plan_clock import WEIGHTLESS, PlanClock
+from search.whole_network.layer_clock import WEIGHTLESS
+from search.whole_network.plan_clock import PlanClock
 from sekron.layers.operations import DEFAULT_FORM
 from sekron.network.plan import Plan
 from sekron.structures.structure import Structure

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from search.whole_network.plan_clock import WEIGHTLESS, PlanClock
+from search.whole_network.layer_clock import WEIGHTLESS
+from search.whole_network.plan_clock import PlanClock
 from sekron.budget import Budget
 
 
