@@ -98,6 +98,7 @@ def test_the_form_is_chosen_by_the_slow_end(small_network, small_input):
     stopwatch = SimpleNamespace(
         candidate_ratios=lambda *_: [lucky, steady, *(len(tried) - 2) * [lucky]],
         sides=SimpleNamespace(runtime=EAGER),
+        without_memory=set(),
     )
     times = Timetable(SETTING, 10.0, {layer.name: LayerTime("key", 2.0)})
     timed = Wanted(layer, [structure]).timed(stopwatch, times, lambda: 1.0)

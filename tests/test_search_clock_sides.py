@@ -1,6 +1,8 @@
 """What torch has no memory for has no time there; the search goes on without it."""
 
+import json
 import math
+from types import SimpleNamespace
 from weakref import WeakSet
 
 import numpy as np
@@ -12,11 +14,15 @@ import search
 from search import Budget
 from search.clock.sides import Sides, is_out_of_memory
 from search.clock.stopwatch import Stopwatch
+from search.clock.time_limit import TimeLimit
+from search.clock.timetable_record import from_json, to_json
+from search.whole_network.plan_clock import PlanClock
 from sekron import CannotRun, Plan
 from sekron.export.runtimes import Ready
 from sekron.forward.inputs import Arguments
 from sekron.layers.conv import SeKronConv
 from sekron.layers.operations import Form
+from sekron.network.surgery import structures_of
 from sekron.structures.structure import Structure
 from tests.test_search_runtimes import SPLIT, fake_race
 
@@ -99,17 +105,18 @@ def running(monkeypatch):
 
 @pytest.mark.parametrize("where", ["alone", "in a network"])
 def test_a_search_goes_on_where_memory_is_too_full(
-    where, small_network, small_input, greedy, running, fake_race
+    where, small_network, small_input, greedy, running, fake_race, tmp_path
 ):
     # The dense one is the first of layers, which put out lists, and the last of networks.
     races = fake_race(
         lambda n: [0.5, 1.0] if torch.is_tensor(races[-1][0]) else np.linspace(1.0, 0.5, n)
     )
 
-    def found():
+    def found(folder=None):
         return search.run(
             small_network,
             small_input,
+            run=folder,
             budget=Budget(flops=0.8),
             n_trials=0,
             n_network_trials=0,
@@ -121,10 +128,53 @@ def test_a_search_goes_on_where_memory_is_too_full(
         )
 
     (disliked,) = found().best.values()
-    greedy(lambda s: s.shapes == disliked.shapes and bool(running) == (where != "alone"))
+    is_full = True
+    greedy(
+        lambda s: is_full and s.shapes == disliked.shapes and bool(running) == (where != "alone")
+    )
     with pytest.warns(UserWarning, match=r"^torch does not take .* can't allocate memory"):
-        (chosen,) = found().best.values()
+        (chosen,) = found(tmp_path).best.values()
     assert chosen.shapes != disliked.shapes
+    recorded = json.loads((tmp_path / "latency.json").read_text())
+    assert None not in [ratio for timed in recorded["timed"] for ratio in timed["ratios"]]
+    assert None not in [network["ratio"] for network in recorded["networks"].values()]
+    is_full = False  # the same search in the same folder tries it again
+    (again,) = found(tmp_path).best.values()
+    assert again == disliked
+
+
+@pytest.mark.parametrize(
+    ("message", "is_lasting"),
+    [
+        ("bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 4", False),
+        ("Exception from allocator.cpp:79:\nstd::bad_alloc", False),
+        ("CUDA failure 2: out of memory", False),
+        ("Could not find an implementation for Odd(1)", True),
+    ],
+)
+def test_a_lack_of_memory_in_a_runtime_is_recorded_nowhere(
+    message, is_lasting, small_network, small_input, monkeypatch, fake_race
+):
+    def make_ready(name, module, arguments):
+        if structures_of(module):
+            raise CannotRun(f"{name} must take the network, but does not.") from Exception(message)
+        return Ready(name, "1", 1, lambda given: [module(*given.positional)])
+
+    for room in ("sides", "race"):
+        monkeypatch.setattr(f"search.clock.{room}.make_ready", make_ready)
+    fake_race(lambda n: [1.0] * n)
+    profile = search.profile(small_network, small_input)
+    stopwatch = Stopwatch(small_network, small_input, profile, "onnxruntime")
+    limit = TimeLimit(60.0, lambda: 0.0)
+    clock = PlanClock(stopwatch, stopwatch.start(1.0), limit, lambda _: None, lambda _: None)
+    member = SimpleNamespace(plan=Plan({"3": SPLIT}), saved=0.5)
+    assert clock.time_candidates(member)
+    assert not clock.time(member).runs
+    point = SPLIT.family, SPLIT.shapes
+    assert not clock.timetable.point("3", point).runs
+    again = from_json(to_json(clock.timetable), "latency.json")
+    assert (again.point("3", point) is not None) == is_lasting
+    assert (again.of(member.plan) is not None) == is_lasting
 
 
 @pytest.mark.parametrize(

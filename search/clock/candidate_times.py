@@ -77,13 +77,18 @@ class Wanted:
             ratios = stopwatch.candidate_ratios(layer, sides, left())
             # By the slow ends: of many forms, one that is not sure seems fast by luck.
             fastest = min(range(len(tried)), key=lambda form: ratios[form][2])
-            times = TimedPoint(tried[fastest]).with_time(middle.ranks, ratios[fastest])
+            times = TimedPoint(tried[fastest]).with_time(
+                middle.ranks,
+                ratios[fastest],
+                is_passing=(layer.name, middle) in stopwatch.without_memory,
+            )
         others = [s for s in self.structures if s.ranks not in times.ratios]
         if others and times.runs:
             sides = [(other, times.form) for other in others]
             ratios = stopwatch.candidate_ratios(layer, sides, left())
             for other, ratio in zip(others, ratios, strict=True):
-                times = times.with_time(other.ranks, ratio)
+                is_passing = (layer.name, other) in stopwatch.without_memory
+                times = times.with_time(other.ranks, ratio, is_passing=is_passing)
         return timetable.with_point(timetable.layers[layer.name].key, point, times)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,9 +21,13 @@ from sekron.forward.evaluation import one_line, untouched
 from sekron.forward.inputs import Arguments
 
 Run = Callable[[], object]
+Made = TypeVar("Made")
 
 FULL = ("can't allocate memory", "ALLOC_FAILED")
 """What torch says of a full memory where it raises a plain RuntimeError: the CPU's, or cuDNN's."""
+
+RUNTIMES_FULL = ("Failed to allocate memory", "bad_alloc", "out of memory")
+"""What else runtimes say of it: ONNX Runtime, OpenVINO, and CUDA under any of them."""
 
 MOST_KEPT = 8
 """Kinds of dense layers kept ready: each is two sessions of a runtime with threads of their own.
@@ -32,6 +37,10 @@ What is timed goes to and fro between kinds: with one kept, a search made them r
 
 LEAST = 0.1
 """Share of a layer's time that is its own, at least: the rest is the way into the runtime."""
+
+
+class NoMemory(CannotRun):
+    """What there is no memory for, which is so now: at another time it may run."""
 
 
 class Sides:
@@ -66,7 +75,8 @@ class Sides:
         """Return a forward pass of a network.
 
         Raises:
-            CannotRun: If the runtime does not take the network; in torch itself, if memory is full.
+            CannotRun: If the runtime does not take the network.
+            NoMemory: If memory is too full for it.
         """
         if self.is_eager:
             run = forward(model, self._arguments, EAGER)
@@ -77,7 +87,10 @@ class Sides:
             return run
         if model not in self._networks:
             start = time.perf_counter()
-            self._networks[model] = forward(model, self._arguments, self.runtime)
+            made = _made(partial(forward, model, self._arguments, self.runtime))
+            if isinstance(made, CannotRun):
+                raise made
+            self._networks[model] = made
             self.network_seconds = time.perf_counter() - start
         return self._networks[model]
 
@@ -96,7 +109,7 @@ class Sides:
         Returns:
             The dense layer, the candidates and, but in torch itself, what it takes to call the
             runtime for nothing. In the place of a candidate that the runtime does not take, or for
-            which memory is too full in torch itself: why.
+            which memory is too full: why.
 
         Raises:
             CannotRun: If the runtime does not take the dense layer.
@@ -127,10 +140,8 @@ class Sides:
         return np.maximum(layers - call, LEAST * layers)
 
     def _tried_ready(self, candidate: nn.Module, arguments: Arguments) -> Run | CannotRun:
-        try:
-            return partial(self._ready(candidate, arguments).run, arguments)
-        except CannotRun as error:
-            return error
+        made = _made(partial(self._ready, candidate, arguments))
+        return made if isinstance(made, CannotRun) else partial(made.run, arguments)
 
     def _ready(self, layer: nn.Module, arguments: Arguments) -> Ready:
         start = time.perf_counter()
@@ -143,7 +154,28 @@ def _eager(module: nn.Module, inputs: Sequence[Tensor]) -> Run:
     return synchronized(lambda: [module(x) for x in inputs], inputs)
 
 
-def _tried(run: Run) -> CannotRun | None:
+def _made(make: Callable[[], Made]) -> Made | CannotRun:
+    """Make something ready in a runtime; return why not, if the runtime does not take it."""
+    try:
+        return make()
+    except CannotRun as error:
+        if not _is_full(error):
+            return error
+        reason = str(error)
+    return NoMemory(reason)  # as below
+
+
+def _is_full(error: CannotRun) -> bool:
+    """Whether a runtime refused something since memory is full."""
+    cause = error.__cause__
+    while cause is not None:
+        if any(said in str(cause) for said in (*FULL, *RUNTIMES_FULL)):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def _tried(run: Run) -> NoMemory | None:
     """Run something once in torch itself; return why not, if it takes more memory than there is."""
     try:
         run()
@@ -154,7 +186,7 @@ def _tried(run: Run) -> CannotRun | None:
     else:
         return None
     # Without the cause, whose frames hold the memory.
-    return CannotRun(f"torch must have memory for it, but has not: {reason}.")
+    return NoMemory(f"torch must have memory for it, but has not: {reason}.")
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from search.clock.peak_memory import peak_activation_bytes
 from search.clock.race import EAGER, interval, race, synchronized
 from search.clock.run_queue import RunQueue
 from search.clock.setting import setting_of
-from search.clock.sides import Sides, is_out_of_memory
+from search.clock.sides import NoMemory, Sides, is_out_of_memory
 from search.clock.stand_in import stand_in
 from search.clock.steadiness import Steadiness
 from search.clock.times import Interval, LayerTime, Setting
@@ -52,6 +52,7 @@ class Stopwatch:
         steadiness: Of the dense network's times in them.
         sides: What makes networks and layers ready.
         refused: What of the candidates the runtime does not take -> why.
+        without_memory: Layers and structures of them for which memory was too full in some form.
 
     Args:
         model: The dense network.
@@ -74,6 +75,7 @@ class Stopwatch:
         self.layers = profile.searched
         self.run_queue, self.steadiness = RunQueue(), Steadiness()
         self.refused: dict[str, str] = {}
+        self.without_memory: set[tuple[str, Structure]] = set()
         self._calls = record(self._network, self._names(), self._runner(self._network))
 
     def setting(self) -> Setting:
@@ -198,7 +200,10 @@ class Stopwatch:
         times, left = np.full((1 + len(sides), raced.shape[1]), np.inf), iter(raced)
         for place, side in enumerate(made[: len(times)]):
             if isinstance(side, CannotRun):
-                self.refused[f"{sides[place - 1][0]} in layer {layer.name!r}"] = str(side)
+                structure = sides[place - 1][0]
+                self.refused[f"{structure} in layer {layer.name!r}"] = str(side)
+                if isinstance(side, NoMemory):
+                    self.without_memory.add((layer.name, structure))
             else:
                 times[place] = next(left)
         return times

@@ -113,17 +113,34 @@ class TimedPoint:
         ratios: Ranks -> its time over the dense layer's, timed in turn; infinite where the runtime
             does not take it.
         ends: Ranks -> the ends of the ratio's 95 % confidence interval, where they are known.
+        passing: Those ranks whose ratio is infinite since memory was too full.
     """
 
     form: Form
     ratios: Mapping[Ranks, float] = field(default_factory=dict)
     ends: Mapping[Ranks, tuple[float, float]] = field(default_factory=dict)
+    passing: frozenset[Ranks] = frozenset()
 
-    def with_time(self, ranks: Ranks, ratio: Interval) -> TimedPoint:
-        """Return the same with the time at one more choice of ranks."""
+    def with_time(self, ranks: Ranks, ratio: Interval, *, is_passing: bool = False) -> TimedPoint:
+        """Return the same with the time at one more choice of ranks.
+
+        Args:
+            ranks: The choice.
+            ratio: Its time.
+            is_passing: Whether memory was too full, if the ratio is infinite.
+        """
         low, middle, high = ratio
-        ends = {**self.ends, ranks: (low, high)} if math.isfinite(middle) else self.ends
-        return replace(self, ratios={**self.ratios, ranks: middle}, ends=ends)
+        ratios = {**self.ratios, ranks: middle}
+        if math.isfinite(middle):
+            return replace(self, ratios=ratios, ends={**self.ends, ranks: (low, high)})
+        passing = self.passing | {ranks} if is_passing else self.passing
+        return replace(self, ratios=ratios, passing=passing)
+
+    @property
+    def lasting(self) -> TimedPoint:
+        """The same without what memory was too full for."""
+        ratios = {ranks: r for ranks, r in self.ratios.items() if ranks not in self.passing}
+        return replace(self, ratios=ratios, passing=frozenset())
 
     def decided(self, ranks: Ranks) -> float:
         """Return the ratio, or where it is not sure, the fast end of its interval."""
@@ -150,6 +167,7 @@ class NetworkTime:
         low: Lower end of the ratio's 95 % confidence interval, NaN where it is not known.
         high: Upper end.
         is_confirmed: Whether a second race, independent of the first, has a say in it.
+        is_passing: Whether the ratio is infinite since memory was too full.
     """
 
     ratio: float
@@ -159,6 +177,7 @@ class NetworkTime:
     low: float = math.nan
     high: float = math.nan
     is_confirmed: bool = False
+    is_passing: bool = False
 
     @property
     def runs(self) -> bool:

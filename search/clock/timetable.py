@@ -190,6 +190,22 @@ class Timetable:
         others = {digest: time for digest, time in self.networks.items() if digest != plan.digest}
         return replace(self, networks=others)
 
+    @property
+    def lasting(self) -> Timetable:
+        """The same without what memory was too full for, which another search may have."""
+        timed = {
+            key: {point: t.lasting for point, t in points.items() if t.lasting.ratios}
+            for key, points in self.timed.items()
+        }
+        networks = {digest: t for digest, t in self.networks.items() if not t.is_passing}
+        return replace(self, timed=timed, networks=networks)
+
+    @property
+    def lacked_memory(self) -> bool:
+        """Whether memory was too full for anything."""
+        points = (times for points in self.timed.values() for times in points.values())
+        return any(t.passing for t in points) or any(t.is_passing for t in self.networks.values())
+
     def with_winner(self, question: str, plan: Plan, effort: Effort) -> Timetable:
         """Return a timetable that knows which plan holds a budget, and how it was looked for."""
         efforts = {**self.efforts, question: effort}

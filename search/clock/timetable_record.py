@@ -74,7 +74,8 @@ class _Timetable(msgspec.Struct):
 
 
 def to_json(timetable: Timetable) -> str:
-    """Return a timetable as text."""
+    """Return a timetable as text, without what memory was too full for."""
+    timetable = timetable.lasting
     timed = [
         _Timed(
             key,

@@ -30,12 +30,23 @@ def blamed(plan: Plan, runs: Callable[[Plan], bool]) -> list[str]:
     return [name for half in halves if not runs(half) for name in blamed(half, runs)]
 
 
-def without(plan: Plan, names: Iterable[str], timetable: Timetable) -> Timetable:
-    """Return a timetable in which the structures that a plan has in some layers do not run."""
+def without(
+    plan: Plan, names: Iterable[str], timetable: Timetable, *, is_passing: bool
+) -> Timetable:
+    """Return a timetable in which the structures that a plan has in some layers do not run.
+
+    Args:
+        plan: Whose network does not run.
+        names: Of the layers.
+        timetable: Of the search.
+        is_passing: Whether that is since memory is full.
+    """
     for name in names:
         structure = plan[name]
         point = structure.family, structure.shapes
-        refused = TimedPoint(plan.form(name), {structure.ranks: math.inf})
+        refused = TimedPoint(plan.form(name)).with_time(
+            structure.ranks, 3 * (math.inf,), is_passing=is_passing
+        )
         timetable = timetable.with_point(timetable.layers[name].key, point, refused)
     return timetable
 

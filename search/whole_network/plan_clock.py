@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from search.clock.race import FEWEST, WARM_UP
+from search.clock.sides import NoMemory
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import NETWORKS, TimeLimit
 from search.clock.times import Effort, Interval, NetworkTime, agreed
@@ -80,19 +81,22 @@ class PlanClock(LayerClock):
         plan = member.plan
         if not plan:
             return NetworkTime(1.0, 0.0, 1.0, 0, 1.0, 1.0)
-        small = self._compressed(plan)
+        small, is_passing = self._compressed(plan), False
         try:
             low, ratio, high = self._race(small, seconds)
         except CannotRun as error:
             self.refused[_network_of(plan)] = str(error)
             low, ratio, high = math.nan, math.inf, math.nan
+            is_passing = isinstance(error, NoMemory)
         predicted = self._timetable.effect().ratio(member.saved, len(plan))
         is_off = predicted < (1 - OFF) * low or predicted > (1 + OFF) * high
         if is_off and self.has_time:
             # One of both is wrong, and it may be the clock.
             low, ratio, high = agreed((low, ratio, high), self._race(small, seconds))
         activations = self._stopwatch.activations(small)
-        return NetworkTime(ratio, member.saved, activations, len(plan), low, high)
+        return NetworkTime(
+            ratio, member.saved, activations, len(plan), low, high, is_passing=is_passing
+        )
 
     def excess(self, member: Member, budget: Budget) -> float:
         """Return by how much a plan's network exceeds a budget's latency, as a share of it.
@@ -151,13 +155,15 @@ class PlanClock(LayerClock):
             CannotRun: If it takes each of them without the others.
         """
         self._on_progress("what the runtime does not take")
+        measured = self._timetable.of(member.plan)
+        is_passing = measured is not None and measured.is_passing
         names = blamed(member.plan, self._takes)
         if not names:
             self._stopwatch.sides.network(self._compressed(member.plan))  # which says why
             self._set(self._timetable.without_network(member.plan))  # or runs, if tried again
         why = self.refused.pop(_network_of(member.plan), "")
         self.refused.update({f"{member.plan[name]} in layer {name!r}": why for name in names})
-        self._set(without(member.plan, names, self._timetable))
+        self._set(without(member.plan, names, self._timetable, is_passing=is_passing))
 
     def _takes(self, plan: Plan) -> bool:
         try:
@@ -167,7 +173,12 @@ class PlanClock(LayerClock):
         return True
 
     def effort(self, trials: int) -> Effort:
-        """Return what a plan was looked for with, besides trials of whole networks."""
+        """Return what a plan was looked for with, besides trials of whole networks.
+
+        Where memory was too full for anything, every other search may find a better one.
+        """
+        if self._timetable.lacked_memory:
+            return Effort(0.0, trials)
         is_hurried = bool(self._left_out) or self.limit.left(NETWORKS) == 0.0
         return Effort(self.limit.seconds if is_hurried else math.inf, trials)
 
