@@ -112,7 +112,7 @@ def test_half_a_file_is_refused(full):
     ("field", "value", "message"),
     [
         ("format", "sekron.run", "must be 'sekron.latency', but is 'sekron.run'"),
-        ("version", 2, "must have version 3 or 4 or 5 or 6, got 2; use the release that wrote it"),
+        ("version", 2, "must have version 3 or 4 or 5 or 6 or 7, got 2; use the release"),
     ],
 )
 def test_another_format_or_version_is_named(full, field, value, message):

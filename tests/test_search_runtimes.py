@@ -353,7 +353,7 @@ def test_no_plan_is_timed_in_a_runtime_of_another_setting(
 @pytest.mark.parametrize(
     "error", [RuntimeError("no memory\nat all"), KeyboardInterrupt()], ids=repr
 )
-@pytest.mark.parametrize("failing", ["stopwatch", "setting", "network_ratio", "activations"])
+@pytest.mark.parametrize("failing", ["stopwatch", "setting", "network_ratio"])
 def test_what_fails_in_another_runtime_costs_only_the_time_there(
     worlds, both, small_network, small_input, folder, failing, error, monkeypatch
 ):

@@ -1,4 +1,4 @@
-"""Which structures of layers are timed, and which are left as no plan would gain from them."""
+"""Which structures of layers are timed, and what becomes of networks that fail."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,10 +9,13 @@ import pytest
 import search
 from search import Budget
 from search.clock.prospects import Prospects
+from search.clock.sides import NoMemory
 from search.clock.time_limit import TimeLimit
 from search.clock.times import NetworkTime, TimedPoint
+from search.clock.timetable_record import from_json, to_json
 from search.whole_network.layer_clock import WEIGHTLESS
-from search.whole_network.plan_clock import PlanClock
+from search.whole_network.plan_clock import NEVER, PlanClock
+from sekron import CannotRun
 from sekron.layers.operations import DEFAULT_FORM
 from sekron.network.plan import Plan
 from sekron.structures.structure import Structure
@@ -126,3 +129,74 @@ def test_milliseconds_are_held_by_the_slower_dense_time(clock, monkeypatch, drif
         assert excess == pytest.approx(ratio * slower / 0.5 - 1.0)
     both = Budget(speedup=1.25, latency_ms=10 * dense_ms)
     assert clock.excess(member, both) == pytest.approx(ratio * 1.25 - 1.0)
+
+
+def failing(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+MEMBER = SimpleNamespace(plan=Plan({"3": Structure.parse("sekron:3x2x3x1,4x4x1x3@6")}), saved=0.5)
+FIRST = 0.79, 0.8, 0.81
+"""Far from what the layers of it promise."""
+
+
+def races(monkeypatch, clock, *told):
+    """Let the races of networks tell these intervals, or raise these errors."""
+    left = list(told)
+
+    def network_ratio(*_):
+        one = left.pop(0)
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    monkeypatch.setattr(clock._stopwatch, "network_ratio", network_ratio)
+    monkeypatch.setattr(clock._stopwatch, "activations", lambda _: 0.75)
+    return left
+
+
+FAILURES = pytest.mark.parametrize(
+    "error", [CannotRun("it is odd."), NoMemory("it is full."), RuntimeError("it failed\nhere")]
+)
+
+
+@FAILURES
+def test_a_second_race_that_fails_leaves_the_first_time(clock, monkeypatch, error):
+    left = races(monkeypatch, clock, FIRST, error)
+    measured = clock.time(MEMBER)
+    assert left == []
+    assert (measured.low, measured.ratio, measured.high) == FIRST
+    assert measured.activations == 0.75
+
+
+@FAILURES
+def test_a_confirming_race_that_fails_refuses_the_plan_for_now(clock, monkeypatch, error):
+    left = races(monkeypatch, clock, FIRST, FIRST, error)
+    assert clock.excess(MEMBER, Budget(latency=0.9)) == NEVER
+    assert left == []
+    assert [str(error).split("\n")[0] in why for why in clock.refused.values()] == [True]
+    assert not clock.timetable.of(MEMBER.plan).runs
+    assert from_json(to_json(clock.timetable), "latency.json").of(MEMBER.plan) is None
+
+
+@FAILURES
+def test_activations_that_cannot_be_measured_are_not_known(clock, monkeypatch, error):
+    races(monkeypatch, clock, FIRST, FIRST)
+    monkeypatch.setattr(clock._stopwatch, "activations", failing(error))
+    measured = clock.time(MEMBER)
+    assert measured.ratio == FIRST[1]
+    assert math.isnan(measured.activations)
+    again = from_json(to_json(clock.timetable), "latency.json").of(MEMBER.plan)
+    assert again.ratio == FIRST[1]
+    assert math.isnan(again.activations)
+
+
+def test_no_activations_are_measured_of_what_does_not_run(clock, monkeypatch):
+    races(monkeypatch, clock, CannotRun("it is odd."))
+    monkeypatch.setattr(clock._stopwatch, "activations", lambda _: pytest.fail("it does not run"))
+    assert not clock.time(MEMBER).runs
+    again = from_json(to_json(clock.timetable), "latency.json").of(MEMBER.plan)
+    assert not again.runs

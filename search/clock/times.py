@@ -162,12 +162,13 @@ class NetworkTime:
         ratio: Its time over the dense network's; infinite where the runtime does not take it.
         saved: Share of the dense network's time that its layers, timed alone, save; NaN where
             some were not timed.
-        activations: Its peak activation memory over the dense network's.
+        activations: Its peak activation memory over the dense network's; NaN where it does not run,
+            or memory was too full to measure it.
         n_layers: Layers that are replaced in it.
         low: Lower end of the ratio's 95 % confidence interval, NaN where it is not known.
         high: Upper end.
         is_confirmed: Whether a second race, independent of the first, has a say in it.
-        is_passing: Whether the ratio is infinite since memory was too full.
+        is_passing: Whether the ratio is infinite for now alone, as where memory was too full.
     """
 
     ratio: float

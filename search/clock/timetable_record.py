@@ -18,7 +18,7 @@ from sekron.records import QUOTED, Count, NotNegative, Positive, Size, decode, e
 from sekron.structures.families import Point
 from sekron.structures.structure import Structure
 
-FORMAT, VERSION = "sekron.latency", 6
+FORMAT, VERSION = "sekron.latency", 7
 
 
 class _Setting(msgspec.Struct, omit_defaults=True):
@@ -52,7 +52,7 @@ class _Timed(msgspec.Struct):
 class _NetworkTime(msgspec.Struct):
     ratio: Positive | None
     saved: float | None
-    activations: Positive
+    activations: Positive | None  # a number in all of version 6
     n_layers: Count
     low: Positive | None = None  # as are all of version 3
     high: Positive | None = None
@@ -93,7 +93,7 @@ def to_json(timetable: Timetable) -> str:
         digest: _NetworkTime(
             _known(time.ratio),
             _known(time.saved),
-            time.activations,
+            _known(time.activations),
             time.n_layers,
             _known(time.low),
             _known(time.high),
@@ -129,7 +129,7 @@ def from_json(text: str | bytes, source: str) -> Timetable:
     Raises:
         ValueError: If it is damaged; the message names `source`.
     """
-    record = decode(text, _Timetable, FORMAT, (3, 4, 5, VERSION), source)
+    record = decode(text, _Timetable, FORMAT, (3, 4, 5, 6, VERSION), source)
     winners = {
         question: Plan.from_record(plan, f"{source}, a winner")
         for question, plan in record.winners.items()
@@ -145,7 +145,7 @@ def from_json(text: str | bytes, source: str) -> Timetable:
             digest: NetworkTime(
                 math.inf if time.ratio is None else time.ratio,
                 _number(time.saved),
-                time.activations,
+                _number(time.activations),
                 time.n_layers,
                 _number(time.low),
                 _number(time.high),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from torch import nn
@@ -81,22 +82,28 @@ class PlanClock(LayerClock):
         plan = member.plan
         if not plan:
             return NetworkTime(1.0, 0.0, 1.0, 0, 1.0, 1.0)
-        small, is_passing = self._compressed(plan), False
+        small = self._compressed(plan)
         try:
             low, ratio, high = self._race(small, seconds)
         except CannotRun as error:
-            self.refused[_network_of(plan)] = str(error)
-            low, ratio, high = math.nan, math.inf, math.nan
-            is_passing = isinstance(error, NoMemory)
+            return self._refusal(member, error, is_passing=isinstance(error, NoMemory))
         predicted = self._timetable.effect().ratio(member.saved, len(plan))
         is_off = predicted < (1 - OFF) * low or predicted > (1 + OFF) * high
         if is_off and self.has_time:
-            # One of both is wrong, and it may be the clock.
-            low, ratio, high = agreed((low, ratio, high), self._race(small, seconds))
-        activations = self._stopwatch.activations(small)
-        return NetworkTime(
-            ratio, member.saved, activations, len(plan), low, high, is_passing=is_passing
-        )
+            # One of both is wrong, and it may be the clock. What ran once has that time.
+            with suppress(Exception):
+                low, ratio, high = agreed((low, ratio, high), self._race(small, seconds))
+        activations = math.nan
+        with suppress(Exception):  # of memory, whatever comes: the time is what was asked for
+            activations = self._stopwatch.activations(small)
+        return NetworkTime(ratio, member.saved, activations, len(plan), low, high)
+
+    def _refusal(self, member: Member, error: Exception, *, is_passing: bool) -> NetworkTime:
+        """Return the time of a network that does not run, and note why."""
+        plan = member.plan
+        why = str(error) if isinstance(error, CannotRun) else f"{one_line(error)}."
+        self.refused[_network_of(plan)] = why
+        return NetworkTime(math.inf, member.saved, math.nan, len(plan), is_passing=is_passing)
 
     def excess(self, member: Member, budget: Budget) -> float:
         """Return by how much a plan's network exceeds a budget's latency, as a share of it.
@@ -104,15 +111,16 @@ class PlanClock(LayerClock):
         One that seems to hold it is timed once more, and the slower time is kept: of many plans
         that are timed once, the one that seems to hold a limit is likely one that was lucky. A time
         that is not sure holds a limit only with the slow end of its interval. What the runtime does
-        not take exceeds every budget.
+        not take exceeds every budget, and for this search so does what fails the second time.
         """
         measured = self.time(member)
         if not self.knows(member, budget) and self._excess(measured, budget) <= 0.0:
-            again = self._race(self._compressed(member.plan), PART * self.limit.left())
-            low, _, high = agreed((measured.low, measured.ratio, measured.high), again)
-            ratio = max(measured.ratio, again[1])
-            low, high = min(low, ratio), max(high, ratio)
-            measured = replace(measured, ratio=ratio, low=low, high=high, is_confirmed=True)
+            try:
+                again = self._race(self._compressed(member.plan), PART * self.limit.left())
+            except Exception as error:  # whatever a runtime raises of what it has run already
+                measured = self._refusal(member, error, is_passing=True)
+            else:
+                measured = _confirmed(measured, again)
             self._set(self._timetable.with_network(member.plan, measured))
         return self._excess(measured, budget)
 
@@ -212,6 +220,14 @@ class PlanClock(LayerClock):
         limit = budget.limit_ms(dense_ms)
         ratio = measured.ratio if measured.is_sure else measured.high
         return 0.0 if limit is None else ratio * dense_ms / limit - 1.0
+
+
+def _confirmed(measured: NetworkTime, again: Interval) -> NetworkTime:
+    """Return the slower one of a network's time and of a second race."""
+    low, _, high = agreed((measured.low, measured.ratio, measured.high), again)
+    ratio = max(measured.ratio, again[1])
+    low, high = min(low, ratio), max(high, ratio)
+    return replace(measured, ratio=ratio, low=low, high=high, is_confirmed=True)
 
 
 def _network_of(plan: Plan) -> str:
