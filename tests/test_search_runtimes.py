@@ -18,9 +18,11 @@ from search.clock.candidate_times import forms
 from search.clock.race import EAGER, processor_name
 from search.clock.sides import LEAST
 from search.clock.stopwatch import Stopwatch
+from search.clock.time_limit import TimeLimit
 from search.clock.times import Effort
 from search.clock.timetable_record import to_json
 from search.folder.run_folder import RunFolder
+from search.pipeline.elsewhere import time_elsewhere
 from sekron.export.runtimes import RUNTIMES
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
@@ -383,6 +385,40 @@ def test_what_fails_in_another_runtime_costs_only_the_time_there(
     assert len(said) == 1
     assert path.read_text() == written
     assert search.load(folder).best == found.best != both[0].best
+
+
+@pytest.mark.parametrize("ready_seconds", [0.0, 3.0])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.99, 1.01])
+def test_a_runtime_is_left_out_for_which_the_time_is_known_not_to_suffice(
+    worlds, both, small_network, small_input, ready_seconds, share
+):
+    eager, other = both
+    there = replace(other.timetable, networks={}, ready_seconds=ready_seconds)
+    least = 2 * 10 * there.network_ms / 1e3 + 2 * ready_seconds
+    made, kept, said = [], [], []
+
+    def stopwatch_in(runtime):
+        made.append(worlds.stopwatch(small_network, small_input, other.profile, runtime))
+        return made[-1]
+
+    time_elsewhere(
+        eager.best,
+        eager.choices,
+        {"onnxruntime": there},
+        stopwatch_in,
+        TimeLimit(share * least, lambda: 0.0),
+        1.0,
+        kept.append,
+        lambda _: None,
+        said.append,
+    )
+    suffices = share > 1
+    assert (len(made), [table.of(eager.best).runs for table in kept]) == (
+        (1, [True]) if suffices else (0, [])
+    )
+    assert [line.split(":")[0] for line in said] == (
+        [] if suffices else ["the plan has no time in onnxruntime"]
+    )
 
 
 def test_a_file_of_another_runtime_is_refused(folder):

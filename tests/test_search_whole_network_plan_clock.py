@@ -11,7 +11,7 @@ from search import Budget
 from search.clock.prospects import Prospects
 from search.clock.sides import NoMemory
 from search.clock.time_limit import TimeLimit
-from search.clock.times import NetworkTime, TimedPoint
+from search.clock.times import Effort, NetworkTime, TimedPoint
 from search.clock.timetable_record import from_json, to_json
 from search.whole_network.layer_clock import WEIGHTLESS
 from search.whole_network.plan_clock import NEVER, PlanClock
@@ -200,3 +200,15 @@ def test_no_activations_are_measured_of_what_does_not_run(clock, monkeypatch):
     assert not clock.time(MEMBER).runs
     again = from_json(to_json(clock.timetable), "latency.json").of(MEMBER.plan)
     assert not again.runs
+
+
+def test_what_it_took_to_make_a_network_ready_is_recorded(clock, monkeypatch):
+    races(monkeypatch, clock, FIRST, FIRST)
+    clock._stopwatch.sides.network_seconds = 2.5
+    clock.time(MEMBER)
+    recorded = from_json(to_json(clock.timetable), "latency.json")
+    assert recorded.ready_seconds == 2.5
+    clock._stopwatch.sides.network_seconds = 0.0  # the next search has made none ready so far
+    next_clock = PlanClock(clock._stopwatch, recorded, clock.limit, lambda _: None, lambda _: None)
+    next_clock.crown("a question", MEMBER, Effort(1.0, 0))
+    assert next_clock.timetable.ready_seconds == 2.5

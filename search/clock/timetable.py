@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
-from search.clock.race import EAGER
+from search.clock.race import EAGER, FEWEST, WARM_UP
 from search.clock.run_queue import BUSY
 from search.clock.steadiness import UNSTEADY
 from search.clock.times import Effort, LayerTime, NetworkTime, Setting, TimedPoint, is_wide
@@ -85,6 +85,8 @@ class Timetable:
         network_low_ms: Lower end of the dense network's 95 % confidence interval, NaN where it is
             not known.
         network_high_ms: Upper end.
+        ready_seconds: That the last network took to be made ready; 0 in torch itself, or where it
+            is not known.
     """
 
     setting: Setting
@@ -98,6 +100,7 @@ class Timetable:
     spread: float = 0.0
     network_low_ms: float = math.nan
     network_high_ms: float = math.nan
+    ready_seconds: float = 0.0
 
     @property
     def doubt(self) -> str:
@@ -109,6 +112,14 @@ class Timetable:
         if self.spread > UNSTEADY:
             return f"the times of the dense network are spread over {self.spread:.0%} of it"
         return ""
+
+    @property
+    def race_seconds(self) -> float:
+        """About how long the shortest race of a network with the dense one takes.
+
+        That is if it is as fast as the dense one, and both are ready.
+        """
+        return 2 * (WARM_UP + FEWEST) * self.network_ms / 1e3
 
     @property
     def is_dense_sure(self) -> bool:

@@ -71,6 +71,7 @@ class _Timetable(msgspec.Struct):
     network_low_ms: Positive | None = None
     network_high_ms: Positive | None = None
     efforts: dict[str, tuple[NotNegative | None, Count]] | None = None  # as in version 5
+    ready_seconds: NotNegative = 0.0  # as in version 6
 
 
 def to_json(timetable: Timetable) -> str:
@@ -119,6 +120,7 @@ def to_json(timetable: Timetable) -> str:
             question: (_known(effort.seconds), effort.trials)
             for question, effort in timetable.efforts.items()
         },
+        timetable.ready_seconds,
     )
     return encode(record, FORMAT, VERSION, is_sealed=True)
 
@@ -162,6 +164,7 @@ def from_json(text: str | bytes, source: str) -> Timetable:
             question: Effort(math.inf if seconds is None else seconds, trials)
             for question, (seconds, trials) in (record.efforts or {}).items()
         },
+        ready_seconds=record.ready_seconds,
     )
     keys = {time.key for time in record.layers.values()}
     for index, entry in enumerate(record.timed):

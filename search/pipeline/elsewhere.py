@@ -28,7 +28,7 @@ def time_elsewhere(
     """Time a plan in the other runtimes of a run folder, where that was not done before.
 
     A runtime is left out whose times were measured in another setting, or that is not installed
-    here.
+    here, or for which the time does not suffice, by what is known of it.
 
     Args:
         plan: The one that was chosen.
@@ -36,14 +36,21 @@ def time_elsewhere(
         beside: Runtime -> its timetable in the folder.
         stopwatch_in: Returns what measures in a runtime.
         limit: Of all measuring.
-        share: Of the limit, after which nothing more is measured.
+        share: Of the limit, up to which there is time.
         keep: Called with each timetable that has a new time.
         on_progress: Called with what is being measured.
-        warn: Called where a runtime does not take the network, or fails, or the machine was too
-            busy.
+        warn: Called where a runtime does not take the network, or fails, or has not enough time, or
+            the machine was too busy.
     """
     for runtime, timetable in beside.items():
-        if timetable.of(plan) is not None or limit.left(share) == 0.0:
+        if timetable.of(plan) is not None:
+            continue
+        least, left = timetable.race_seconds + 2 * timetable.ready_seconds, limit.left(share)
+        if plan and left < least:  # both the plan and the dense network are made ready
+            warn(
+                f"the plan has no time in {runtime}: that takes {least:.2g} s at least, of which "
+                f"{left:.2g} s are left; raise `measure_seconds`."
+            )
             continue
         try:
             stopwatch = _same_stopwatch(partial(stopwatch_in, runtime), timetable)

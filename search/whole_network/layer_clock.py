@@ -129,5 +129,8 @@ class LayerClock:
         if timetable is not self._timetable:
             waited = max(self._before.waited, self._stopwatch.run_queue.share)
             spread = max(self._before.spread, self._stopwatch.steadiness.spread)
-            self._timetable = replace(timetable, waited=waited, spread=spread)
+            ready_seconds = self._stopwatch.sides.network_seconds or timetable.ready_seconds
+            self._timetable = replace(
+                timetable, waited=waited, spread=spread, ready_seconds=ready_seconds
+            )
             self._keep(self._timetable)

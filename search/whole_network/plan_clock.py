@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from torch import nn
 
-from search.clock.race import FEWEST, WARM_UP
 from search.clock.sides import NoMemory
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import NETWORKS, TimeLimit
@@ -141,8 +140,7 @@ class PlanClock(LayerClock):
             share: Of the limit, which is spent then.
         """
         unknown = [m for m in members if self._timetable.of(m.plan) is None]
-        least = 2 * (WARM_UP + FEWEST) * self._timetable.network_ms / 1e3  # in turn with dense
-        least += self._stopwatch.sides.network_seconds
+        least = self._timetable.race_seconds + self._stopwatch.sides.network_seconds
         for done, member in enumerate(unknown):
             left = self.limit.left(share)
             if left < least:
