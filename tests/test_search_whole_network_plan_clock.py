@@ -180,6 +180,7 @@ def test_a_confirming_race_that_fails_refuses_the_plan_for_now(clock, monkeypatc
     assert [str(error).split("\n")[0] in why for why in clock.refused.values()] == [True]
     assert not clock.timetable.of(MEMBER.plan).runs
     assert from_json(to_json(clock.timetable), "latency.json").of(MEMBER.plan) is None
+    assert not clock.effort(4).covers(Effort(1.0, 4))
 
 
 @FAILURES

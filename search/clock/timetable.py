@@ -203,7 +203,7 @@ class Timetable:
 
     @property
     def lasting(self) -> Timetable:
-        """The same without what memory was too full for, which another search may have."""
+        """The same without what is refused for now alone: another search is to try it."""
         timed = {
             key: {point: t.lasting for point, t in points.items() if t.lasting.ratios}
             for key, points in self.timed.items()
@@ -212,8 +212,8 @@ class Timetable:
         return replace(self, timed=timed, networks=networks)
 
     @property
-    def lacked_memory(self) -> bool:
-        """Whether memory was too full for anything."""
+    def has_passing(self) -> bool:
+        """Whether anything is refused for now alone."""
         points = (times for points in self.timed.values() for times in points.values())
         return any(t.passing for t in points) or any(t.is_passing for t in self.networks.values())
 

@@ -75,7 +75,7 @@ class _Timetable(msgspec.Struct):
 
 
 def to_json(timetable: Timetable) -> str:
-    """Return a timetable as text, without what memory was too full for."""
+    """Return a timetable as text, without what is refused for now alone."""
     timetable = timetable.lasting
     timed = [
         _Timed(

@@ -181,9 +181,9 @@ class PlanClock(LayerClock):
     def effort(self, trials: int) -> Effort:
         """Return what a plan was looked for with, besides trials of whole networks.
 
-        Where memory was too full for anything, every other search may find a better one.
+        Where anything is refused for now alone, every other search may find a better one.
         """
-        if self._timetable.lacked_memory:
+        if self._timetable.has_passing:
             return Effort(0.0, trials)
         is_hurried = bool(self._left_out) or self.limit.left(NETWORKS) == 0.0
         return Effort(self.limit.seconds if is_hurried else math.inf, trials)
