@@ -296,6 +296,33 @@ def test_a_network_of_the_front_that_fails_costs_only_its_time(small_network, sm
     assert len(front) == len(plans)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no memory\nat all"), CannotRun("it is odd.")])
+@pytest.mark.parametrize("lasts", [False, True])
+def test_a_network_that_fails_when_raced_again_does_not_end_the_search(
+    small_network, small_input, error, lasts
+):
+    profile = search.profile(small_network, small_input)
+    arguments = {"budget": Budget(latency=0.75), "n_network_trials": 0}
+    honest = run(World(profile), small_network, small_input, **arguments)
+    world, races = World(profile), []
+    right = world.network_ratio
+
+    def network_ratio(profile, structures, forms):
+        races.append(structures)
+        n_races = races.count(structures)
+        if structures == dict(honest.best) and (n_races == 2 or (lasts and n_races > 2)):
+            raise error
+        return right(profile, structures, forms)
+
+    world.network_ratio = network_ratio
+    told = pytest.warns(UserWarning, match=r"^torch does not take 1 of what .* the network of plan")
+    with told if lasts else nullcontext():
+        found = run(world, small_network, small_input, **arguments)
+    assert races.count(dict(honest.best)) >= 2
+    assert (found.best == honest.best) == (not lasts)
+    assert found.timetable.of(found.best).is_confirmed
+
+
 def test_blame_is_found_by_halves():
     structure = Structure.parse("chain:6x1x3x1,1x6x1x3@4")
     plan = Plan({f"{i}": structure for i in range(8)}, {"3": Form((1, 0))})

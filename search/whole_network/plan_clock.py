@@ -64,6 +64,7 @@ class PlanClock(LayerClock):
     ) -> None:
         super().__init__(stopwatch, timetable, limit, keep, on_progress)
         self._last = "", nn.Module()  # digest of the plan that was raced last, and its network
+        self._tried_again: set[str] = set()  # digests of plans that once failed, for no layer
         self.is_late = False
 
     def time(self, member: Member) -> NetworkTime:
@@ -86,6 +87,10 @@ class PlanClock(LayerClock):
             low, ratio, high = self._race(small, seconds)
         except CannotRun as error:
             return self._refusal(member, error, is_passing=isinstance(error, NoMemory))
+        except Exception as error:
+            if plan.digest not in self._tried_again:
+                raise
+            return self._refusal(member, error, is_passing=True)
         predicted = self._timetable.effect().ratio(member.saved, len(plan))
         is_off = predicted < (1 - OFF) * low or predicted > (1 + OFF) * high
         if is_off and self.has_time:
@@ -158,7 +163,7 @@ class PlanClock(LayerClock):
         """Refuse those structures of a plan for which the runtime does not take its network.
 
         Raises:
-            CannotRun: If it takes each of them without the others.
+            CannotRun: If it takes each of them without the others, and their network failed twice.
         """
         self._on_progress("what the runtime does not take")
         measured = self._timetable.of(member.plan)
@@ -166,6 +171,9 @@ class PlanClock(LayerClock):
         names = blamed(member.plan, self._takes)
         if not names:
             self._stopwatch.sides.network(self._compressed(member.plan))  # which says why
+            if member.plan.digest in self._tried_again:
+                raise CannotRun(self.refused[_network_of(member.plan)])
+            self._tried_again.add(member.plan.digest)
             self._set(self._timetable.without_network(member.plan))  # or runs, if tried again
         why = self.refused.pop(_network_of(member.plan), "")
         self.refused.update({f"{member.plan[name]} in layer {name!r}": why for name in names})
