@@ -145,6 +145,16 @@ def test_the_exit_code_says_what_the_dense_network_does_better(
 
 def test_differences_that_are_no_numbers_are_null(command, monkeypatch):
     monkeypatch.setattr(module, "CHECKS", {"a": module.Check(lambda _: module.Outcome(torch.inf))})
-    code, out, _ = command("verify", "--json")
-    assert code == 0  # nor for the dense one
+    _, out, _ = command("verify", "--json")
     assert json.loads(out)[0]["difference"] is None
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_where_everything_is_skipped_nothing_is_verified(command, monkeypatch, form):
+    def check(_):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(module, "CHECKS", dict.fromkeys("ab", module.Check(check)))
+    code, out, err = command("verify", *form, "--measure-seconds", "0")
+    assert (code, out.count("skipped"), err.count("\n")) == (1, 2, 1)
+    assert "nothing was verified: none of the checks works for the dense network" in err

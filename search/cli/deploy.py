@@ -12,7 +12,7 @@ import typer
 from torch import nn
 
 from search.cli.arguments import Inputs, Json, check_with, example_of, source_of
-from search.cli.output import print_frame, print_json, say
+from search.cli.output import complain, print_frame, print_json, say
 from search.cli.sources import load_model
 from search.verification.verify import Finding
 from search.verification.verify import verify as check_network
@@ -25,7 +25,7 @@ from sekron.network.checkpoint import load
 Small = Annotated[str, typer.Argument(help="File of a compressed network, as `apply` writes it.")]
 DenseModel = Annotated[str, typer.Option("--model", help="module:attribute of the dense network.")]
 FAILED = 1
-"""Exit code where something does not work that works for the dense network."""
+"""Exit code where something does not work that works for the dense network, or nothing does."""
 
 
 def export(
@@ -75,7 +75,8 @@ def verify(
 ) -> None:
     """Use a compressed network in every way that the dense one is used in, each for real.
 
-    The exit code is 1 if something does not work that works for the dense network.
+    The exit code is 1 if something does not work that works for the dense network, or if nothing
+    works at all.
     """
     example, dense, network = _opened(small, model, inputs)
     findings = check_network(network, dense, example, measure_seconds=measure_seconds)
@@ -83,7 +84,13 @@ def verify(
         print_json(findings)
     else:
         _print(findings)
-    if any(finding.status == "fails" for finding in findings):
+    statuses = {finding.status for finding in findings}
+    if statuses == {"skipped"}:
+        complain(
+            "nothing was verified: none of the checks works for the dense network; mend that, or "
+            "name another --model or --input."
+        )
+    if "fails" in statuses or "works" not in statuses:
         raise typer.Exit(FAILED)
 
 
