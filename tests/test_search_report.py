@@ -113,6 +113,30 @@ def test_the_commands_name_the_plan_even_if_the_front_changes(command_line, copi
         result.by_digest("")
 
 
+SETTINGS = {
+    "trials are missing": {"n_trials": 99},
+    "not measured": {"budget": {"latency": 0.5}},
+    "none holds the budget": {"budget": {"flops": 1}},
+}
+
+
+@pytest.mark.parametrize("lacking", [*SETTINGS, "no trials"])
+def test_the_python_that_is_shown_runs_on_the_folder(copied, small_network, lacking):
+    document = json.loads((copied / "run.json").read_text())
+    document["settings"] |= SETTINGS.get(lacking, {})
+    (copied / "run.json").write_text(json.dumps(document))
+    if lacking == "no trials":
+        (copied / "study.log").write_bytes(b"")
+    plans = list(load_so_far(copied)[0].pareto_front()["plan"])
+    data = data_of(page_of(copied))
+    for commands, plan in zip(data["commands"], plans, strict=True):
+        namespace = {"model": small_network}
+        lines = commands["python"].splitlines()
+        exec("\n".join(lines[:-2]), namespace)
+        assert namespace["plan"] == plan
+        assert isinstance(namespace["small"], nn.Module)
+
+
 def test_a_plan_is_applied_by_its_digest(command_line, copied, tmp_path, monkeypatch):
     (tmp_path / "report_network.py").write_text(
         "import torch\nfrom tests.conftest import *\n"

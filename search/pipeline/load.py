@@ -31,18 +31,20 @@ def load(run: str | Path, storage: str | None = None, *, needs_best: bool = True
     Args:
         run: The folder.
         storage: URL of the Optuna storage that the search was given, if it was.
-        needs_best: Whether to refuse a search that has no plan for its budget, since none was found
-            or it was not measured or scored yet; else its best plan is the best by error of what
-            is there, or the dense network where nothing holds the budget.
+        needs_best: Whether to refuse a search that has no plan for its budget, since its layers
+            are not all searched, none was found, or it was not measured or scored yet; else its
+            best plan is the best by error of what is there, or the dense network where nothing
+            holds the budget.
 
     Raises:
         FileNotFoundError: If it is no run folder.
-        ValueError: If it is damaged, its search has not finished, or its trials are in a storage
-            that is not given.
+        ValueError: If it is damaged, its search has not finished and `needs_best`, or its trials
+            are in a storage that is not given.
     """
+    if not needs_best:
+        return load_so_far(run, storage)[0]
     result, lacks = load_searched(run, storage)
-    if needs_best:
-        check_best(run, lacks)
+    check_best(run, lacks)
     return result
 
 
@@ -55,7 +57,7 @@ def load_searched(run: str | Path, storage: str | None = None) -> tuple[SearchRe
 
     Raises:
         FileNotFoundError: If it is no run folder.
-        ValueError: As `load` does, but where only the best plan is missing.
+        ValueError: As `load` does by default, but where only the best plan is missing.
     """
     result, of_trials, of_best = _read(run, storage)
     if of_trials:
