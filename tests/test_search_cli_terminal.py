@@ -23,7 +23,6 @@ from tests.test_search_cli_app import QUICK, SHAPE, files, run_folder, sekron_co
 
 __all__ = ["files", "run_folder", "sekron_command"]  # fixtures
 COMMANDS = [command.__name__ for command in EXAMPLES]
-MAIN = "from search.cli.app import main; main()"
 
 
 def test_every_command_has_an_example_that_is_right():
@@ -102,8 +101,10 @@ def test_the_picture_is_beside_the_table_where_there_is_room(small_run, monkeypa
 IN_TURN = """
 import json, os, sys
 from search.cli.app import main
-for environment in json.loads(sys.argv[1]):
+for environment, file in json.loads(sys.argv[1]):
     if not (child := os.fork()):
+        for number in (1, 2) if file else ():
+            os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
         os.environ.update(environment)
         sys.argv = ["sekron", *sys.argv[2:]]
         main()
@@ -112,12 +113,15 @@ for environment in json.loads(sys.argv[1]):
 """
 
 
-def run_in_terminal(arguments, *environments):
-    """Run a command in a terminal of its own in each environment; return what that shows."""
+def run_in_terminal(arguments, *runs):
+    """Run a command in a terminal of its own for each run; return what that shows.
+
+    Of a run are given its environment and the file that its output is redirected to, or None.
+    """
     leader, follower = pty.openpty()
     known = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     with subprocess.Popen(
-        [sys.executable, "-c", IN_TURN, json.dumps(environments), *map(str, arguments)],
+        [sys.executable, "-c", IN_TURN, json.dumps(runs), *map(str, arguments)],
         stdin=follower,
         stdout=follower,
         stderr=follower,
@@ -141,15 +145,15 @@ def run_in_terminal(arguments, *environments):
 COLOUR = re.compile(r"\x1b\[[\d;]*(?:3[0-8]|4[0-8]|9[0-7])(?:;\d+)*m")
 
 
-def test_colours_are_for_terminals_that_want_them(small_run):
-    arguments = ("front", small_run)
-    wanted, unwanted = run_in_terminal(arguments, {}, {"NO_COLOR": "1"})
+def test_colours_are_for_terminals_that_want_them(small_run, tmp_path):
+    file = tmp_path / "front.txt"
+    runs = ({}, None), ({"NO_COLOR": "1"}, None), ({}, str(file))
+    wanted, unwanted, redirected = run_in_terminal(("front", small_run), *runs)
     assert COLOUR.search(wanted)
     assert not COLOUR.search(unwanted)
-    piped = subprocess.run(
-        [sys.executable, "-c", MAIN, *map(str, arguments)], check=True, capture_output=True
-    )
-    assert b"\x1b" not in piped.stdout + piped.stderr
+    assert not redirected.strip()
+    assert file.stat().st_size
+    assert b"\x1b" not in file.read_bytes()
 
 
 def test_a_shell_completes_commands_and_options(tmp_path):
