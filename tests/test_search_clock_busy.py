@@ -145,7 +145,8 @@ def test_a_moment_of_waiting_is_not_all_of_it(before):
     queue, steadiness, kept = SimpleNamespace(share=0.4), SimpleNamespace(spread=0.0), []
     setting = Setting("cpu", 1, "2", "float32", "contiguous", ((1, 3),))
     timetable = Timetable(setting, 10.0, {}, waited=before)
-    stopwatch = SimpleNamespace(run_queue=queue, steadiness=steadiness)
+    sides = SimpleNamespace(network_seconds=0.0)
+    stopwatch = SimpleNamespace(run_queue=queue, steadiness=steadiness, sides=sides)
     clock = PlanClock(stopwatch, timetable, TimeLimit(1.0), kept.append, lambda _: None)
     for share in (0.4, 0.02):
         queue.share = share

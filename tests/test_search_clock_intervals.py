@@ -203,6 +203,7 @@ def test_a_time_of_one_race_holds_no_limit():
     stopwatch = SimpleNamespace(
         network_ratio=network_ratio,
         compressed=lambda _: None,
+        sides=SimpleNamespace(network_seconds=0.0),
         run_queue=SimpleNamespace(share=0.0),
         steadiness=SimpleNamespace(spread=0.0, median_ms=0.0),
     )
@@ -246,6 +247,7 @@ def test_a_slow_network_gets_as_many_rounds_as_an_interval_takes(network_ms, sec
         network_ratio=network_ratio,
         compressed=lambda _: None,
         activations=lambda _: 1.0,
+        sides=SimpleNamespace(network_seconds=0.0),
         run_queue=SimpleNamespace(share=0.0),
         steadiness=SimpleNamespace(spread=0.0, median_ms=0.0),
     )
