@@ -91,7 +91,13 @@ def test_what_is_returned_is_the_ratio_of_the_divergences_on_what_is_held_out(
 
 @pytest.mark.parametrize(
     ("sizes", "fitted", "judging"),
-    [([8, 17], [7, 15], [1, 2]), ([8, 3], [7, 3], [1]), ([7, 3], [7, 3], [7, 3])],
+    [
+        ([8, 17], [7, 15], [1, 2]),
+        ([8, 3], [7, 3], [1]),
+        ([7, 3], [7, 3], [7, 3]),
+        (9 * [4], 8 * [4], [4]),
+        ([*7 * [4], 8], [*7 * [4], 7], [1]),
+    ],
     ids=str,
 )
 def test_one_image_in_eight_judges(sizes, fitted, judging):

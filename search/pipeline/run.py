@@ -84,8 +84,8 @@ def run(
             whole networks; what there was no time for is told. Only the plan for the budget is
             measured in any case, with a warning where that took longer. Factors are random there:
             of a network whose time depends on its numbers, as on how many boxes a detector finds,
-            `search.compare` tells what the applied plan takes. 0 measures nothing, which a budget
-            of latency does not allow.
+            `search.compare` tells what the applied plan takes. 0 measures nothing, which neither a
+            budget of latency nor a `runtime` allows.
         keep_latency: Whether to use latencies in the run folder that were measured on another
             machine or in another setting.
         n_network_trials: Whole plans that an Optuna study tries around the exact ones, where
@@ -120,6 +120,7 @@ def run(
             run, there is nothing to replace, the folder belongs to another search, or another
             process is at this one: `search.join` helps there. `sekron.CannotRun`, which is one, if
             the runtime does not take the network.
+        TypeError: If the budget is no `Budget`, or a number is none.
         ImportError: If the runtime is not installed.
         ConnectionError: If a database stays away for more than a minute.
     """

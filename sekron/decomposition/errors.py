@@ -34,7 +34,7 @@ def relative_error(weight: Tensor, structure: Structure, metric: Metric | None =
         metric: Metric in which both norms are taken.
 
     Raises:
-        ValueError: If the shape does not fit or the weight is not finite.
+        ValueError: If shape or type do not fit, the weight is not finite, or a CP degenerates.
     """
     return relative_errors(weight, [structure], metric)[0]
 

@@ -40,8 +40,8 @@ class Exported:
         inputs: Name -> shape; a size that is free is a name.
         outputs: Name -> shape; a size that is free is a name, or a formula of names.
         difference: The largest one between its outputs and torch's, relative to the largest number
-            of an output; for the example, and for twice its images and larger ones where these are
-            free.
+            of an output; for the example, and where these are free for twice its images and for
+            larger ones, or smaller ones where larger do not run.
     """
 
     path: str
@@ -77,6 +77,7 @@ def export_onnx(
     Raises:
         CannotRun: If the network cannot be exported, with the node and the reason, or its outputs
             differ by more; it is a ValueError, and nothing is written.
+        ValueError: If it does not run on the example input.
         ImportError: If onnx, onnxscript or onnxruntime is not installed.
         FileNotFoundError: If there is no such folder.
 

@@ -46,7 +46,7 @@ class SeKronConv(Factorized):
         dtype: Type of the parameters.
 
     Raises:
-        ValueError: If the structure is not one of a convolution.
+        ValueError: If the structure or an option is not one of a convolution.
 
     Example:
         >>> conv = nn.Conv1d(8, 16, 3, padding=1)

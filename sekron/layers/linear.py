@@ -48,7 +48,11 @@ class SeKronLinear(Factorized):
     def from_linear(
         cls, linear: nn.Linear, structure: Structure, form: Form = DEFAULT_FORM
     ) -> Self:
-        """Decompose a linear layer; its weight and bias are copied, never shared."""
+        """Decompose a linear layer; its weight and bias are copied, never shared.
+
+        Raises:
+            ValueError: If the structure has another weight shape.
+        """
         with drawing_aside(linear):
             layer = cls.like(linear, structure, form)
         layer.set_factors(decompose(linear.weight, structure))

@@ -59,6 +59,9 @@ class Plan(Mapping[str, Structure]):
         metrics: In which weights are decomposed, by layer name; none for the plain norm.
         decomposition: Gives the factors when the plan is applied.
 
+    Raises:
+        TypeError: If a layer is given anything but a `Structure`.
+
     Example:
         >>> plan = Plan({"0": Structure.parse("chain:16x1x3x1,1x8x1x3@4")})
         >>> small = plan.apply(nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU()))

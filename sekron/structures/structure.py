@@ -36,8 +36,9 @@ class Structure:
         groups: Number of groups of the convolution; shapes and ranks are those of one group.
 
     Raises:
-        ValueError: If the family is unknown, the shapes do not match, or a rank is larger than
-            an exact factorization needs.
+        ValueError: If the family is unknown, the shapes do not match, there are too many or too few
+            of anything, or a rank is larger than an exact factorization needs.
+        TypeError: If a size or a rank is no whole number.
 
     Example:
         >>> structure = Structure.parse("chain:64x1x3x1,1x64x1x3@16")

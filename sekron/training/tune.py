@@ -82,7 +82,7 @@ def tune(
     what the dense layer does; so are the modules that hold such layers, blocks say, and the
     network. All parameters that want gradients are fitted.
     Batch norm uses the batch meanwhile, and is re-estimated before and after. One in eight images
-    is not fitted to: by the divergence of the output on these the network is judged on its way, and
+    of every batch, or of smaller batches every eighth, is not fitted to: by the divergence of the output on these the network is judged on its way, and
     ends as it was best, or as it came. On a CPU images come with their channels last in memory,
     where the networks put out the same for these.
 
@@ -90,7 +90,7 @@ def tune(
         model: From `Plan.apply` on `dense`; its parameters and batch-norm buffers are changed.
         dense: Not modified.
         batches: Unlabelled inputs, as `recalibrate` takes them; they are gone through again and
-            again. Fewer than eight images judge themselves; fewer than 16 are warned of.
+            again. Where neither has eight, all images judge; fewer than 16 are warned of.
         steps: Steps of the optimizer, one batch each.
         learning_rate: Largest learning rate; it rises to that within the first tenth of the steps
             and falls to zero along a cosine. Default 0.004, less where there are few steps; where
@@ -173,13 +173,15 @@ def with_holders(names: Sequence[str]) -> list[str]:
 
 
 def _split(inputs: Sequence[Arguments]) -> tuple[list[Arguments], list[Arguments]]:
-    """Return the images to fit to and those that judge, some of every batch that is divisible."""
+    """Return the images to fit to and those that judge: some of each batch, or some batches."""
     fitted, judging = [], []
-    for batch in inputs:
+    for place, batch in enumerate(inputs, 1):
         n_held = len(batch) // HELD_OUT if batch.is_divisible else 0
-        fitted.append(batch.images(0, len(batch) - n_held))
         if n_held:
+            fitted.append(batch.images(0, len(batch) - n_held))
             judging.append(batch.images(len(batch) - n_held, len(batch)))
+        else:
+            (fitted if place % HELD_OUT else judging).append(batch)
     return fitted, judging or list(inputs)
 
 
