@@ -99,7 +99,7 @@ def test_one_form_that_is_refused_leaves_the_others(picky, fake_race):
     assert list(stopwatch.refused) == [f"{SPLIT} in layer '3'"]
     assert "it is odd" in stopwatch.refused[f"{SPLIT} in layer '3'"]
     pointwise = Structure.parse("sekron:3x2x1x1,4x4x3x3@6")
-    assert forms(layer, pointwise, "onnxruntime")[-1].matmul  # which would be the fastest
+    assert forms(layer, pointwise, "torch")[-1].matmul  # which would be the fastest
     times = Timetable(stopwatch.setting(), 9.0, {"3": LayerTime("key", 1.0)})
     timed = Wanted(layer, [pointwise]).timed(stopwatch, times, lambda: 1.0)
     assert not timed.point("3", (pointwise.family, pointwise.shapes)).form.matmul

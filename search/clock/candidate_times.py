@@ -25,7 +25,7 @@ N_RANKS = 4
 N_ORDERS = 3
 """Orders of the factors that are tried, at most."""
 
-WITHOUT_PRODUCTS = ("openvino", "openvino-int8")
+WITHOUT_PRODUCTS = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
 """Runtimes whose networks are slow where layers are matrix products, which are fast there alone.
 
 Convolutions want the channels of an image in blocks; into and out of a product they are rearranged.
