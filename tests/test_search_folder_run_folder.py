@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 import search
 from search import Budget
+from search.per_layer.study import LayerStudy
 from sekron import Plan
 
 
@@ -161,6 +163,35 @@ def test_an_unfinished_search_is_no_result(folder, result, tmp_path):
     (tmp_path / "study.log").write_bytes((folder / "study.log").read_bytes())
     with pytest.raises(ValueError, match="layer '3' has 6 of 99 trials; run the same search again"):
         search.load(tmp_path)
+
+
+@pytest.mark.parametrize("n_scored", [0, 1, 5])
+def test_a_search_killed_among_its_templates_is_no_result(
+    small_network, small_input, tmp_path, monkeypatch, n_scored
+):
+    """Also where nothing is proposed after them, so that no trial is missing by number."""
+    shared = {"n_trials": 0, "include": ["3"], "max_sequence_length": 2}
+    shared["budget"] = Budget(flops=0.9)
+    whole = run(small_network, small_input, run=tmp_path / "whole", **shared)
+    add, added = LayerStudy._add_template, []
+
+    def killed(self, point):
+        if len(added) == n_scored:
+            shutil.copytree(tmp_path / "run", tmp_path / "killed")  # as a kill would leave it
+            raise KeyboardInterrupt
+        added.append(point)
+        add(self, point)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LayerStudy, "_add_template", killed)
+        run(small_network, small_input, run=tmp_path / "run", **shared)
+    for folder in (tmp_path / "run", tmp_path / "killed"):
+        with pytest.raises(ValueError, match=r"layer '3' has not all of its templates yet; run"):
+            search.load(folder)
+        assert not same_candidates(search.load(folder, needs_best=False), whole)
+    run(small_network, small_input, run=tmp_path / "run", **shared)
+    for folder in (tmp_path / "run", tmp_path / "whole"):
+        assert same_candidates(search.load(folder), whole)
 
 
 def test_a_folder_can_be_moved(small_network, small_input, tmp_path):

@@ -16,7 +16,13 @@ from search.front.choices import Choices
 from search.front.result import SearchResult
 from search.per_layer.depth import n_trials_of
 from search.pipeline.search import quiet_optuna
-from search.pipeline.stages import recorded_table, spaces_of, study_name, tables_of
+from search.pipeline.stages import (
+    layers_done,
+    recorded_table,
+    spaces_of,
+    study_name,
+    tables_of,
+)
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import LayerProfile
@@ -141,16 +147,20 @@ def _recorded_tables(
     """Return layer name -> candidates from the trials in a storage, and what is missing of them."""
     settings, spaces = record.settings, spaces_of(record.profile, record.settings)
     studies, lacks = set(optuna.get_all_study_names(storage)), []
+    # Proposals come after all templates; without any, only its worker knows that a layer is done.
+    done = frozenset() if settings.n_trials else layers_done(settings, record.profile, storage)
 
     def table_of(layer: LayerProfile) -> CandidateTable:
         space, metric = spaces[layer.name], metrics.get(layer.name)
         table = CandidateTable.within(metric, layer.flops, layer.params, layer.groups)
-        n_proposed = -1
+        n_proposed = 0
         if study_name(settings, layer) in studies:
             table, n_proposed = recorded_table(settings, layer, space, metrics, storage)
         n_trials = n_trials_of(layer, record.profile, settings.n_trials)
         if n_proposed < n_trials:
-            lacks.append(f"layer {layer.name!r} has {max(n_proposed, 0)} of {n_trials} trials")
+            lacks.append(f"layer {layer.name!r} has {n_proposed} of {n_trials} trials")
+        elif not n_proposed and layer.name not in done:
+            lacks.append(f"layer {layer.name!r} has not all of its templates yet")
         return table
 
     return tables_of(record.profile, record.weights, settings.calibrated, table_of), lacks

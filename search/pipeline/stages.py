@@ -18,7 +18,7 @@ from search.pipeline.course import Course
 from search.pipeline.foresight import LAYERS, LayerWork, announcement, work_of_layers
 from search.pipeline.request import Request
 from search.pipeline.side_by_side import side_by_side
-from search.workers.claims import Claims
+from search.workers.claims import Claims, done_in
 from sekron.decomposition.decompose import EXACT, Decomposition
 from sekron.decomposition.gram import WIDE
 from sekron.network.network_metric import NetworkMetric
@@ -255,6 +255,14 @@ def recorded_table(
     study = optuna.load_study(study_name=study_name(settings, layer), storage=storage)
     table = CandidateTable.within(metrics.get(layer.name), layer.flops, layer.params, layer.groups)
     return table, replay(study, space, layer.calls, table, {})
+
+
+def layers_done(
+    settings: Settings, profile: NetworkProfile, storage: BaseStorage
+) -> frozenset[str]:
+    """Return the names of the layers of which a worker has noted that they are searched."""
+    done = done_in(storage, settings.name)
+    return frozenset(layer.name for layer in profile.searched if _piece(layer.name) in done)
 
 
 def _piece(layer: str) -> str:

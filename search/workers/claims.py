@@ -76,7 +76,7 @@ class Claims:
 
     def __init__(self, storage: BaseStorage, name: str, *, is_search: bool = False) -> None:
         self._storage, self._name = storage, name
-        self._study = _study_id(storage, f"{name}/workers/claims")
+        self._study = _study_id(storage, _study_name(name))
         self._watch = Watch()
         self.worker = Worker(storage, self._study, is_search=is_search)
         self.number = self.worker.number
@@ -271,6 +271,20 @@ def joined(storage: BaseStorage, name: str, *, is_search: bool) -> Iterator[Clai
         state = TrialState.COMPLETE
     finally:
         claims.leave(state)
+
+
+def done_in(storage: BaseStorage, name: str) -> frozenset[str]:
+    """Return the pieces of work of a search that are done, for one who only reads its storage."""
+    try:
+        study = storage.get_study_id_from_name(_study_name(name))
+    except KeyError:  # nobody has begun
+        return frozenset()
+    complete = storage.get_all_trials(study, deepcopy=False, states=(TrialState.COMPLETE,))
+    return frozenset(str(trial.user_attrs.get(WHAT)) for trial in complete)
+
+
+def _study_name(name: str) -> str:
+    return f"{name}/workers/claims"
 
 
 def _study_id(storage: BaseStorage, name: str) -> int:
