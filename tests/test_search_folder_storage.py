@@ -245,3 +245,22 @@ def test_searches_of_other_structures_do_not_mix(small_network, small_input, tmp
     with pytest.raises(ValueError, match=told):
         run(small_network, small_input, run=tmp_path / "two", **own | change)
     run(small_network, small_input, run=tmp_path / "three", name="two", **own | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "n_wide"), [({"sampler": "random"}, 1), ({"seed": 1}, 1), ({}, 2)], ids=str
+)
+def test_searches_by_another_sampler_or_for_another_input_do_not_mix(
+    small_network, small_input, tmp_path, change, n_wide
+):
+    """Without a folder, too, whose record would tell."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    example = small_input.repeat(1, 1, 1, n_wide)
+    run(small_network, small_input, storage=url)
+    told = r"the name 'sekron/.*', but the one there is by another sampler or seed, or for another"
+    with pytest.raises(ValueError, match=told):
+        run(small_network, example, storage=url, **change)
+    run(small_network, small_input.repeat(3, 1, 1, 1), storage=url)  # costs are of one image
+    alone = run(small_network, example, **change)
+    result = run(small_network, example, storage=url, name="two", **change)
+    assert result.candidates().equals(alone.candidates())

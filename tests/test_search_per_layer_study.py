@@ -22,7 +22,15 @@ from search.folder.run_folder import JOURNAL
 from search.front.layer_options import LayerOptions
 from search.per_layer.identity import digest
 from search.per_layer.space import Space
-from search.per_layer.study import IDENTITY, TEMPLATE, LayerStudy, front_volume, least_structures
+from search.per_layer.study import (
+    IDENTITY,
+    ORIGIN,
+    SPACE,
+    TEMPLATE,
+    LayerStudy,
+    front_volume,
+    least_structures,
+)
 from sekron import relative_error
 from sekron.decomposition.metric import Metric
 from sekron.profiling.network_profile import LayerProfile
@@ -302,6 +310,24 @@ def test_a_calibrated_study_of_an_earlier_release_goes_on(small_weight, metric):
     calibrated_study(small_weight, metric, storage)
     with pytest.raises(ValueError, match="is of another weight or in another metric"):
         calibrated_study(2 * small_weight, metric, storage)
+
+
+def test_a_study_without_an_origin_goes_on_and_gets_one(small_weight):
+    """Those of earlier releases."""
+    storage, elsewhere = InMemoryStorage(), InMemoryStorage()
+    study_of(small_weight, elsewhere, seed=1).run(2)
+    whole = optuna.load_study(study_name="layer", storage=elsewhere)
+    before = optuna.create_study(
+        storage=storage, study_name="layer", directions=["maximize"] * len(FRONTS)
+    )
+    for key in (IDENTITY, SPACE):
+        before.set_user_attr(key, whole.user_attrs[key])
+    before.add_trials(whole.trials)
+    assert study_of(small_weight, storage, seed=1).n_proposed == 2
+    assert before.user_attrs[ORIGIN] == whole.user_attrs[ORIGIN]
+    for changes in ({"seed": 2}, {"seed": 1, "sampler": "tpe"}, {"seed": 1, "n_calls": 2}):
+        with pytest.raises(ValueError, match="by another sampler or seed, or for another input"):
+            study_of(small_weight, storage, **changes)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "neighbour"])

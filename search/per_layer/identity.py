@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from sekron.decomposition.metric import Metric
 from sekron.network.digest import digest_of
 from sekron.network.opening import opened
 from sekron.profiling.network_profile import LayerProfile, NetworkProfile
+from sekron.structures.geometry import Geometry
 
 
 def weight_digests(model: nn.Module, measured: NetworkProfile) -> dict[str, str]:
@@ -43,6 +45,11 @@ def digest_in_metric(weight: Tensor, metric: Metric | None) -> str:
     if metric is None:
         return digest(weight)
     return digest_of({"weight": weight, "output": metric.output, "input": metric.input})
+
+
+def digest_of_calls(calls: tuple[Geometry, ...]) -> str:
+    """Return a digest of the convolutions around a weight, one per call of its layer."""
+    return hashlib.sha256(msgspec.json.encode(calls)).hexdigest()
 
 
 def identity(layer: LayerProfile, digests: dict[str, str], calibrated: bool) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import create_trial
 
-from search.per_layer.identity import digest, digest_in_metric
+from search.per_layer.identity import digest, digest_in_metric, digest_of_calls
 from search.per_layer.in_memory import FINISHED, in_memory
 from search.per_layer.objective_names import name_objectives
 from search.per_layer.samplers import SAMPLERS
@@ -35,6 +35,10 @@ IDENTITY = "weight"
 
 SPACE = "space"
 """User attribute of a study: what its trials' parameters and ranks mean."""
+
+ORIGIN = "origin"
+"""User attribute of a study: who proposes its trials, and what their FLOPs are of; studies of
+earlier releases get it when they are gone on with."""
 
 METRIC_NAMES = ("front of error and FLOPs", "front of error and params")
 """Of the two objectives: the share of the plane that a structure dominates at all its ranks."""
@@ -80,14 +84,14 @@ class LayerStudy:
             directions=["maximize"] * len(FRONTS),
             load_if_exists=True,
         )
-        self._check_identity()
+        self._check_identity(sampler, seed)
         name_objectives(self.study, METRIC_NAMES)
         self.n_proposed = replay(self.study, space, spectra.geometries, self.table, self._values)
         known = self.study.get_trials(deepcopy=False, states=FINISHED)
         self._asked = in_memory(self.study, SAMPLERS[sampler](space, self.table, seed), known)
 
-    def _check_identity(self) -> None:
-        """Refuse a study of another weight, in another metric or of other structures.
+    def _check_identity(self, sampler: str, seed: int) -> None:
+        """Refuse a study of another weight, metric, sampler or input, or of other structures.
 
         Raises:
             ValueError: If the study in the storage is one.
@@ -97,11 +101,16 @@ class LayerStudy:
             IDENTITY: digest_in_metric(self.spectra.plain, self.spectra.metric),
             SPACE: f"{', '.join(space.families)}; at most {space.max_length} factors; ranks that "
             f"are multiples of {self.spectra.rank_multiple}",
+            ORIGIN: f"{sampler}; seed {seed}; calls {digest_of_calls(self.spectra.geometries)}",
         }
         recorded = self.study.user_attrs
         if recorded.get(IDENTITY) == digest(self.spectra.weight):
             own[IDENTITY] = recorded[IDENTITY]  # earlier releases digested the product
-        kinds = {IDENTITY: "of another weight or in another metric", SPACE: "of other structures"}
+        kinds = {
+            IDENTITY: "of another weight or in another metric",
+            SPACE: "of other structures",
+            ORIGIN: "by another sampler or seed, or for another input",
+        }
         for key, kind in kinds.items():
             if recorded.get(key, own[key]) != own[key]:
                 raise ValueError(
