@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 
@@ -226,6 +227,38 @@ def test_whatever_a_journal_holds_is_named(folder, tmp_path, line):
     (tmp_path / "study.log").write_bytes(journal + line + b"\n")
     with pytest.raises(ValueError, match=r"study\.log must be the journal of a study, but is dama"):
         search.load(tmp_path)
+
+
+@pytest.mark.parametrize("wanders", ["score", "metric", "batches"])
+def test_a_run_folder_stays_where_it_is_when_the_users_code_goes_elsewhere(
+    small_network, small_input, tmp_path, monkeypatch, wanders
+):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    monkeypatch.chdir(here)
+
+    def score(_):
+        os.chdir(there)
+        return 1.0
+
+    class Batches:
+        def __iter__(self):
+            os.chdir(there)
+            return iter([small_input])
+
+    given = {
+        "score": {"score": score},
+        "metric": {"calibration": Batches(), "output": "values"},
+        "batches": {"calibration": Batches(), "output": "values", "score": len},
+    }
+    shared = {"n_trials": 0, "max_sequence_length": 2, "n_network_trials": 1}
+    result = run(small_network, small_input, run="run", **shared, **given[wanders])
+    assert os.getcwd() == str(there)
+    assert os.listdir(there) == []
+    assert search.load(here / "run").best == result.best
+    with pytest.raises(FileNotFoundError, match=r"^run must be a run folder, but has no run\.json"):
+        search.load("run")
 
 
 def test_a_file_is_no_run_and_stays_as_it_is(tmp_path, small_network, small_input):

@@ -41,7 +41,8 @@ class RunFolder:
     def __init__(self, path: str | Path, source: Source | None = None) -> None:
         if not str(path).strip():
             raise ValueError(f"a run must be the name of a folder, got {str(path)!r}.")
-        self.path = Path(path)
+        self._shown = Path(path)
+        self.path = self._shown.absolute()  # the user's code may change the working directory
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"a run must be a folder, got the file {path}; name another path.")
         self._source = source or Source()
@@ -59,7 +60,7 @@ class RunFolder:
         """
         path = self.path / RECORD
         if not path.exists():
-            raise FileNotFoundError(f"{self.path} must be a run folder, but has no {RECORD}.")
+            raise FileNotFoundError(f"{self._shown} must be a run folder, but has no {RECORD}.")
         return RunRecord.from_json(read_text(path), str(path))
 
     def check(self, settings: Settings, profile: NetworkProfile, digests: dict[str, str]) -> None:
@@ -76,7 +77,7 @@ class RunFolder:
             record.check_same(settings, profile)
             record.check_weights(digests)
         except ValueError as error:
-            raise ValueError(f"{self.path} {error}, or another run folder.") from error
+            raise ValueError(f"{self._shown} {error}, or another run folder.") from error
 
     def check_weights(self, digests: dict[str, str]) -> None:
         """Refuse a network whose weights are not those that were searched.
@@ -87,7 +88,7 @@ class RunFolder:
         try:
             self.read().check_weights(digests)
         except ValueError as error:
-            raise ValueError(f"{self.path} {error}.") from error
+            raise ValueError(f"{self._shown} {error}.") from error
 
     def trials(self, url: str | None) -> BaseStorage:
         """Return where trials are kept, to go on with; made if it is missing.
@@ -149,12 +150,12 @@ class RunFolder:
         recorded = self.read().settings.storage
         if url is None and recorded is not None:
             raise ValueError(
-                f"the trials of {self.path} are in the database {recorded}; give its URL again, "
+                f"the trials of {self._shown} are in the database {recorded}; give its URL again, "
                 "as `storage=` or `--storage`."
             )
         if url is not None and without_password(url) != recorded:
             raise ValueError(
-                f"the trials of {self.path} are in {recorded or 'the folder itself'}, got the "
+                f"the trials of {self._shown} are in {recorded or 'the folder itself'}, got the "
                 f"storage {without_password(url)}."
             )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from search.clock.race import EAGER
-from search.folder.recorder import Nobody
+from search.folder.recorder import Nobody, Recorder
 from search.folder.run_folder import RunFolder
 from search.front.result import SearchResult
 from search.per_layer.space import DEFAULT_FAMILIES
@@ -124,6 +124,7 @@ def run(
         ImportError: If the runtime is not installed.
         ConnectionError: If a database stays away for more than a minute.
     """
+    recorder: Recorder = Nobody() if run is None else RunFolder(run)
     request = request_of(
         model,
         example_input,
@@ -151,7 +152,7 @@ def run(
     )
     notes: list[str] = []
     try:
-        return search_network(request, Nobody() if run is None else RunFolder(run), notes.append)
+        return search_network(request, recorder, notes.append)
     finally:
         for note in dict.fromkeys(notes):
             warnings.warn(note, stacklevel=2)
