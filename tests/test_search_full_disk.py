@@ -1,5 +1,7 @@
 """A disk that takes no more: one line with the file's name, and no half files are left."""
 
+import errno
+import os
 import resource
 from contextlib import contextmanager
 
@@ -45,13 +47,14 @@ def trained(folder):
     )
 
 
-def searched(folder):
+def searched(folder, **changes):
     run(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)),
         torch.zeros(1, 3, 8, 8),
         run=folder / "run",
         n_trials=1,
         include=["*"],
+        **changes,
     )
 
 
@@ -113,7 +116,22 @@ def test_what_the_disk_refused_is_not_written_once_there_is_room(tmp_path):
         assert path.read_bytes() == b""
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"could not be written: Not a directory.*file/run'"):
-        searched(tmp_path / "file")
+@pytest.mark.parametrize("why", [errno.ENOTDIR, errno.EACCES], ids=os.strerror)
+def test_a_folder_that_cannot_be_made_is_named_before_anything_is_computed(
+    tmp_path, monkeypatch, why
+):
+    asked, place = [], tmp_path / "place"
+    if why == errno.ENOTDIR:
+        place.write_text("")
+    else:  # whoever runs these tests may write anywhere
+        place.mkdir()
+        may = os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: path != place and may(path, mode))
+    for folder in (place, place / "new"):
+        message = rf"could not be written: {os.strerror(why)}: '{folder}/run'"
+        with pytest.raises(OSError, match=message) as caught:
+            searched(folder, score=lambda network: asked.append(network) or 1.0)
+        assert caught.value.errno == why
+    assert asked == []
+    assert list(tmp_path.iterdir()) == [place]
+    assert place.is_file() or list(place.iterdir()) == []

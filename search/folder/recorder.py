@@ -30,6 +30,10 @@ class Recorder(Protocol):
         """Refuse a search that is not the one that was recorded."""
         ...
 
+    def check_writable(self) -> None:
+        """Refuse a place where nothing can be recorded; nothing is written."""
+        ...
+
     def metric(self) -> NetworkMetric | None:
         """Return the metric of an earlier search, or None."""
         ...
@@ -88,6 +92,9 @@ class Nobody:
 
     def check(self, settings: Settings, profile: NetworkProfile, digests: dict[str, str]) -> None:
         """Nothing was recorded."""
+
+    def check_writable(self) -> None:
+        """Nothing will be recorded."""
 
     def metric(self) -> None:
         """Nothing was recorded."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +80,18 @@ class RunFolder:
             record.check_weights(digests)
         except ValueError as error:
             raise ValueError(f"{self._shown} {error}, or another run folder.") from error
+
+    def check_writable(self) -> None:
+        """Refuse a folder in which nothing can be written; nothing is made for it.
+
+        Raises:
+            OSError: If the folder, or the nearest one above it that exists, takes no files.
+        """
+        nearest = next(at for at in (self.path, *self.path.parents) if os.path.lexists(at))
+        if not nearest.is_dir():
+            raise unwritten(self.path, OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise unwritten(self.path, OSError(errno.EACCES, os.strerror(errno.EACCES)))
 
     def check_weights(self, digests: dict[str, str]) -> None:
         """Refuse a network whose weights are not those that were searched.

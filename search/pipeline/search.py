@@ -111,6 +111,7 @@ def _searched(
         check_feasible(request.budget, profile, spaces, settings.rank_multiple)
         digests = weight_digests(request.model, profile)
         recorder.check(settings, profile, digests)
+        recorder.check_writable()
         recorded = recorder.metric()
         known = recorded or NetworkMetric()
         work = layer_work(settings, profile, digests)
