@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import threading
 import time
 
@@ -14,6 +15,7 @@ from torch import nn
 import search
 from search import Budget
 from search.folder.run_folder import RunFolder
+from search.folder.storage import open_storage
 from search.per_layer.study import LayerStudy
 from search.pipeline.join import _check_score
 from search.pipeline.plans import judge_of
@@ -283,6 +285,36 @@ def test_another_network_score_or_storage_is_refused(small_network, small_input,
     searched(small_network, small_input, plain)
     with pytest.raises(ValueError, match="must have a score for one to be given"):
         search.join(small_network, plain, score=lambda _: 1.0)
+
+
+def test_trials_that_are_not_there_are_not_begun_anew(
+    small_network, small_input, tmp_path, monkeypatch
+):
+    """A relative file is another one elsewhere, and a folder may be copied without its journal."""
+    url, folder, named = "sqlite:///study.db", tmp_path / "run", {"budget": Budget(flops=0.5)}
+    here, other, empty = (tmp_path / name for name in ("here", "other", "empty"))
+    for place in (here, other, empty):
+        place.mkdir()
+    monkeypatch.chdir(here)
+    request = request_of(small_network, small_input, storage=url, **named, **ARGUMENTS)
+    with pytest.raises(KeyboardInterrupt):
+        search_network(request, RunFolder(folder), lambda _: None, on_begin=interrupt)
+    monkeypatch.chdir(other)
+    searched(small_network, small_input, tmp_path / "another", storage=url, name="another")
+    before = trials_in(open_storage(url)).keys()
+    with pytest.raises(ValueError, match=r"run must be in sqlite:///study.db, but no study of a s"):
+        search.join(small_network, folder, storage=url, progress=False)
+    assert trials_in(open_storage(url)).keys() == before
+    monkeypatch.chdir(empty)
+    with pytest.raises(FileNotFoundError, match=r"sqlite:///study\.db must exist, but does not"):
+        search.join(small_network, folder, storage=url, progress=False)
+    assert list(empty.iterdir()) == []
+    monkeypatch.chdir(here)
+    assert search.join(small_network, folder, storage=url, progress=False)
+    searched(small_network, small_input, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", empty / "copy", ignore=shutil.ignore_patterns("*.log"))
+    with pytest.raises(FileNotFoundError, match=r"study\.log must be the journal of a study, but"):
+        search.join(small_network, empty / "copy", progress=False)
 
 
 def test_a_worker_scores_networks_as_the_search_does(small_network, small_input, tmp_path):

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 from optuna.storages import BaseStorage
 
 from search.clock import timetable_record
@@ -17,7 +18,7 @@ from search.folder.journal import open_journal, read_journal
 from search.folder.run_record import RunRecord, versions
 from search.folder.scores import Scores
 from search.folder.settings import Settings, Source
-from search.folder.storage import open_storage, read_storage, without_password
+from search.folder.storage import open_storage, read_storage, told, without_password
 from sekron.network.network_metric import NetworkMetric
 from sekron.network.plan import Plan
 from sekron.profiling.network_profile import NetworkProfile
@@ -117,6 +118,29 @@ class RunFolder:
             return open_storage(url)
         self._make()
         return open_journal(self.path / JOURNAL)
+
+    def begun_trials(self, url: str | None) -> BaseStorage:
+        """Return where the trials of a search that has begun are, to help with it; none are made.
+
+        Args:
+            url: Of the storage, as for `storage`.
+
+        Raises:
+            FileNotFoundError: If there are none.
+            ValueError: If they are elsewhere than the URL says, or damaged.
+            ConnectionError: If the storage has gone.
+        """
+        with told(url):
+            studies = optuna.get_all_study_names(self.storage(url))
+        name = self.read().settings.name
+        if not any(study.startswith(f"{name}/") for study in studies):
+            place = self.path / JOURNAL if url is None else without_password(url)
+            raise ValueError(
+                f"the trials of {self._shown} must be in {place}, but no study of a search "
+                f"{name!r} is there; help from where the search was begun, if that is a relative "
+                "path."
+            )
+        return self.trials(url)
 
     def begin(
         self,

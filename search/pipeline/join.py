@@ -69,9 +69,9 @@ def join(
         clock, or the score.
 
     Raises:
-        FileNotFoundError: If nothing was begun in the folder.
-        ValueError: If it is the search of another network or has another score, or if no plan
-            fits.
+        FileNotFoundError: If nothing was begun in the folder, or its trials are not there.
+        ValueError: If it is the search of another network, has another score or its trials
+            elsewhere, or if no plan fits.
         ConnectionError: If the storage stays away, or others took this worker for dead.
     """
     folder = RunFolder(run)
@@ -79,12 +79,12 @@ def join(
     settings, profile = record.settings, record.profile
     digests = weight_digests(model, profile)
     folder.check_weights(digests)
-    folder.check_storage(storage)
     if score is not None and not settings.is_scored:
         raise ValueError(f"{run} must have a score for one to be given, but was searched without.")
     n_threads = whole("n_threads", n_threads)
     if n_threads < 1:
         raise ValueError(f"`n_threads` must be at least 1, got {n_threads}.")
+    opened = folder.begun_trials(storage)
     metrics = folder.metric() or NetworkMetric()
     batches = None if score is None else batches_for_scores(calibration, model, example_input)
     request = Request(
@@ -100,7 +100,6 @@ def join(
     judge = None
     if not settings.is_timed:  # else scores come after the clock, in the process that has it
         judge = judge_of(request, folder, folder.scores(metrics), _warn)
-    opened = folder.trials(storage)
     work = layer_work(settings, profile, digests)
     task = LayerTask(settings, profile, metrics, opened, work, folder.factors())
     weights = search_weights(model, work)

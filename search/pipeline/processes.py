@@ -97,8 +97,7 @@ def main() -> None:
     record = folder.read()
     settings, profile = record.settings, record.profile
     metrics = folder.metric() or NetworkMetric()
-    folder.check_storage(os.environ.get(STORAGE))
-    storage = folder.trials(os.environ.get(STORAGE))
+    storage = folder.begun_trials(os.environ.get(STORAGE))
     work = layer_work(settings, profile, record.weights)
     own = {name: work[name] for name in weights}
     task = LayerTask(settings, profile, metrics, storage, own, folder.factors())
