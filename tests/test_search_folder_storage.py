@@ -8,6 +8,7 @@ import sys
 
 import optuna
 import pytest
+import sqlalchemy
 
 import search
 from search import Budget
@@ -157,6 +158,43 @@ def test_a_cell_that_cannot_be_read_is_damage_of_the_database_named(stored, tabl
     with pytest.raises(ValueError, match=rf"^the storage {url} must hold .* is damaged") as caught:
         search.load(folder, storage=url)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_database_that_lacks_a_table_is_named(stored):
+    folder, url, _ = stored
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as database:
+        database.execute("DROP TABLE trials")
+    with pytest.raises(ConnectionError, match=rf"^the storage {url} must stay .* no such table"):
+        search.load(folder, storage=url)
+
+
+@pytest.mark.parametrize(
+    ("query", "kind"),
+    [
+        ("SELECT label FROM nowhere", sqlalchemy.exc.OperationalError),
+        ("SELECT 'yesterday' AS label", ValueError),  # which is no date
+    ],
+)
+def test_an_error_of_the_users_own_database_is_not_told_of_the_storage(
+    small_network, small_input, tmp_path, query, kind
+):
+    labels = sqlalchemy.create_engine("sqlite://", poolclass=sqlalchemy.pool.StaticPool)
+    dated = sqlalchemy.text(query).columns(label=sqlalchemy.DateTime)
+
+    def batches():
+        with labels.connect() as connection:
+            yield connection.execute(dated).scalar_one()
+
+    try:
+        with pytest.raises(kind, match=r"^(\(sqlite3.*\) no such table|Invalid isoformat)"):
+            run(
+                small_network,
+                small_input,
+                storage=f"sqlite:///{tmp_path}/study.db",
+                calibration=batches(),
+            )
+    finally:
+        labels.dispose()
 
 
 def state_of(folder):

@@ -32,9 +32,6 @@ HARMLESS = ("application_name", "charset", "connect_timeout", "mode", "sslmode",
 SHORTEST = 4
 """Letters of a secret that can be found in a text."""
 
-OF_DATABASES = ("sqlalchemy.", RDBStorage.__module__)
-"""Begins of the names of modules that read what is in a database."""
-
 ATTEMPTS = 5
 """To make the tables of a database, beside other workers that do."""
 
@@ -81,7 +78,7 @@ def told(url: str | None) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
-        if url is None:
+        if url is None or not _is_of_storage(error):
             raise
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         raise ConnectionError(
@@ -89,7 +86,7 @@ def told(url: str | None) -> Iterator[None]:
             f"{_said(url, cause or error)}; the same call goes on from its finished trials."
         ) from None
     except (ValueError, TypeError, LookupError) as error:
-        if url is None or not _is_of_database(error):
+        if url is None or not _is_of_storage(error):
             raise
         raise ValueError(
             f"the storage {without_password(url)} must hold what was written to it, but is damaged "
@@ -133,10 +130,10 @@ def _file_of(database: URL) -> Path:
     return Path(unquote(urlsplit(name).path) if "uri" in database.query else name)
 
 
-def _is_of_database(error: Exception) -> bool:
-    """Whether an error was raised while a database was read."""
-    modules = [str(frame.f_globals["__name__"]) for frame, _ in walk_tb(error.__traceback__)]
-    return any(module.startswith(OF_DATABASES) for module in modules)
+def _is_of_storage(error: Exception) -> bool:
+    """Whether an error was raised by a storage, not by a database of the user's own code."""
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__") == RDBStorage.__module__ for frame in frames)
 
 
 def _refusal(url: str, error: Exception) -> ValueError:
