@@ -13,7 +13,7 @@ from search.per_layer.samplers import (
     VOTE,
     VOTERS,
 )
-from search.per_layer.space import Space
+from search.per_layer.space import DEFAULT_FAMILIES, Space
 from search.per_layer.study import TEMPLATE, LayerStudy
 from sekron.rank_curves.curves import Spectra
 from sekron.rank_curves.pareto import MIXES
@@ -32,8 +32,8 @@ def study_of(small_weight):
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    def make(sampler, seed=0, storage=None, max_length=3):
-        space = Space(tuple(small_weight.shape), max_length)
+    def make(sampler, seed=0, storage=None, max_length=3, families=DEFAULT_FAMILIES):
+        space = Space(tuple(small_weight.shape), max_length, families)
         spectra = Spectra(small_weight, (geometry,))
         return LayerStudy("layer", spectra, space, sampler=sampler, seed=seed, storage=storage)
 
@@ -91,6 +91,17 @@ def test_neighbour_proposes_unseen_points_next_to_the_front(study_of):
         assert point in nearby | pairs
         followed += point in nearby
     assert followed >= 30  # a tenth of the trials wander among the pairs
+
+
+@pytest.mark.parametrize("families", [("ring", "cp"), ("tucker", "cp")], ids=str)
+def test_neighbour_proposes_nothing_twice_beside_a_cp_of_two_factors(study_of, families):
+    study = study_of("neighbour", max_length=2, families=families)
+    study.run(0)
+    for _ in range(12):
+        n_scored = study.n_scored
+        study.propose()
+        assert study.n_scored == n_scored + 1
+        assert study.table.points[-1][0] == families[0]
 
 
 def elected(study, mix):

@@ -243,6 +243,27 @@ def test_pairs_are_all_points_of_two_factors(space):
     assert set(space.pairs()) == {p for p in points_of(space) if len(p[1]) == 2}
 
 
+@pytest.mark.parametrize(
+    ("families", "wanted"),
+    [
+        (("ring", "cp"), {"ring"}),
+        (("tucker", "ring", "cp"), {"ring", "tucker"}),
+        (("chain", "ring", "cp"), {"sekron", "ring"}),
+        (("sekron", "cp"), {"sekron"}),
+        (("cp",), {"sekron"}),
+    ],
+    ids=str,
+)
+def test_two_factors_are_proposed_in_a_family_that_is(families, wanted):
+    """A `cp` is proposed only where it is alone, and by two factors it is a `sekron`."""
+    space = Space(TABLE.weight_shape, 2, families)
+    assert {family for family, _ in space.templates()} >= wanted
+    assert {family for family, _ in space.pairs()} == wanted
+    near = {n for point in space.templates() for n in space.neighbours(point)}
+    assert {family for family, _ in near} == wanted
+    assert all(space.params(n)["family"] <= space.last_proposed for n in near)
+
+
 def test_a_weight_that_cannot_be_divided_has_no_points():
     space = Space((7, 1), 3)
     assert [*space.templates(), *space.pairs()] == []

@@ -181,7 +181,11 @@ class Space:
         return list(points)
 
     def _is_proposed(self, point: Point) -> bool:
-        """Whether a structure is scored soon enough."""
+        """Whether a structure is of a family that is proposed, and scored soon enough."""
+        # Two factors are a `sekron` by name, also where a `cp` alone brings them.
+        is_named = point[0] in self.families or "chain" in self.families
+        if not is_named and self.families != ("cp",):
+            return False
         return prod(self.weight_shape) <= ALL_QUICK or work_of(point).seconds <= MOST_SECONDS
 
     @cache  # noqa: B019  spaces are few and equal for layers of one shape
