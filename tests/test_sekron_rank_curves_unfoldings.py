@@ -130,6 +130,18 @@ def test_one_gram_matrix_serves_all_earlier_ranks(rows):
         )
 
 
+@pytest.mark.parametrize("most", [0, 2048], ids=["vectors late", "vectors too"])
+@pytest.mark.parametrize("text", ["8x3x3,3x4x1", "24x1x1,1x12x3"])
+def test_what_was_asked_before_changes_no_digit(monkeypatch, text, most):
+    """Else a search that was killed and gone on with would end with another table."""
+    monkeypatch.setattr(unfoldings, "VECTORS_TOO", most)
+    torch.manual_seed(0)
+    blocks, shapes = torch.randn(1, 24, 12, 3, dtype=torch.float64), shapes_of(text)
+    known = Unfoldings(blocks)
+    known.right(shapes, 2)
+    assert torch.equal(known.squares(shapes), Unfoldings(blocks).squares(shapes))
+
+
 def test_what_was_kept_for_few_ranks_is_computed_anew_for_more(monkeypatch):
     monkeypatch.setattr(unfoldings, "CACHE_BYTES", 7200)  # not all ranks fit, some do
     torch.manual_seed(0)

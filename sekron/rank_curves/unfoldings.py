@@ -67,7 +67,7 @@ class Unfoldings:
         size = min(map(prod, small))
         if small != shapes and prod(small[0]) == prod(small[1]):  # one is the largest mode alone
             return self._by_largest[0]
-        if vectors_too(small) or (tuple(blocks.shape), small[0]) in self._kept:
+        if vectors_too(small):  # not what is kept: the last digits would tell what was asked before
             return self.right(shapes, size).square().sum(dim=2)
         return singular_values_squared(_unfolded(blocks, small[0])[0])
 
