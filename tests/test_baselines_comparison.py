@@ -19,6 +19,7 @@ from sekron.layers.linear import SeKronLinear
 from sekron.network.plan import Plan
 from sekron.profiling.count import count_flops
 from sekron.profiling.profile import profile
+from sekron.structures.structure import Structure
 from tests.conftest import rivals_in_short
 
 HALF = Budget(flops=0.5)
@@ -425,6 +426,18 @@ def test_another_setting_of_a_clock_is_another_comparison(tmp_path, small_networ
     assert read_rivals(tmp_path) is None
     path.rename(tmp_path / "comparison.csv")
     assert read_rivals(tmp_path)["latency_ms"].tolist() == [2.0]  # as it was compared last
+
+
+def test_a_report_has_the_rivals_of_the_last_comparison_alone(tmp_path, small_network, small_input):
+    """Its own plan is measured anew each time; the rivals of an earlier one are taken from it."""
+    path = tmp_path / "comparison.csv"
+    half = Plan({"3": Structure.parse("chain:12x1x1x1,1x8x3x3@2")})
+    for value in (1.0, 2.0, 1.0):
+        clock = partial(lambda ms, *_: (ms, 1.0), value)
+        clock.setting = str(value)
+        plans = {"sekron": lambda _: half}
+        brief(small_network, small_input, Budget(flops=0.9), plans=plans, clock=clock, output=path)
+    assert read_rivals(tmp_path)["latency_ms"].tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("method", ["1", "01", "True", "None", "nan", "1e3"])

@@ -211,7 +211,7 @@ MISTAKES = {
         "`measure_seconds` must be positive where latency is limited, else at least 0, and finite",
     ),
     "infeasible": ((*SEARCH, "--flops", "1%"), "`flops` must leave at least"),
-    "trials": ((*SEARCH, "--trials", "-1"), "`n_trials` must be at least 0, got -1"),
+    "trials": ((*SEARCH, "--trials", "-1"), "`--trials` must be at least 0, got -1"),
     "sampler": ((*SEARCH, "--sampler", "best"), "`sampler` must be one of"),
     "nothing": ((*SEARCH, "--exclude", "*"), "the network has nothing to replace"),
     "file-as-run": (("search", "cli_networks:small", *QUICK, "--run", "good.pt"), "good.pt"),

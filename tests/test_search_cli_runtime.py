@@ -2,6 +2,8 @@
 
 import io
 import json
+import math
+import re
 import sys
 import warnings
 from dataclasses import replace
@@ -12,6 +14,7 @@ import pytest
 
 import search
 from search import Budget
+from search.clock.times import NetworkTime
 from search.report.rivals import comparison_of, read_rivals
 from sekron import CannotRun
 from tests.test_search_runtimes import both, folder, made, timed_in, worlds
@@ -67,6 +70,14 @@ def test_the_plan_is_that_of_the_runtime(on, both, tmp_path):
         assert applied(on, tmp_path, "--plan", named, "--runtime", runtime) == named
 
 
+def test_the_budget_of_the_search_by_its_name_has_the_plan_that_was_measured(on, both, tmp_path):
+    eager, other = both
+    own = f"{other.budget.latency:.0%}"
+    assert other.plan(other.budget) != other.best  # by the estimate alone
+    assert applied(on, tmp_path, "--latency", own) == other.best.digest
+    assert applied(on, tmp_path, "--latency", own, "--runtime", "torch") == eager.best.digest
+
+
 def test_a_budget_that_was_not_searched_there_is_solved_there(
     on, both, worlds, folder, small_network, small_input, tmp_path
 ):
@@ -98,6 +109,13 @@ def test_a_report_is_of_the_runtime(on, both, folder):
     assert "in_runtime" not in (folder / "report.html").read_text()
 
 
+def test_a_page_tells_what_was_timed_from_what_is_sure(on, both, folder, monkeypatch):
+    for word in ("times as fast", "timed, but not surely"):
+        assert on("report")[0] == 0
+        assert word in re.sub("<[^>]*>", "", (folder / "report.html").read_text())
+        monkeypatch.setattr(NetworkTime, "is_sure", property(lambda _: False))
+
+
 def here_in(monkeypatch, result, **changes):
     """Let this process be in the settings of a search, but for the changes."""
 
@@ -112,7 +130,15 @@ def set_input(document):
     document["source"]["inputs"] = [spec]
 
 
-def test_rivals_of_two_clocks_do_not_mix(on, both, folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (CannotRun("it is odd."), "it is odd."),
+        (RuntimeError("memory is full"), "RuntimeError: memory is full."),
+    ],
+    ids=["refused", "failed"],
+)
+def test_rivals_of_two_clocks_do_not_mix(on, both, folder, monkeypatch, error, why):
     rewrite(folder / "run.json", set_input)
     here_in(monkeypatch, both[1])
     asked = []
@@ -121,7 +147,7 @@ def test_rivals_of_two_clocks_do_not_mix(on, both, folder, monkeypatch):
         asked.append(runtime)
         if len(asked) == 2:
             raise KeyboardInterrupt
-        raise CannotRun("it is odd.")
+        raise error
 
     monkeypatch.setattr("search.cli.rivals_clock.compare", race)
     for named, runtime in (((), "onnxruntime"), (("--runtime", "torch"), "torch")):
@@ -129,7 +155,7 @@ def test_rivals_of_two_clocks_do_not_mix(on, both, folder, monkeypatch):
             warnings.simplefilter("default")  # of the interruption
             _, _, err = on("compare", "--model", "deployed:network", "--flops", "80%", *named)
         assert asked == 2 * [runtime]
-        assert "networks have no time: 1, the first since it is odd." in err
+        assert f"networks have no time: 1, the first since {why}" in err
         asked.clear()
     comparison_of(folder, "torch").write_text("not a comparison")
     assert read_rivals(folder, "onnxruntime")["latency_ms"].isna().tolist() == [True]
@@ -143,8 +169,12 @@ def test_rivals_have_the_time_that_plans_have_and_none_in_another_setting(
     """A race of its own has another time of the dense network than the search."""
     rewrite(folder / "run.json", set_input)
     timetable, clocks = both[1].timetable, []
-    raced = SimpleNamespace(second=SimpleNamespace(median_ms=77.0), ratio=1.25)
-    monkeypatch.setattr("search.cli.rivals_clock.compare", lambda *_, **__: raced)
+    dense = SimpleNamespace(median_ms=77.0)
+    raced = [
+        SimpleNamespace(second=dense, ratio=1.25, low=low, high=high)
+        for low, high in ((1.24, 1.26), (1.1, 1.4))
+    ]
+    monkeypatch.setattr("search.cli.rivals_clock.compare", lambda *_, **__: raced.pop(0))
 
     def compare(network, example, budget, *, clock, **_):
         clocks.append(clock)
@@ -158,4 +188,6 @@ def test_rivals_have_the_time_that_plans_have_and_none_in_another_setting(
     assert "timed in another setting (threads" in on(*ask)[2]
     assert clocks[1] is None
     assert clocks[0](None, None) == (timetable.network_ms / 1.25, 1.25)
+    unsure = clocks[0](None, None)
+    assert unsure == pytest.approx((timetable.network_ms / 1.25, math.nan), nan_ok=True)
     assert str(timetable.setting) in clocks[0].setting

@@ -1,6 +1,7 @@
 """What a terminal shows: colours, a front of letters, help, completion, JSON, how a search ends."""
 
 import json
+import math
 import os
 import pty
 import re
@@ -264,3 +265,9 @@ def test_a_table_has_one_form(sekron_command, run_folder):
 def test_what_is_not_finite_is_null(capsys):
     output.print_json({"a": np.nan, "b": -np.inf, "名": 1.5})
     assert as_read(capsys.readouterr().out) == {"a": None, "b": None, "名": 1.5}
+
+
+def test_small_numbers_keep_their_digits(capsys):
+    output.print_frame(pd.DataFrame({"error": [3.21e-5, 0.25, 0.0, math.nan]}))
+    cells = capsys.readouterr().out.split()
+    assert {"3.21e-05", "0.2500", "0.0000"} < set(cells)

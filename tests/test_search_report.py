@@ -268,6 +268,18 @@ def test_what_is_not_installed_is_one_line(command_line, copied, monkeypatch, na
     assert err.count("\n") == 1
 
 
+def test_what_cannot_be_written_is_refused_before_anything_is_compared(
+    command_line, copied, monkeypatch
+):
+    monkeypatch.setattr("search.cli.report.compared", None)
+    nowhere = copied / "no" / "page.html"
+    assert "no/page.html" in command_line("report", copied, "--compare", "--output", nowhere)[2]
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    code, _, err = command_line("report", copied, "--compare")
+    assert code == 2
+    assert "the package jinja2 must be installed for this" in err
+
+
 def test_mistakes_are_one_line(command_line, copied, tmp_path):
     for arguments, message in (
         ((tmp_path / "no",), "must be a run folder, but has no run.json"),

@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from search.cli.answers import answers
+from search.cli.as_typed import as_typed
 from search.cli.front_plot import front_plot
 from search.front.result import SearchResult
 from sekron.budget import RESOURCES
@@ -23,6 +24,9 @@ SHOWN_BY = f"({TRACEBACK} shows where)"
 
 UNLIMITED = 1000
 """Letters of a line that is as long as it likes."""
+
+SMALL = 0.01
+"""Below it four digits behind the point say little."""
 
 BEGIN, END = 1000, 300
 """Characters of a complaint that are shown: what is quoted in it may be a file."""
@@ -97,7 +101,7 @@ def _shown(text: str) -> str:
 
 def complain(text: str) -> None:
     """Print an error or a warning as one line on stderr; of a long one its begin and its end."""
-    line = " ".join(text.split())
+    line = as_typed(" ".join(text.split()))
     if len(line) > BEGIN + END:
         line = f"{line[:BEGIN]} … {line[-END:]}"
     note(f"sekron: {line}")
@@ -114,5 +118,5 @@ def _cell(value: object) -> str:
     if isinstance(value, tuple):
         return _shown("x".join(map(str, value)))
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.4g}" if 0.0 < abs(value) < SMALL else f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else _shown(str(value))

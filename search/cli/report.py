@@ -12,8 +12,9 @@ from search.cli.output import note, print_json, say
 from search.cli.results import compared
 from search.folder.run_folder import RunFolder
 from search.pipeline.load import load_so_far
-from search.report.page import Report
+from search.report.page import Report, check_installed
 from search.report.rivals import read_rivals
+from sekron.records import check_folder
 
 
 def report(
@@ -30,12 +31,14 @@ def report(
 ) -> None:
     """Write one HTML page that shows a run, finished or not; it opens without a network."""
     check_with("--compare", compare, model=model, weights=weights)
+    path = Path(output or Path(run) / "report.html")
     if compare:
+        check_folder(path)  # before minutes of comparison
+        check_installed()
         compared(run, model, weights, storage=storage, runtime=runtime)
     record = RunFolder(run).read()
     result, lacks = load_so_far(run, storage)
     result = result.in_runtime(runtime) if runtime else result
-    path = Path(output or Path(run) / "report.html")
     rivals = read_rivals(run, runtime or record.settings.runtime)
     Report(run, record, result, lacks, rivals).write(path)
     if lacks:

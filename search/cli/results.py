@@ -109,11 +109,12 @@ def apply(
     other = budget_of(flops, params, latency, latency_ms, speedup)
     if digest and other != Budget():
         raise ValueError("a plan must be named by --plan or by a budget, got both; give one.")
-    budget = result.budget if other == Budget() else other
+    is_own = other == Budget() or other.digest == result.budget.digest
+    budget = result.budget if is_own else other
     wanted = f"plan {digest}" if digest else str(budget)
     if digest:
         plan = result.by_digest(digest)
-    elif budget is other or (runtime and _has_no_winner(result)):
+    elif not is_own or (runtime and _has_no_winner(result)):
         plan = result.plan(budget)
     else:
         plan = _best(run, result, lacks)
@@ -202,6 +203,7 @@ def compared(
             f"{run} must say what its network takes, but does not: give the same `sekron search` "
             "again, or use `baselines.compare` where it was searched from Python."
         )
+    is_own = budget is None or budget == Budget() or budget.digest == result.budget.digest
     if budget is None or budget == Budget():
         budget = Budget(flops=result.budget.flops, params=result.budget.params)
     if budget == Budget():
@@ -223,7 +225,7 @@ def compared(
         network,
         example,
         budget,
-        plans={"sekron": result.plan},
+        plans={"sekron": (lambda _: result.best) if is_own and not lacks else result.plan},
         metric=result.metrics or None,
         calibration=load_calibration(batches[0], record.source.inputs, *batches[1:]),
         clock=clock,

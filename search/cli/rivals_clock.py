@@ -7,8 +7,10 @@ import math
 from torch import nn
 
 from search.clock.race import compare
+from search.clock.times import is_wide
 from search.clock.timetable import Timetable
 from sekron.export.refusal import CannotRun
+from sekron.forward.evaluation import one_line
 from sekron.forward.inputs import Arguments
 
 
@@ -30,11 +32,16 @@ class RivalsClock:
         self.refused: list[str] = []
 
     def __call__(self, dense: nn.Module, small: nn.Module) -> tuple[float, float]:
-        """Return a network's milliseconds, as plans of the search have theirs, and its speed-up."""
+        """Return a network's milliseconds, as plans of the search have theirs, and its speed-up.
+
+        A network that fails has neither, and one whose interval is too wide has no speed-up.
+        """
         runtime = self._timetable.setting.runtime
         try:
             timed = compare(dense, small, self._arguments, runtime=runtime)
-        except CannotRun as error:
-            self.refused.append(str(error))
+        except Exception as error:  # whatever a runtime raises of one rival
+            why = str(error) if isinstance(error, CannotRun) else f"{one_line(error)}."
+            self.refused.append(why)
             return math.nan, math.nan
-        return self._timetable.network_ms / timed.ratio, timed.ratio
+        is_sure = not is_wide(timed.low, timed.ratio, timed.high)
+        return self._timetable.network_ms / timed.ratio, timed.ratio if is_sure else math.nan

@@ -124,8 +124,8 @@ def _kind(request: Request) -> tuple[Batches, OutputKind]:
         kind = kind_of(request.output, output_of(model, first, "the calibration batches"))
     if request.output is None and request.progress:
         sys.stderr.write(
-            f"calibration: the network's outputs are taken for {kind.name}; say `output=` if they "
-            "are not\n"
+            f"calibration: the network's outputs are taken for {kind.name}; if they are not, name "
+            "them by `output`, on the command line by --output-kind\n"
         )
     return chain([first], inputs), kind
 

@@ -91,12 +91,14 @@ class Report:
     def _words(self) -> dict[str, Any]:
         """Return what is text, and the numbers of the best plan."""
         result, timetable = self.result, self.result.timetable
+        timed = None if timetable is None else timetable.of(result.best)
         settings = asdict(self.record.settings) | {"budget": str(result.budget)}
         return {
             "run": self.run,
             "name": Path(self.run).resolve().name,
             "asked": str(result.budget),
             "best": Outcome.of(result, result.best),
+            "best_runs": timed is not None and timed.runs,
             "lacks": self.lacks[:LACKS],
             "n_lacks": len(self.lacks),
             "unsupported": result.profile.unsupported,
@@ -183,6 +185,16 @@ def _drawings(front: pd.DataFrame) -> dict[str, Any]:
         f"{family}/{length}": asdict(diagram(FAMILIES[family](length)))
         for family, length in sorted(kinds)
     }
+
+
+def check_installed() -> None:
+    """Refuse where a package that a page is made by is missing.
+
+    Raises:
+        ImportError: If plotly or jinja2 is not installed.
+    """
+    for package in ("plotly.offline", "jinja2"):
+        needed(package, "report")
 
 
 def _json(value: object) -> str:

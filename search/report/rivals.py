@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from baselines.rows import SEAL
 from search.clock.race import EAGER
 from sekron.spreadsheet import from_csv
 
@@ -22,7 +23,7 @@ def comparison_of(run: str | Path, runtime: str) -> Path:
 
 
 def read_rivals(run: str | Path, runtime: str = EAGER) -> pd.DataFrame | None:
-    """Return what `baselines.compare` wrote last to a run folder, None where it did not.
+    """Return what `sekron compare` compared last in a run folder, None where it did not.
 
     Args:
         run: The folder.
@@ -36,7 +37,8 @@ def read_rivals(run: str | Path, runtime: str = EAGER) -> pd.DataFrame | None:
         return None
     try:
         frame = from_csv(path.read_text(encoding="utf-8"), TEXTS)
-        frame = frame[[*TEXTS, *NUMBERS]].drop_duplicates(list(TEXTS), keep="last")
+        frame = _compared_last(frame)[[*TEXTS, *NUMBERS]]
+        frame = frame.drop_duplicates(list(TEXTS), keep="last")
         for name in NUMBERS:
             frame[name] = frame[name].astype(float)
     except (ValueError, KeyError) as error:
@@ -45,3 +47,13 @@ def read_rivals(run: str | Path, runtime: str = EAGER) -> pd.DataFrame | None:
             f"{path} must be a comparison, but is damaged ({said}); delete it and compare again."
         ) from error
     return frame.fillna(dict.fromkeys(TEXTS, ""))
+
+
+def _compared_last(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return for each budget the rows of its last comparison.
+
+    That has written the last row: the search's own plan is measured anew each time, whatever is
+    taken of the rivals from an earlier comparison in the same setting.
+    """
+    of = frame["fingerprint"].astype(str).str.partition(SEAL)[0]
+    return frame[of == of.groupby(frame["budget"]).transform("last")]
