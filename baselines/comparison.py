@@ -105,10 +105,10 @@ def compare(
         the comparison is interrupted, the rows that are finished are returned.
 
     Raises:
-        ValueError: If a name is unknown or there twice, a method, `repair` or `metric` lacks what it
-            needs, `tables` are of other layers or of a calibrated search, a budget limits latency
-            or nothing, there is no such limit of time, no such folder for `output` or nothing to
-            compress, or a weight is not finite.
+        ValueError: If a name is unknown or there twice, a method, `repair` or `metric` lacks what
+            it needs, `tables` are of other layers or of a calibrated search, a budget limits
+            latency or nothing, there is no such limit of time, no such folder for `output` or
+            nothing to compress, or a weight is not finite.
         TypeError: If a budget is no `Budget`.
     """
     budgets = list(budget) if isinstance(budget, Sequence) else [budget]

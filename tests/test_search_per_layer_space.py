@@ -252,7 +252,7 @@ def test_pairs_are_all_points_of_two_factors(space):
         (("sekron", "cp"), {"sekron"}),
         (("cp",), {"sekron"}),
     ],
-    ids=str,
+    ids=lambda named: "-".join(sorted(named)),
 )
 def test_two_factors_are_proposed_in_a_family_that_is(families, wanted):
     """A `cp` is proposed only where it is alone, and by two factors it is a `sekron`."""

@@ -95,8 +95,8 @@ def run(
             decomposed, in a metric of what goes through the network and of what its output
             depends on; a run folder keeps it. Or such a metric, of an earlier result.
         output: What the network puts out, and so what the calibration holds dear: `logits` of
-            classes, `values`, or a function of the compressed and the dense network's outputs that
-            returns how far they are apart; default by what the outputs look like.
+            classes along axis 1, `values`, or a function of the compressed and the dense network's
+            outputs that returns how far they are apart; default by what the outputs look like.
         score: Of a network, more is better: its accuracy on held-out data, say. The plan with the
             best score of all trials is taken then, or the one with the fewest FLOPs that has the
             budget's `min_score`. Before each scoring batch norm is re-estimated on the

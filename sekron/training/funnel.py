@@ -109,8 +109,8 @@ def funnel(
 
     Raises:
         InfeasibleBudget: Before the training, if ranks of one do not meet the budget.
-        ValueError: If the budget limits latency or nothing, the family is `ring`, `gate_rate` is not
-            positive, there is nothing to factorize, or as `sekron.finetune` does.
+        ValueError: If the budget limits latency or nothing, the family is `ring`, `gate_rate` is
+            not positive, there is nothing to factorize, or as `sekron.finetune` does.
         TypeError: If the budget is no `Budget`.
 
     Reference:

@@ -82,9 +82,10 @@ def tune(
     what the dense layer does; so are the modules that hold such layers, blocks say, and the
     network. All parameters that want gradients are fitted.
     Batch norm uses the batch meanwhile, and is re-estimated before and after. One in eight images
-    of every batch, or of smaller batches every eighth, is not fitted to: by the divergence of the output on these the network is judged on its way, and
-    ends as it was best, or as it came. On a CPU images come with their channels last in memory,
-    where the networks put out the same for these.
+    of every batch, or of smaller batches every eighth, is not fitted to: by the divergence of the
+    output on these the network is judged on its way, and ends as it was best, or as it came. On a
+    CPU images come with their channels last in memory, where the networks put out the same for
+    these.
 
     Args:
         model: From `Plan.apply` on `dense`; its parameters and batch-norm buffers are changed.
