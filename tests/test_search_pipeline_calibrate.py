@@ -114,7 +114,7 @@ def test_what_the_outputs_are_is_said_or_guessed_with_a_word(
     small_network, small_input, batches, result, capsys
 ):
     guessed = run(small_network, small_input, calibration=batches, progress=True)
-    assert "outputs are taken for logits; say `output=` if they are not" in capsys.readouterr().err
+    assert "outputs are taken for logits; if they are not, name" in capsys.readouterr().err
     said = {
         output: run(
             small_network, small_input, calibration=batches, output=output, progress=True
