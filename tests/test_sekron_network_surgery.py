@@ -115,20 +115,6 @@ HOLDERS = {
     "closure": (closed_over, lambda kept, x: kept(x)),
     "default": (by_default, lambda kept, x: kept(x)),
     "list of closures": (lambda layer: [closed_over(layer)], lambda kept, x: kept[0](x)),
-    "tuple of closures": (lambda layer: (1, (closed_over(layer),)), lambda kept, x: kept[1][0](x)),
-    "partial of a closure": (lambda layer: partial(closed_over(layer)), lambda kept, x: kept(x)),
-    "closure as an argument": (
-        lambda layer: partial(lambda f, x: f(x), closed_over(layer)),
-        lambda kept, x: kept(x),
-    ),
-    "closure over a partial": (
-        lambda layer: closed_over(partial(layer.forward)),
-        lambda kept, x: kept(x),
-    ),
-    "closure over a tuple": (
-        lambda layer: closed_over(partial(lambda pair, x: pair[0](x), (closed_over(layer), [1]))),
-        lambda kept, x: kept(x),
-    ),
 }
 """How a network keeps a layer besides as its part: what it keeps, and how it calls that."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from functools import partial
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -27,7 +26,9 @@ def renew_functions(reached: Reached, memo: dict[int, Any]) -> None:
     others = {key: _blank(function) for key, function in functions.items()}
 
     def twin(part: Any) -> Any:
-        return _renewed(part, others, memo) if _belongs(part, reached, others) else part
+        if id(part) in others:
+            return others[id(part)]
+        return copy.deepcopy(part, memo) if _belongs(part, reached, others) else part
 
     for key, function in functions.items():
         other = others[key]
@@ -39,21 +40,8 @@ def renew_functions(reached: Reached, memo: dict[int, Any]) -> None:
         other.__kwdefaults__ = named and {name: twin(part) for name, part in named.items()}
     for value in reached.values():
         for place, part in _places(value):
-            if id(value) in memo and any(id(inner) in others for inner in _unpacked(part)):
-                _contents(memo[id(value)])[place] = _renewed(part, others, memo)
-
-
-def _renewed(part: Any, others: Mapping[int, FunctionType], memo: dict[int, Any]) -> Any:
-    """Return the copy of something, with other functions in it."""
-    if id(part) in others:
-        return others[id(part)]
-    if type(part) is tuple:
-        return tuple(_renewed(entry, others, memo) for entry in part)
-    if type(part) is partial:
-        named = {name: _renewed(entry, others, memo) for name, entry in part.keywords.items()}
-        given = [_renewed(entry, others, memo) for entry in (part.func, *part.args)]
-        return partial(*given, **named)
-    return copy.deepcopy(part, memo)
+            if id(part) in others and id(value) in memo:
+                _contents(memo[id(value)])[place] = others[id(part)]
 
 
 def _holding(reached: Reached) -> dict[int, FunctionType]:
@@ -78,36 +66,21 @@ def _holding(reached: Reached) -> dict[int, FunctionType]:
 
 
 def _belongs(part: object, reached: Reached, holding: Mapping[int, object]) -> bool:
-    """Whether something is a part of the network, or holds one."""
+    """Whether something is a part of the network, or holds one directly."""
     if isinstance(part, FunctionType):
         return id(part) in holding
     if isinstance(part, MethodType):
         return id(part.__self__) in reached
-    if type(part) in (tuple, partial):  # copied only for what they hold
-        return any(_belongs(inner, reached, holding) for inner in _entries(part))
+    if isinstance(part, tuple):  # copied only for what it holds
+        return any(id(value) in reached for value in part)
     inner = [value for _, value in _places(part)] if isinstance(part, dict | list) else []
     return id(part) in reached or any(id(value) in reached for value in inner)
 
 
 def _held(function: FunctionType) -> list[object]:
-    """Return the variables around a function, the defaults of its arguments, and their entries."""
+    """Return the variables around a function, and the defaults of its arguments."""
     cells = [cell.cell_contents for cell in function.__closure__ or () if is_filled(cell)]
-    named = (function.__kwdefaults__ or {}).values()
-    return [x for part in (*cells, *(function.__defaults__ or ()), *named) for x in _unpacked(part)]
-
-
-def _unpacked(part: object) -> Iterator[object]:
-    """Yield something, and all that is in it if it is a tuple or a partial function."""
-    yield part
-    for entry in _entries(part):
-        yield from _unpacked(entry)
-
-
-def _entries(part: Any) -> tuple[object, ...]:
-    """Return what a tuple or a partial function holds."""
-    if type(part) is partial:
-        return (part.func, *part.args, *part.keywords.values())
-    return part if type(part) is tuple else ()
+    return [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
 
 
 def is_filled(cell: CellType) -> bool:
