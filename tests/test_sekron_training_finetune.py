@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 
 import sekron
 from sekron.calibration.output_kind import KINDS
-from sekron.training.finetune import _n_batches
 from tests.trained import N, equal, images_and_labels, loader_of, networks, recipe, states
 
 ROOT = Path(__file__).parents[1]
@@ -60,25 +59,6 @@ def test_a_step_is_that_of_momentum_on_the_loss_and_the_decay_of_products(data, 
             dict(small.named_parameters())[name_of(by_hand, parameter)],
             parameter.detach() - 0.05 * 1.9 * step,
         )
-
-
-def test_weights_that_autocast_has_cast_are_cast_anew_after_every_step(data):
-    images, labels = data
-    _, small = networks()
-    small.eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        small(images)
-        sekron.finetune(small, loader_of(images, labels), recipe=recipe(), progress=False)
-        within = small(images)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(small(images), within)
-
-
-def test_where_several_processes_train_each_must_get_its_share(data):
-    batches = list(zip(*data, strict=True))
-    assert _n_batches(batches, 1) == len(batches)
-    with pytest.raises(ValueError, match=r"^`loader` must be a DataLoader where 2 .*, got list"):
-        _n_batches(batches, 2)
 
 
 def name_of(model, parameter):

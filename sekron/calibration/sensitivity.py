@@ -15,7 +15,6 @@ from sekron.calibration.divergence import Reference
 from sekron.calibration.output_kind import Output, kind_of
 from sekron.decomposition.gram import eigh_of_gram
 from sekron.decomposition.metric import ERROR_POWER, Metric
-from sekron.forward.evaluation import casts_anew
 from sekron.forward.inputs import Arguments
 from sekron.network.copying import copy_of
 from sekron.network.precision import in_single_precision
@@ -61,7 +60,7 @@ def divergences(
         for module in network.modules():
             module.training = isinstance(module, _BatchNorm)
     by_layer: dict[str, list[tuple[float, float]]] = {}
-    with torch.no_grad(), casts_anew():
+    with torch.no_grad():
         outputs = [batch.run(network) for batch in batches]
         reference = Reference(batches, outputs, kind_of(output, outputs[0]))
         for name, metric in metrics.items():

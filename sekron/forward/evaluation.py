@@ -29,28 +29,12 @@ STANCE = threading.RLock()
 
 
 @contextmanager
-def casts_anew() -> Iterator[None]:
-    """Let autocast cast weights whenever they are used, within the block.
-
-    It keeps those that it has cast until its outermost block ends, and sees neither that they were
-    changed meanwhile nor that a trace has not seen the cast.
-    """
-    enabled = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(enabled)
-        torch.clear_autocast_cache()
-
-
-@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Switch a network to evaluation without gradients, and back module by module."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), casts_anew():
+        with torch.no_grad():
             yield
     finally:
         for module, training in flags:

@@ -13,7 +13,7 @@ from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import conv_flop_count, get_shape
 from torch import Tensor, nn
 
-from sekron.forward.evaluation import casts_anew, one_line, untouched
+from sekron.forward.evaluation import one_line, untouched
 from sekron.forward.inputs import Arguments, Inputs, example_of
 from sekron.forward.tensors import map_tensors, tensors_in
 from sekron.profiling.einsum_flops import einsum_flops
@@ -155,6 +155,17 @@ def modules_alone() -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def casts_anew() -> Iterator[None]:
+    """Keep autocast from handing weights, cast before, to a trace that has not seen the cast."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
 
 
 def _same_convolution(inputs: list[Any], outputs: list[Any]) -> int:

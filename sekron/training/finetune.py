@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sekron.calibration.output_kind import Output
-from sekron.forward.evaluation import Score, casts_anew, evaluating, must_allow_gradients
+from sekron.forward.evaluation import Score, evaluating, must_allow_gradients
 from sekron.layers.factorized import Factorized
 from sekron.network.copying import copy_of
 from sekron.network.precision import check_trainable
@@ -104,9 +104,9 @@ def fit(
 ) -> list[Epoch]:
     """Train; what `finetune` does, with something else on top, or weights made from a `source`."""
     accelerator = _accelerator(recipe)
-    n_batches, orders = _n_batches(loader, accelerator.num_processes), _orders(loader)
+    n_batches, orders = _n_batches(loader), _orders(loader)
     frozen = _frozen(model)
-    with torch.enable_grad(), casts_anew(), _restored(model):
+    with torch.enable_grad(), _restored(model):
         groups = _groups(model, recipe, regularizer)
         clipped = [p for group in groups[:2] for p in group["params"]]
         optimizer = torch.optim.SGD(groups, recipe.learning_rate, MOMENTUM, nesterov=True)
@@ -130,7 +130,7 @@ def fit(
                     _train(model, frozen)
                     losses = []
                     for batch in loader:
-                        loss = loss_of(network, _moved(batch, accelerator.device))
+                        loss = loss_of(network, batch)
                         losses.append(float(accelerator.reduce(loss.detach(), "mean")))
                         _check("loss", losses[-1], len(losses), number)
                         if recipe.decay > 0:
@@ -175,31 +175,16 @@ def _accelerator(recipe: Recipe) -> Accelerator:
         ) from error
 
 
-def _n_batches(loader: DataLoader[Any], n_processes: int) -> int:
+def _n_batches(loader: DataLoader[Any]) -> int:
     # The iterator of a DataLoader has a length too, but is at its end after one epoch.
     if isinstance(loader, Iterator) or not hasattr(loader, "__len__"):
         raise ValueError(
             "`loader` must have a length and be there for every epoch, like a DataLoader, got "
             f"{type(loader).__name__}."
         )
-    if n_processes > 1 and not isinstance(loader, DataLoader):
-        raise ValueError(
-            f"`loader` must be a DataLoader where {n_processes} processes train, so that each gets "
-            f"its share, got {type(loader).__name__}."
-        )
     if len(loader) == 0:
         raise ValueError("`loader` must hold at least one batch, got none.")
     return len(loader)
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    """Return a batch on the device where the network trains.
-
-    Accelerate brings it there itself where the loader is a `DataLoader`.
-    """
-    from accelerate.utils import send_to_device  # noqa: PLC0415  an extra
-
-    return send_to_device(batch, device)
 
 
 def _orders(loader: DataLoader[Any]) -> list[torch.Generator]:
