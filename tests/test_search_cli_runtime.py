@@ -73,7 +73,6 @@ def test_the_plan_is_that_of_the_runtime(on, both, tmp_path):
 def test_the_budget_of_the_search_by_its_name_has_the_plan_that_was_measured(on, both, tmp_path):
     eager, other = both
     own = f"{other.budget.latency:.0%}"
-    assert other.plan(other.budget) != other.best  # by the estimate alone
     assert applied(on, tmp_path, "--latency", own) == other.best.digest
     assert applied(on, tmp_path, "--latency", own, "--runtime", "torch") == eager.best.digest
 
