@@ -40,6 +40,13 @@ def summed(factors):
     return torch.einsum(f"{terms}->{modes}", *(a.double() for a in factors))
 
 
+def summed_terms(factors):
+    """The outer product of each term's vectors, flattened."""
+    modes = "abcde"[: len(factors)]
+    terms = ",".join("r" + mode for mode in modes)
+    return torch.einsum(f"{terms}->r{modes}", *factors).flatten(1)
+
+
 def error_of(tensor, factors):
     return float((tensor.double() - summed(factors)).norm() / tensor.double().norm())
 
@@ -162,6 +169,21 @@ def test_more_sweeps_are_never_worse_and_none_is_the_start(shape, rank, monkeypa
         monkeypatch.setattr(cp, "SWEEPS", sweeps)
         squares.append(error_of(tensor, fit(tensor, rank)) ** 2)
     assert all(later <= earlier + 1e-6 for earlier, later in pairwise(squares))
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, *LARGER], ids=str)
+def test_a_sweep_solves_least_squares_for_one_factor_after_another(shape):
+    tensor, factors = made(*shape), [made(3, size, seed=size) for size in shape]
+    expected = [factor.double() for factor in factors]
+    last = len(shape) - 1
+    for k in (0, last, *range(1, last)):
+        others = summed_terms(expected[:k] + expected[k + 1 :])  # (3, the other modes)
+        unfolding = tensor.double().movedim(k, 0).flatten(1)
+        expected[k] = torch.linalg.lstsq(others.T, unfolding.T).solution
+    factors, error = cp._sweep(tensor / tensor.norm(), factors, 0.0)
+    rebuilt = tensor.double().norm() * summed(factors)
+    assert torch.allclose(rebuilt, summed(expected), atol=1e-4)
+    assert error == pytest.approx(error_of(tensor, expected) ** 2, abs=1e-5)
 
 
 @pytest.mark.parametrize("rank", [1, 2])

@@ -34,9 +34,10 @@ STANDSTILL = 1e-6
 def fit_cp(digits: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
     """Fit a sum of rank-one terms to a tensor: `T ≈ Σᵣ a₁ᵣ ∘ a₂ᵣ ∘ … ∘ a_Sᵣ`.
 
-    Every sweep solves for one factor at a time, the first from the tensor, the others from the
-    tensor contracted with the first. The next sweep starts a little beyond where this one ended,
-    unless that made things worse.
+    Every sweep solves for one factor at a time, from the largest mode to the smallest: the first
+    from the tensor, the second from the tensor contracted with the first, the others from that
+    contracted with the second. The next sweep starts a little beyond where this one ended, unless
+    that made things worse.
 
     Args:
         digits: Shape `(n_1, …, n_S)`, `S ≥ 2`.
@@ -51,8 +52,10 @@ def fit_cp(digits: Tensor, rank: int, generator: torch.Generator) -> list[Tensor
         sweeps; Ang et al., Accelerating the computation of nonnegative CP by extrapolation,
         2020, for the extrapolation and its restarts.
     """
-    # The largest mode comes first: what the others work on is then smallest.
-    order = sorted(range(digits.dim()), key=lambda mode: -digits.shape[mode])
+    # The largest mode is first, for what the others work on is then smallest; the next is last, so
+    # that what runs over the small ones runs along memory.
+    largest, *others = sorted(range(digits.dim()), key=lambda mode: -digits.shape[mode])
+    order = [largest, *others[1:], *others[:1]]
     norm = float(digits.double().norm())
     if norm == 0.0:
         return [digits.new_zeros(rank, size) for size in digits.shape]
@@ -105,24 +108,27 @@ def _descend(tensor: Tensor, start: list[Tensor]) -> list[Tensor]:
 
 def _sweep(tensor: Tensor, factors: list[Tensor], ridge: float) -> tuple[list[Tensor], float]:
     """Solve for every factor of a tensor of norm 1; return them and their squared error."""
-    factors, grams = list(factors), dict[int, Tensor]()
-    for k, factor in enumerate(factors[1:], start=1):  # the first is solved for from the others
-        grams[k] = factor @ factor.T
-    rank, n_modes = len(factors[0]), tensor.dim()
-    matrix = tensor.flatten(1)
-    right = _products(factors[1:]) @ matrix.T  # (rank, n_1)
-    left = tensor  # overwritten below
-    for k in range(n_modes):
-        if k == 1:
-            left = (factors[0] @ matrix).reshape(rank, *tensor.shape[1:])
-        if k >= 1:
-            right = _contract_others(left, factors[1:], k - 1)
-        others = [grams[i] for i in range(n_modes) if i != k]
-        factors[k] = _solve(reduce(torch.mul, others), right, ridge)
+    rank, last = len(factors[0]), tensor.dim() - 1
+    factors, ones, matrix = list(factors), tensor.new_ones(rank, 1), tensor.flatten(1)
+    grams = [ones, *(a @ a.T for a in factors[1:])]  # the first is solved for from the others
+    between = _products([ones, *factors[1:last]])  # (rank, n_2 ⋯ n_(S-1))
+
+    def solve(k: int, right: Tensor) -> Tensor:
+        """Solve for factor k from `(rank, n_k)`; return the tensor's product with all terms."""
+        others = reduce(torch.mul, grams[:k] + grams[k + 1 :])
+        factors[k] = _solve(others, right, ridge)
         grams[k] = factors[k] @ factors[k].T
-    products = reduce(torch.mul, [grams[k] for k in range(n_modes)])
-    error = products.sum() - 2.0 * (right * factors[-1]).sum()
-    return _balanced(factors), 1.0 + float(error)
+        return (right * factors[k]).sum()
+
+    solve(0, _products([between, factors[last]]) @ matrix.T)
+    left = (factors[0] @ matrix).reshape(rank, -1, tensor.shape[last])
+    product = solve(last, torch.bmm(between[:, None], left)[:, 0])
+    core = torch.bmm(factors[last][:, None], left.mT).reshape(rank, *tensor.shape[1:last])
+    for k in range(1, last):
+        product = solve(k, _contract_others(core, factors[1:last], k - 1))
+    error = reduce(torch.mul, grams).sum() - 2.0 * product
+    squares = torch.stack([gram.diagonal() for gram in grams])
+    return _balanced(factors, squares), 1.0 + float(error)
 
 
 def _products(factors: list[Tensor]) -> Tensor:
@@ -134,7 +140,7 @@ def _products(factors: list[Tensor]) -> Tensor:
 
 
 def _contract_others(left: Tensor, factors: list[Tensor], k: int) -> Tensor:
-    """Contract `(rank, n_2, …, n_S)` with all factors but number k, term by term."""
+    """Contract `(rank, n_2, n_3, …)` with all factors but number k, term by term."""
     result = left
     for mode in reversed(range(len(factors))):
         if mode != k:
@@ -152,9 +158,9 @@ def _solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
     return torch.cholesky_solve(right, torch.linalg.cholesky(damped))
 
 
-def _balanced(factors: list[Tensor]) -> list[Tensor]:
-    """Share the norm of every term evenly among its vectors."""
-    norms = torch.stack([a.norm(dim=1) for a in factors]).clamp_min(1e-30)
+def _balanced(factors: list[Tensor], squares: Tensor) -> list[Tensor]:
+    """Share the norm of every term evenly among its vectors, of squared norms `(S, rank)`."""
+    norms = squares.sqrt().clamp_min(1e-30)
     share = norms.log().mean(dim=0).exp()
     return [a * (share / norm)[:, None] for a, norm in zip(factors, norms, strict=True)]
 
@@ -171,4 +177,4 @@ def _start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor
         factors.append(factor)
     scale = 1.0 / (rank * prod(float(a.norm()) / rank**0.5 for a in factors))
     factors[0] = factors[0] * scale
-    return _balanced(factors)
+    return _balanced(factors, torch.stack([a.square().sum(dim=1) for a in factors]))
