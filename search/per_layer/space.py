@@ -263,7 +263,7 @@ def canonical(family: str, shapes: tuple[Shape, ...]) -> Point | None:
     swapped, and a `chain` reversed (it is then truncated from the other end, to nearly the same
     errors).
     """
-    real = tuple(shape for shape in shapes if any(size > 1 for size in shape))
+    real = tuple(shape for shape in shapes if max(shape) > 1)
     if len(real) < 2:
         return None
     if len(real) == 2 and family in ("sekron", "chain", "cp"):
@@ -280,6 +280,7 @@ def _is_lean(shapes: tuple[Shape, ...]) -> bool:
     return all(sum(size > 1 for size in shape) == 1 or max(shape[:2]) == 1 for shape in shapes)
 
 
+@cache
 def _disjoint(first: Shape, second: Shape) -> bool:
     return all(min(pair) == 1 for pair in zip(first, second, strict=True))
 
