@@ -128,15 +128,17 @@ def _best_on_clock(
 
     Raises:
         InfeasibleBudget: If none holds the budget on the clock.
-        CannotRun: If the runtime takes none of them.
+        CannotRun: If none of them runs, with the reason.
     """
     try:
         found = not_slower(choices, budget, clock, warn)
-    except (InfeasibleBudget, CannotRun):
+    except (InfeasibleBudget, CannotRun) as error:
         best = best_of(None, choices.retimed(clock.timetable), budget, clock, beside)
-        if best is None:
-            raise
-        return best
+        if best is not None:
+            return best
+        if clock.refusal is not None:
+            raise clock.refusal from error
+        raise
     return best_of(found, choices.retimed(clock.timetable), budget, clock, beside) or found
 
 

@@ -65,32 +65,42 @@ class PlanClock(LayerClock):
         super().__init__(stopwatch, timetable, limit, keep, on_progress)
         self._last = "", nn.Module()  # digest of the plan that was raced last, and its network
         self._tried_again: set[str] = set()  # digests of plans that once failed, for no layer
+        self._has_run, self._reason = False, ""  # of compressed networks: any; why the last did not
         self.is_late = False
+
+    @property
+    def refusal(self) -> CannotRun | None:
+        """Why no compressed network has run, where this search has tried some; else None."""
+        if self._has_run or not self._reason:
+            return None
+        return CannotRun(
+            "a compressed network must run to be timed, but none of those that were tried did, the "
+            f"last since: {self._reason} Their factors were random; where no latency is limited "
+            "and no runtime named, set `measure_seconds` to 0, and nothing is timed."
+        )
 
     def time(self, member: Member) -> NetworkTime:
         """Return the time of a plan's network, which is measured if it was not before.
 
-        It is infinite where the runtime does not take the network.
+        It is infinite where the network does not run.
         """
         measured = self._timetable.of(member.plan)
         if measured is None:
             measured = self._measured(member, PART * self.limit.left())
             self._set(self._timetable.with_network(member.plan, measured))
+        self._has_run = self._has_run or (bool(member.plan) and measured.runs)
         return measured
 
     def _measured(self, member: Member, seconds: float) -> NetworkTime:
         plan = member.plan
         if not plan:
             return NetworkTime(1.0, 0.0, 1.0, 0, 1.0, 1.0)
-        small = self._compressed(plan)
         try:
+            small = self._compressed(plan)
             low, ratio, high = self._race(small, seconds)
-        except CannotRun as error:
-            return self._refusal(member, error, is_passing=isinstance(error, NoMemory))
-        except Exception as error:
-            if plan.digest not in self._tried_again:
-                raise
-            return self._refusal(member, error, is_passing=True)
+        except Exception as error:  # with random factors, forward may raise whatever it likes
+            is_lasting = isinstance(error, CannotRun) and not isinstance(error, NoMemory)
+            return self._refusal(member, error, is_passing=not is_lasting)
         predicted = self._timetable.effect().ratio(member.saved, len(plan))
         is_off = predicted < (1 - OFF) * low or predicted > (1 + OFF) * high
         if is_off and self.has_time:
@@ -105,8 +115,8 @@ class PlanClock(LayerClock):
     def _refusal(self, member: Member, error: Exception, *, is_passing: bool) -> NetworkTime:
         """Return the time of a network that does not run, and note why."""
         plan = member.plan
-        why = str(error) if isinstance(error, CannotRun) else f"{one_line(error)}."
-        self.refused[_network_of(plan)] = why
+        self._reason = _reason_of(error)
+        self.refused[_network_of(plan)] = self._reason
         return NetworkTime(math.inf, member.saved, math.nan, len(plan), is_passing=is_passing)
 
     def excess(self, member: Member, budget: Budget) -> float:
@@ -152,37 +162,36 @@ class PlanClock(LayerClock):
                 self.leave_out("plans of the front", f"{len(unknown) - done} of {len(unknown)}")
                 break
             self._on_progress(f"the front, plan {done + 1} of {len(unknown)}")
-            try:
-                measured = self._measured(member, left / (len(unknown) - done))
-            except Exception as error:  # whatever a runtime raises of a plan that none waits for
-                self.refused[_network_of(member.plan)] = f"{one_line(error)}."
-            else:
-                self._set(self._timetable.with_network(member.plan, measured))
+            measured = self._measured(member, left / (len(unknown) - done))
+            self._set(self._timetable.with_network(member.plan, measured))
 
-    def blame(self, member: Member) -> None:
+    def blame(self, member: Member) -> bool:
         """Refuse those structures of a plan for which the runtime does not take its network.
 
-        Raises:
-            CannotRun: If it takes each of them without the others, and their network failed twice.
+        Where it takes each of them without the others, the network may be measured once more.
+
+        Returns:
+            Whether anything has changed by that; not if the network failed again.
         """
         self._on_progress("what the runtime does not take")
         measured = self._timetable.of(member.plan)
         is_passing = measured is not None and measured.is_passing
         names = blamed(member.plan, self._takes)
         if not names:
-            self._stopwatch.sides.network(self._compressed(member.plan))  # which says why
-            if member.plan.digest in self._tried_again:
-                raise CannotRun(self.refused[_network_of(member.plan)])
+            if member.plan.digest in self._tried_again or not self._takes(member.plan):
+                return False
             self._tried_again.add(member.plan.digest)
             self._set(self._timetable.without_network(member.plan))  # or runs, if tried again
         why = self.refused.pop(_network_of(member.plan), "")
         self.refused.update({f"{member.plan[name]} in layer {name!r}": why for name in names})
         self._set(without(member.plan, names, self._timetable, is_passing=is_passing))
+        return True
 
     def _takes(self, plan: Plan) -> bool:
         try:
-            self._stopwatch.sides.network(self._stopwatch.compressed(plan))
-        except CannotRun:
+            self._stopwatch.sides.network(self._compressed(plan))
+        except Exception as error:  # as of the network that is measured
+            self._reason = _reason_of(error)
             return False
         return True
 
@@ -234,6 +243,10 @@ def _confirmed(measured: NetworkTime, again: Interval) -> NetworkTime:
     ratio = max(measured.ratio, again[1])
     low, high = min(low, ratio), max(high, ratio)
     return replace(measured, ratio=ratio, low=low, high=high, is_confirmed=True)
+
+
+def _reason_of(error: Exception) -> str:
+    return str(error) if isinstance(error, CannotRun) else f"{one_line(error)}."
 
 
 def _network_of(plan: Plan) -> str:

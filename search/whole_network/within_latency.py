@@ -49,12 +49,10 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
 
     Raises:
         InfeasibleBudget: If no plan holds the budget on the clock.
-        CannotRun: If the runtime takes none of the plans, and it is not for one of their layers.
     """
     _time_layers_of_plans(choices, budget, clock)
     held: Member | None = None
     missed: list[Plan] = []
-    refusal: CannotRun | None = None
     share = 0.0
     for tried in range(ROUNDS):
         now = choices.retimed(clock.timetable)
@@ -77,24 +75,15 @@ def hold_latency(choices: Choices, budget: Budget, clock: PlanClock) -> Member:
             share = next_share(share, excess, unexplained, is_again)
         elif member.plan in missed:
             share += GAP
-        else:
-            try:
-                clock.blame(member)
-            except CannotRun as error:
-                refusal = error
-                missed.append(member.plan)
-                share += GAP
+        elif not clock.blame(member):
+            missed.append(member.plan)
+            share += GAP
     if held is not None:
         return held
-    raise _none_held(budget, clock.timetable, missed, refusal)
+    raise _none_held(budget, clock.timetable)
 
 
-def _none_held(
-    budget: Budget, timetable: Timetable, missed: Collection[Plan], refusal: CannotRun | None
-) -> ValueError:
-    """Return what to raise where no plan held: the runtime's reason if it took none of them."""
-    if refusal is not None and not any(timetable.networks[plan.digest].runs for plan in missed):
-        return refusal
+def _none_held(budget: Budget, timetable: Timetable) -> InfeasibleBudget:
     best = min((t.ratio for t in timetable.networks.values() if t.is_sure), default=1.0)
     return InfeasibleBudget(
         f"no plan held the budget on the clock, got {budget}; the fastest of which it is sure took "
