@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import search
 import sekron
 from search import Budget
 from search.clock.candidate_times import forms
 from search.clock.race import EAGER, processor_name
+from search.clock.setting import setting_of
 from search.clock.sides import LEAST
 from search.clock.stopwatch import Stopwatch
 from search.clock.time_limit import TimeLimit
@@ -24,6 +26,7 @@ from search.clock.timetable_record import to_json
 from search.folder.run_folder import RunFolder
 from search.pipeline.elsewhere import time_elsewhere
 from sekron.export.runtimes import RUNTIMES
+from sekron.forward.inputs import Arguments
 from sekron.layers.operations import DEFAULT_FORM, Form
 from sekron.network.plan import Plan
 from sekron.structures.structure import Structure
@@ -508,6 +511,38 @@ def test_the_setting_of_a_runtime_on_a_gpu_names_the_gpu(small_network, small_in
     for runtime, device in (("onnxruntime-cuda", "a GPU, None"), ("onnxruntime", processor_name())):
         setting = Stopwatch(small_network, small_input, measured, runtime).setting()
         assert (setting.device, setting.runtime_version) == (device, "1.0")
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("cpu", processor_name()),
+        ("meta", processor_name()),
+        ("cuda:1", "a GPU, cuda:1"),
+        ("mps", f"{processor_name()}, mps"),
+        ("xpu:0", f"{processor_name()}, xpu"),
+    ],
+)
+@pytest.mark.parametrize("is_there", [(True, True), (True, False), (False, True)], ids=str)
+def test_the_setting_names_where_weights_or_inputs_are(place, expected, is_there, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU, {device}")
+    with FakeTensorMode():  # of devices that this machine need not have
+        weight, x = (torch.empty(4, 3, device=place if there else "cpu") for there in is_there)
+        network = nn.Linear(3, 4, bias=False, device="meta")
+        network.weight = nn.Parameter(weight)
+        assert setting_of(network, Arguments((x,)), EAGER).device == expected
+
+
+def test_the_setting_names_all_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: f"GPU {gpu.index % 2}")
+    network = nn.Module()
+    with FakeTensorMode():
+        for i in (3, 2, 1):
+            network.register_parameter(f"at_{i}", nn.Parameter(torch.empty(3, device=f"cuda:{i}")))
+        x = torch.empty(2, 3, device="cuda:1")
+        assert setting_of(network, Arguments((x,)), EAGER).device == "GPU 0, GPU 1, GPU 1"
+        del network.at_2
+        assert setting_of(network, Arguments((x,)), EAGER).device == "GPU 1, GPU 1"
 
 
 def test_a_runtime_is_named_for_the_clock(small_network, small_input):

@@ -581,6 +581,27 @@ def test_the_setting_tells_layouts_and_batches_apart(small_network, small_input)
     assert here.difference(setting(small_input.double(), double)).startswith("dtype torch.float32")
 
 
+def test_a_search_within_autocast_takes_no_times_of_one_without(
+    world, small_network, small_input, folder, finished
+):
+    plain, half = "torch.float32", "torch.float32 in autocast to torch.bfloat16"
+    arguments = world, small_network, small_input, folder
+    assert finished[2].timetable.setting.dtype == plain
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.warns(UserWarning, match=rf"setting \(dtype {plain} there, {half} here\)"):
+            found = run(*arguments)
+        assert found.timetable.setting.dtype == half
+        assert world.starts == 1
+        run(*arguments)
+        assert world.starts == 1
+        with torch.autocast("cpu", enabled=False):
+            inner = Stopwatch(small_network, small_input, world.profile).setting()
+        assert inner.dtype == plain
+    with pytest.warns(UserWarning, match=rf"setting \(dtype {half} there, {plain} here\)"):
+        run(*arguments)
+    assert world.starts == 2
+
+
 def test_inputs_are_made_again_as_the_layers_saw_them(small_network, small_input):
     last = small_input.to(memory_format=torch.channels_last)
     measured = search.profile(small_network, last)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -29,19 +31,36 @@ def setting_of(network: nn.Module, arguments: Arguments, runtime: str) -> Settin
             f"the example input must hold a tensor to be timed, got {arguments}; or set "
             "`measure_seconds` to 0."
         )
-    first, device = tensors[0], processor_name()
-    if first.is_cuda or (runtime in PROVIDERS and torch.cuda.is_available()):
-        device = torch.cuda.get_device_name(first.device if first.is_cuda else None)
+    weights = list(network.parameters())
+    devices = {tensor.device for tensor in (*tensors, *weights)}  # forward may move its inputs
+    devices.discard(torch.device("meta"))
     return Setting(
-        device=device,
+        device=_names_of(devices, runtime),
         threads=torch.get_num_threads(),
         torch=str(torch.__version__),
-        dtype=str(next(network.parameters()).dtype),
-        layout=layout_of(first),
+        dtype=f"{weights[0].dtype}{_autocast_on(devices)}",
+        layout=layout_of(tensors[0]),
         input_shapes=tuple(tuple(a.shape) for a in tensors),
         runtime=runtime,
         runtime_version="" if runtime.startswith("torch") else version_of(runtime),
     )
+
+
+def _names_of(devices: Collection[torch.device], runtime: str) -> str:
+    """Return the names of all GPUs, else of the processor; then the types of other accelerators."""
+    gpus: list[torch.device | None] = [device for device in devices if device.type == "cuda"]
+    if not gpus and runtime in PROVIDERS and torch.cuda.is_available():
+        gpus = [None]  # the current one
+    names = sorted(map(torch.cuda.get_device_name, gpus)) or [processor_name()]
+    others = {device.type for device in devices} - {"cpu", "cuda"}
+    return ", ".join([*names, *sorted(others)])
+
+
+def _autocast_on(devices: Collection[torch.device]) -> str:
+    """Return to what autocast is set on devices; nothing where it is off."""
+    types = {device.type for device in devices}
+    dtypes = {torch.get_autocast_dtype(kind) for kind in types if torch.is_autocast_enabled(kind)}
+    return f" in autocast to {', '.join(sorted(map(str, dtypes)))}" if dtypes else ""
 
 
 def layout_of(tensor: Tensor) -> str:

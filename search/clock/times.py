@@ -60,10 +60,11 @@ class Setting:
     """What a latency depends on besides the network; latencies of two settings never mix.
 
     Attributes:
-        device: Name of the processor.
+        device: Names of all GPUs that weights or inputs are on, else of the processor; then the
+            types of other accelerators.
         threads: Of torch.
         torch: Version.
-        dtype: Of the weights.
+        dtype: Of the weights, and where autocast is on, to what.
         layout: Of the example input: `contiguous`, `channels_last`, or its strides.
         input_shapes: Of the example input, the batch included.
         runtime: That ran everything.
