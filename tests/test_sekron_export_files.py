@@ -226,9 +226,52 @@ def test_a_size_is_free_only_where_the_network_takes_another(tmp_path, is_cut, s
     assert dict(file.inputs) == {"image": ("batch", 3, *sizes)}
 
 
-@pytest.mark.parametrize("export", [export_onnx, export_program], ids=["onnx", "pt2"])
-def test_a_network_that_no_exporter_takes(tmp_path, capfd, export):
-    path = tmp_path / ("a.onnx" if export is export_onnx else "a.pt2")
+class Squeezing(nn.Module):
+    """Leaves out the axis of the images where there is one."""
+
+    def forward(self, image):
+        y = image.mean((2, 3))
+        return y.squeeze(0) if y.shape[0] == 1 else y
+
+
+class OfSeveral(nn.Module):
+    def forward(self, image):
+        if image.shape[0] == 1:
+            raise ValueError("two images or more")
+        return image.mean((2, 3))
+
+
+EXPORTS = pytest.mark.parametrize(
+    ("export", "name"),
+    [(export_onnx, "a.onnx"), (export_program, "a.pt2")],
+    ids=["onnx", "pt2"],
+)
+
+
+@EXPORTS
+@pytest.mark.parametrize("n_images", [1, 3])
+def test_the_number_of_images_is_fixed_where_one_is_unlike_several(
+    tmp_path, export, name, n_images
+):
+    image = torch.randn(n_images, 3, 9, 7)
+    file = export(Squeezing(), image, tmp_path / name)
+    assert dict(file.inputs) == {"image": (n_images, 3, 9, 7)}
+    assert file.difference < 1e-4
+
+
+@EXPORTS
+@pytest.mark.parametrize("network", [nn.Conv2d(3, 4, 3), OfSeveral()], ids=["any", "several"])
+def test_the_number_of_images_is_free_where_one_runs_like_several_or_not_at_all(
+    tmp_path, export, name, network
+):
+    file = export(network, torch.randn(3, 3, 9, 7), tmp_path / name)
+    (shape,) = file.inputs.values()
+    assert shape == ("batch", 3, "height", "width")
+
+
+@EXPORTS
+def test_a_network_that_no_exporter_takes(tmp_path, capfd, export, name):
+    path = tmp_path / name
     with pytest.raises(
         sekron.CannotRun, match=r"test_sekron_export_files.py:\d+ in forward, `if im"
     ):

@@ -40,8 +40,9 @@ class Exported:
         inputs: Name -> shape; a size that is free is a name.
         outputs: Name -> shape; a size that is free is a name, or a formula of names.
         difference: The largest one between its outputs and torch's, relative to the largest number
-            of an output; for the example, and where these are free for twice its images and for
-            larger ones, or smaller ones where larger do not run.
+            of an output; for the example, and where these are free for twice its images, for the
+            first of several if the network takes one alone, and for larger ones, or smaller ones
+            where larger do not run.
     """
 
     path: str
@@ -61,8 +62,9 @@ def export_onnx(
     """Write a network as an ONNX file, and compare its outputs in ONNX Runtime with torch's.
 
     Inputs are named as forward calls them, outputs by the keys of what it returns, else `output`.
-    The number of images is free, and so are their sizes where the network allows it. A factorized
-    layer that divides no channel is one Conv or MatMul for each factor.
+    The number of images is free, and so are their sizes where the network allows it. All are as in
+    the example where one image is treated unlike several, as by `squeeze`. A factorized layer that
+    divides no channel is one Conv or MatMul for each factor.
 
     Args:
         model: Compressed or not, on the CPU; exported as it is in evaluation, and left as it was.
@@ -218,6 +220,11 @@ def _others(
             yield taken
         elif fitting:
             raise ValueError(f"the network must take other sizes, but not {fitting[0]}.")
+    # Programs are traced for several images: what forward does for one alone is not in them.
+    one = example.images(0, 1)
+    found = _outputs(model, one) if len(example) > 1 and _fit(program, one) else None
+    if found is not None:
+        yield one, found
 
 
 def _fit(program: Program, arguments: Arguments) -> bool:
