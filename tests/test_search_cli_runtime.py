@@ -18,7 +18,7 @@ from search.clock.times import NetworkTime
 from search.report.rivals import comparison_of, read_rivals
 from sekron import CannotRun
 from tests.test_search_runtimes import both, folder, made, timed_in, worlds
-from tests.test_search_whole_network_within_latency import rewrite
+from tests.test_search_whole_network_within_latency import Surprising, rewrite
 
 __all__ = ["both", "folder", "made", "worlds"]  # fixtures are found by their names
 
@@ -70,11 +70,22 @@ def test_the_plan_is_that_of_the_runtime(on, both, tmp_path):
         assert applied(on, tmp_path, "--plan", named, "--runtime", runtime) == named
 
 
-def test_the_budget_of_the_search_by_its_name_has_the_plan_that_was_measured(on, both, tmp_path):
-    eager, other = both
-    own = f"{other.budget.latency:.0%}"
-    assert applied(on, tmp_path, "--latency", own) == other.best.digest
-    assert applied(on, tmp_path, "--latency", own, "--runtime", "torch") == eager.best.digest
+@pytest.fixture
+def surprised(folder, small_network, small_input):
+    """A search in the folder whose network is not the one that the estimate is for."""
+    world = Surprising(search.profile(small_network, small_input, ["3", "6"]))
+    result = timed_in(
+        "openvino", world, small_network, small_input, folder, budget=Budget(flops=0.65)
+    )
+    assert result.plan(result.budget) != result.best
+    return result
+
+
+@pytest.mark.parametrize("named", [(), ("--flops", "65%")], ids=["unnamed", "named"])
+def test_the_budget_of_the_search_has_the_plan_that_was_measured(on, surprised, tmp_path, named):
+    assert applied(on, tmp_path, *named) == surprised.best.digest
+    of_another = surprised.plan(Budget(flops=0.66)).digest
+    assert applied(on, tmp_path, "--flops", "66%") == of_another != surprised.best.digest
 
 
 def test_a_budget_that_was_not_searched_there_is_solved_there(
@@ -160,6 +171,24 @@ def test_rivals_of_two_clocks_do_not_mix(on, both, folder, monkeypatch, error, w
     assert read_rivals(folder, "onnxruntime")["latency_ms"].isna().tolist() == [True]
     with pytest.raises(ValueError, match=r"comparison\.csv must be a comparison"):
         read_rivals(folder, "torch")
+
+
+@pytest.mark.parametrize("named", [(), ("--flops", "65%")], ids=["unnamed", "named"])
+def test_at_the_budget_of_the_search_rivals_meet_the_plan_that_was_measured(
+    on, surprised, folder, monkeypatch, named
+):
+    rewrite(folder / "run.json", set_input)
+    met = []
+
+    def compare(network, example, budget, *, plans, **_):
+        met.append((budget, plans["sekron"](budget)))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("baselines.compare", compare)
+    other = Budget(flops=0.66)
+    for options in (named, ("--flops", "66%")):
+        on("compare", "--model", "deployed:network", *options)
+    assert met == [(surprised.budget, surprised.best), (other, surprised.plan(other))]
 
 
 def test_rivals_have_the_time_that_plans_have_and_none_in_another_setting(
