@@ -14,6 +14,7 @@ from search.folder.run_folder import RunFolder
 from search.pipeline.load import load_so_far
 from search.report.page import Report, check_installed
 from search.report.rivals import read_rivals
+from sekron.budget import Budget
 from sekron.records import check_folder
 
 
@@ -35,7 +36,7 @@ def report(
     if compare:
         check_folder(path)  # before minutes of comparison
         check_installed()
-        compared(run, model, weights, storage=storage, runtime=runtime)
+        compared(run, model, weights, budget=Budget(), storage=storage, runtime=runtime)
     record = RunFolder(run).read()
     result, lacks = load_so_far(run, storage)
     result = result.in_runtime(runtime) if runtime else result

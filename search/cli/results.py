@@ -109,7 +109,7 @@ def apply(
     other = budget_of(flops, params, latency, latency_ms, speedup)
     if digest and other != Budget():
         raise ValueError("a plan must be named by --plan or by a budget, got both; give one.")
-    is_own = other == Budget() or other.digest == result.budget.digest
+    is_own = _is_own(other, result)
     budget = result.budget if is_own else other
     wanted = f"plan {digest}" if digest else str(budget)
     if digest:
@@ -176,7 +176,7 @@ def compared(
     model: str,
     weights: str,
     *,
-    budget: Budget | None = None,
+    budget: Budget,
     max_seconds: float = MOST_SECONDS,
     batches: tuple[str, Any, int | None] = ("", None, None),
     storage: str | None,
@@ -188,7 +188,7 @@ def compared(
         run: The folder.
         model: As for `model_of`.
         weights: File of the weights; empty for those of the search.
-        budget: Default, as where it limits nothing, that of the search.
+        budget: Where it limits nothing, that of the search.
         max_seconds: For the candidates of each method.
         batches: As for `load_calibration`.
         storage: URL, if the search has one.
@@ -203,8 +203,8 @@ def compared(
             f"{run} must say what its network takes, but does not: give the same `sekron search` "
             "again, or use `baselines.compare` where it was searched from Python."
         )
-    is_own = budget is None or budget == Budget() or budget.digest == result.budget.digest
-    if budget is None or budget == Budget():
+    is_own = _is_own(budget, result)
+    if is_own:
         budget = Budget(flops=result.budget.flops, params=result.budget.params)
     if budget == Budget():
         best = _best(run, result, lacks)
@@ -240,6 +240,11 @@ def compared(
     if frame["flops"].isna().all():
         raise InfeasibleBudget(f"the budget must be reachable, got {budget}; nothing reaches it.")
     return budget, frame.drop(columns=["budget", *RESOURCES]).dropna(axis="columns", how="all")
+
+
+def _is_own(budget: Budget, result: SearchResult) -> bool:
+    """Whether a budget is that of the search: it limits the same, or nothing."""
+    return budget == Budget() or budget.digest == result.budget.digest
 
 
 def _has_no_winner(result: SearchResult) -> bool:
