@@ -9,8 +9,7 @@ from torch import nn
 from search.clock.race import compare
 from search.clock.times import is_wide
 from search.clock.timetable import Timetable
-from sekron.export.refusal import CannotRun
-from sekron.forward.evaluation import one_line
+from sekron.export.refusal import failure_of
 from sekron.forward.inputs import Arguments
 
 
@@ -40,8 +39,7 @@ class RivalsClock:
         try:
             timed = compare(dense, small, self._arguments, runtime=runtime)
         except Exception as error:  # whatever a runtime raises of one rival
-            why = str(error) if isinstance(error, CannotRun) else f"{one_line(error)}."
-            self.refused.append(why)
+            self.refused.append(failure_of(error))
             return math.nan, math.nan
         is_sure = not is_wide(timed.low, timed.ratio, timed.high)
         return self._timetable.network_ms / timed.ratio, timed.ratio if is_sure else math.nan

@@ -10,7 +10,7 @@ from search.clock.time_limit import TimeLimit
 from search.clock.timetable import Timetable
 from search.front.choices import Choices
 from search.whole_network.plan_clock import PlanClock
-from sekron.forward.evaluation import one_line
+from sekron.export.refusal import failure_of
 from sekron.network.plan import Plan
 
 
@@ -61,7 +61,7 @@ def time_elsewhere(
             clock = PlanClock(stopwatch, timetable, limit, lambda _: None, on_progress)
             clock.time(choices.retimed(timetable).as_it_is(plan))
         except Exception as error:  # whatever a runtime raises that the search is not for
-            warn(f"the plan has no time in {runtime}: {one_line(error)}.")
+            warn(f"the plan has no time in {runtime}: {failure_of(error)}")
             continue
         if clock.timetable.doubt and not timetable.doubt:
             # One busy moment must not cast doubt on all that was measured there in quiet.

@@ -18,8 +18,7 @@ from search.front.choices import Member
 from search.whole_network.blame import blamed, without
 from search.whole_network.layer_clock import LayerClock
 from sekron.budget import Budget
-from sekron.export.refusal import CannotRun
-from sekron.forward.evaluation import one_line
+from sekron.export.refusal import CannotRun, failure_of
 from sekron.network.plan import Plan
 
 OFF = 0.1
@@ -115,7 +114,7 @@ class PlanClock(LayerClock):
     def _refusal(self, member: Member, error: Exception, *, is_passing: bool) -> NetworkTime:
         """Return the time of a network that does not run, and note why."""
         plan = member.plan
-        self._reason = _reason_of(error)
+        self._reason = failure_of(error)
         self.refused[_network_of(plan)] = self._reason
         return NetworkTime(math.inf, member.saved, math.nan, len(plan), is_passing=is_passing)
 
@@ -191,7 +190,7 @@ class PlanClock(LayerClock):
         try:
             self._stopwatch.sides.network(self._compressed(plan))
         except Exception as error:  # as of the network that is measured
-            self._reason = _reason_of(error)
+            self._reason = failure_of(error)
             return False
         return True
 
@@ -243,10 +242,6 @@ def _confirmed(measured: NetworkTime, again: Interval) -> NetworkTime:
     ratio = max(measured.ratio, again[1])
     low, high = min(low, ratio), max(high, ratio)
     return replace(measured, ratio=ratio, low=low, high=high, is_confirmed=True)
-
-
-def _reason_of(error: Exception) -> str:
-    return str(error) if isinstance(error, CannotRun) else f"{one_line(error)}."
 
 
 def _network_of(plan: Plan) -> str:

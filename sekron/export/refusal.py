@@ -14,6 +14,11 @@ class CannotRun(ValueError):
     """A network that a runtime does not take; it says which node, and why."""
 
 
+def failure_of(error: BaseException) -> str:
+    """Return why a network does not run, as a sentence: a refusal's own, or what else it raised."""
+    return str(error) if isinstance(error, CannotRun) else f"{one_line(error)}."
+
+
 def reason_of(error: BaseException) -> str:
     """Return why a network cannot be exported or compiled, in one line.
 
