@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -236,6 +237,25 @@ def test_a_hook_that_holds_nothing_of_the_network_is_the_same(images):
 
     network[1].register_forward_hook(hook)
     assert list(copy_of(network)[1]._forward_hooks.values()) == [hook]
+
+
+def test_of_what_a_function_holds_only_that_with_parts_of_the_network_is_made_anew():
+    network, lock, outputs = convolutions(), [threading.Lock()], []
+    names, unnamed = {network[1]: "one"}, partial(nn.Module.forward, network[1], last=lock)
+
+    def hook(*_, held=(names, lock, outputs), again=names, inner=unnamed):
+        return None
+
+    network[1].register_forward_hook(hook)
+    twin = copy_of(network)
+    (other,) = twin[1]._forward_hooks.values()
+    held, again, inner = other.__kwdefaults__.values()
+    assert held == ({twin[1]: "one"}, lock, outputs)
+    assert again is held[0]
+    assert held[1] is lock
+    assert held[2] is outputs
+    assert (inner.func, inner.args, inner.keywords) == (unnamed.func, (twin[1],), {"last": lock})
+    assert hook.__kwdefaults__["held"][0] == {network[1]: "one"}
 
 
 def test_what_was_shared_is_shared_in_the_copy(images):

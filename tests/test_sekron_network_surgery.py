@@ -115,6 +115,34 @@ HOLDERS = {
     "closure": (closed_over, lambda kept, x: kept(x)),
     "default": (by_default, lambda kept, x: kept(x)),
     "list of closures": (lambda layer: [closed_over(layer)], lambda kept, x: kept[0](x)),
+    "tuple of closures": (lambda layer: (1, (closed_over(layer),)), lambda kept, x: kept[1][0](x)),
+    "named tuple of closures": (
+        lambda layer: Pair(1, closed_over(layer)),
+        lambda kept, x: kept.layer(x),
+    ),
+    "method that is a closure": (
+        lambda layer: MethodType(lambda _, x: 2 * layer(x), nn.Identity()),
+        lambda kept, x: kept(x),
+    ),
+    "partial of a closure": (lambda layer: partial(closed_over(layer)), lambda kept, x: kept(x)),
+    "closure as an argument": (
+        lambda layer: partial(lambda f, x: f(x), closed_over(layer)),
+        lambda kept, x: kept(x),
+    ),
+    "closure over a partial": (
+        lambda layer: closed_over(partial(layer.forward)),
+        lambda kept, x: kept(x),
+    ),
+    "closure over a tuple": (
+        lambda layer: closed_over(partial(lambda pair, x: pair[0](x), (closed_over(layer), [1]))),
+        lambda kept, x: kept(x),
+    ),
+    "closure over a list of closures": (
+        lambda layer: closed_over(
+            partial(lambda fs, x: fs["a"][0](x), {"a": [closed_over(layer)]})
+        ),
+        lambda kept, x: kept(x),
+    ),
 }
 """How a network keeps a layer besides as its part: what it keeps, and how it calls that."""
 
@@ -181,10 +209,11 @@ def test_a_network_may_have_scripted_parts():
 
 def test_what_is_kept_many_times_over_is_gone_through_once():
     model = Net()
-    kept = (model.conv,)
+    kept = (model.conv, closed_over(model.conv))
     for _ in range(60):
         kept = kept, kept
     model.kept = kept
+    model.conv.register_forward_hook(closed_over(kept))
     assert structures_of(compressed(model, {"conv": CONV})) == {"conv": CONV}
 
 

@@ -67,8 +67,10 @@ class _Renewal:
 
     def _renewed(self, part: Any) -> Any:
         """Return a part that is renewed, in place where that can be."""
-        if isinstance(part, MethodType) and id(part.__self__) in self._replacements:
-            return _method(part, self._replacements[id(part.__self__)])
+        if isinstance(part, MethodType):
+            layer = self._replacements.get(id(part.__self__))
+            self.of(part.__func__)  # which may be a function of layers itself
+            return part if layer is None else _method(part, layer)
         if isinstance(part, tuple):
             parts = [*map(self.of, part)]
             return part if all(map(is_, part, parts)) else tuple.__new__(type(part), parts)
