@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import sekron
 from sekron.calibration.output_kind import KINDS
+from sekron.training.finetune import _n_batches
 from tests.trained import N, equal, images_and_labels, loader_of, networks, recipe, states
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +61,39 @@ def test_a_step_is_that_of_momentum_on_the_loss_and_the_decay_of_products(data, 
             dict(small.named_parameters())[name_of(by_hand, parameter)],
             parameter.detach() - 0.05 * 1.9 * step,
         )
+
+
+class Moving:
+    """Part of a batch that notes where it is brought."""
+
+    def __init__(self):
+        self.places = []
+
+    def to(self, device, **_):
+        self.places.append(device)
+        return self
+
+
+def test_a_list_of_batches_is_brought_to_the_device_and_teaches_as_a_loader_does(data):
+    (_, small), (_, other) = networks(), networks()
+    parts = [Moving() for _ in range(N // 8)]
+    batches = [(x, y, part) for (x, y), part in zip(loader_of(*data), parts, strict=True)]
+
+    def loss(output, batch):
+        return F.cross_entropy(output, batch[1])
+
+    sekron.finetune(small, batches, loss=loss, recipe=recipe(), progress=False)
+    sekron.finetune(other, loader_of(*data), loss=loss, recipe=recipe(), progress=False)
+    assert equal(states(small), states(other))
+    assert [part.places for part in parts] == [[Accelerator().device]] * len(parts)
+
+
+def test_where_several_processes_train_each_must_get_its_share(data):
+    batches = list(zip(*data, strict=True))
+    assert _n_batches(batches, 1) == len(batches)
+    assert _n_batches(loader_of(*data), 2) == N // 8
+    with pytest.raises(ValueError, match=r"^`loader` must be a DataLoader where 2 .*, got list"):
+        _n_batches(batches, 2)
 
 
 def name_of(model, parameter):

@@ -56,8 +56,9 @@ def finetune(
     Args:
         model: From `Plan.apply`; any other network works too. Afterwards it has the weights that
             scored best, those it came with included, or the last where nothing scores.
-        loader: Batches `(images, labels)`; with `distillation=1` images alone will do. A network of
-            several inputs takes `((input, …), labels)` or `(input, …, labels)`, one that names them
+        loader: Batches `(images, labels)`, also in a list where one process trains; with
+            `distillation=1` images alone will do. A network of several inputs takes
+            `((input, …), labels)` or `(input, …, labels)`, one that names them
             `({"name": input, …}, labels)`.
         dense: Teaches, where given; not modified.
         score: Rates the network after every epoch, higher is better; called in evaluation mode,
@@ -104,7 +105,7 @@ def fit(
 ) -> list[Epoch]:
     """Train; what `finetune` does, with something else on top, or weights made from a `source`."""
     accelerator = _accelerator(recipe)
-    n_batches, orders = _n_batches(loader), _orders(loader)
+    n_batches, orders = _n_batches(loader, accelerator.num_processes), _orders(loader)
     frozen = _frozen(model)
     with torch.enable_grad(), _restored(model):
         groups = _groups(model, recipe, regularizer)
@@ -130,7 +131,7 @@ def fit(
                     _train(model, frozen)
                     losses = []
                     for batch in loader:
-                        loss = loss_of(network, batch)
+                        loss = loss_of(network, _moved(batch, accelerator.device))
                         losses.append(float(accelerator.reduce(loss.detach(), "mean")))
                         _check("loss", losses[-1], len(losses), number)
                         if recipe.decay > 0:
@@ -175,16 +176,28 @@ def _accelerator(recipe: Recipe) -> Accelerator:
         ) from error
 
 
-def _n_batches(loader: DataLoader[Any]) -> int:
+def _n_batches(loader: DataLoader[Any], n_processes: int) -> int:
     # The iterator of a DataLoader has a length too, but is at its end after one epoch.
     if isinstance(loader, Iterator) or not hasattr(loader, "__len__"):
         raise ValueError(
             "`loader` must have a length and be there for every epoch, like a DataLoader, got "
             f"{type(loader).__name__}."
         )
+    if n_processes > 1 and not isinstance(loader, DataLoader):
+        raise ValueError(
+            f"`loader` must be a DataLoader where {n_processes} processes train, so that each gets "
+            f"its share, got {type(loader).__name__}."
+        )
     if len(loader) == 0:
         raise ValueError("`loader` must hold at least one batch, got none.")
     return len(loader)
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    """Return a batch on a device, where accelerate brings only those of a `DataLoader` itself."""
+    from accelerate.utils import send_to_device  # noqa: PLC0415  an extra
+
+    return send_to_device(batch, device)
 
 
 def _orders(loader: DataLoader[Any]) -> list[torch.Generator]:
