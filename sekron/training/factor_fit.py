@@ -60,6 +60,11 @@ def fit_factors(
     Reference:
         Liu, Nocedal, On the limited memory BFGS method for large scale optimization, 1989.
     """
+    with torch.autocast(target.device.type, enabled=False):  # half precision shows no descent
+        return _fit(layer, target, metric, steps)
+
+
+def _fit(layer: Factorized, target: Tensor, metric: Metric, steps: int) -> tuple[float, float]:
     dtype = torch.promote_types(target.dtype, torch.float32)
     weight = target.detach().to(dtype)
     output, inputs = (_squared(m, weight) for m in (metric.output, metric.input))
