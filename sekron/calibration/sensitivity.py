@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -15,6 +14,7 @@ from sekron.calibration.divergence import Reference
 from sekron.calibration.output_kind import Output, kind_of
 from sekron.decomposition.gram import eigh_of_gram
 from sekron.decomposition.metric import ERROR_POWER, Metric
+from sekron.forward.evaluation import evaluating
 from sekron.forward.inputs import Arguments
 from sekron.network.copying import copy_of
 from sekron.network.precision import in_single_precision
@@ -55,12 +55,12 @@ def divergences(
     Raises:
         ValueError: If outputs differ in shape from the dense network's, or are not finite.
     """
-    network = copy_of(model).eval()
-    if min(map(len, batches)) > 1:
-        for module in network.modules():
-            module.training = isinstance(module, _BatchNorm)
+    network = copy_of(model)
     by_layer: dict[str, list[tuple[float, float]]] = {}
-    with torch.no_grad():
+    with evaluating(network):
+        if min(map(len, batches)) > 1:
+            for module in network.modules():
+                module.training = isinstance(module, _BatchNorm)
         outputs = [batch.run(network) for batch in batches]
         reference = Reference(batches, outputs, kind_of(output, outputs[0]))
         for name, metric in metrics.items():

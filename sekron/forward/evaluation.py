@@ -29,12 +29,31 @@ STANCE = threading.RLock()
 
 
 @contextmanager
+def casts_anew() -> Iterator[None]:
+    """Let autocast cast a weight whenever it is used, within the block.
+
+    Else it keeps what it has cast until the caller leaves it, and sees neither that a weight was
+    changed meanwhile nor that a trace has not seen it cast.
+    """
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
+        torch.clear_autocast_cache()  # of what was changed within the block
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch a network to evaluation without gradients, and back module by module."""
+    """Switch a network to evaluation without gradients, and back module by module.
+
+    Autocast, where the caller has it on, casts the weights that the network has at each call.
+    """
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), casts_anew():
             yield
     finally:
         for module, training in flags:

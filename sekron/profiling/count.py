@@ -60,7 +60,7 @@ def count(model: nn.Module, inputs: Inputs) -> Counts:
     Raises:
         ValueError: If the network cannot be traced.
     """
-    with untouched(model), modules_alone(), casts_anew():
+    with untouched(model), modules_alone():
         arguments = example_of(inputs, model)
         analysis = _Analysis(_OfTensors(model, arguments), tuple(arguments.tensors))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -155,17 +155,6 @@ def modules_alone() -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-@contextmanager
-def casts_anew() -> Iterator[None]:
-    """Keep autocast from handing weights, cast before, to a trace that has not seen the cast."""
-    enabled = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(enabled)
 
 
 def _same_convolution(inputs: list[Any], outputs: list[Any]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sekron.calibration.output_kind import Output
-from sekron.forward.evaluation import Score, evaluating, must_allow_gradients
+from sekron.forward.evaluation import Score, casts_anew, evaluating, must_allow_gradients
 from sekron.layers.factorized import Factorized
 from sekron.network.copying import copy_of
 from sekron.network.precision import check_trainable
@@ -107,7 +107,7 @@ def fit(
     accelerator = _accelerator(recipe)
     n_batches, orders = _n_batches(loader, accelerator.num_processes), _orders(loader)
     frozen = _frozen(model)
-    with torch.enable_grad(), _restored(model):
+    with torch.enable_grad(), casts_anew(), _restored(model):
         groups = _groups(model, recipe, regularizer)
         clipped = [p for group in groups[:2] for p in group["params"]]
         optimizer = torch.optim.SGD(groups, recipe.learning_rate, MOMENTUM, nesterov=True)
