@@ -33,7 +33,9 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
         model: Its batch-norm buffers are changed, nothing else, and those of a batch norm that does
             not run in evaluation stay. One without batch norm is left alone, with a warning.
         batches: Inputs of the network: tensors, mappings of keyword arguments, or tuples of inputs
-            and then labels, which are left out (`sekron.forward.batches.arguments_of`).
+            and then labels, which are left out (`sekron.forward.batches.arguments_of`). Each should
+            hold images of all kinds, as from a loader that shuffles: meanwhile batch norm
+            normalises every batch by itself, so that what sets batches apart is not seen.
 
     Raises:
         ValueError: If there are no batches, one is not finite, the network does not run on one or
