@@ -46,11 +46,11 @@ def test_a_wheel_holds_all_that_the_ten_lines_need(tmp_path):
 
     def run(*command, **options):
         done = subprocess.run(
-            command, check=False, cwd=tmp_path, capture_output=True, text=True, **options
+            command, check=False, capture_output=True, text=True, **{"cwd": tmp_path, **options}
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    source = tmp_path / "source"  # a build leaves files beside what it builds
+    source = tmp_path / "sekron"  # a build leaves files beside what it builds
     for name in (*PACKAGES, "pyproject.toml", "README.md"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         source.mkdir(exist_ok=True)
@@ -62,10 +62,10 @@ def test_a_wheel_holds_all_that_the_ten_lines_need(tmp_path):
         path.relative_to(ROOT).as_posix() for path in ROOT.glob("search/report/template/*")
     }
     assert templates <= set(zipfile.ZipFile(wheel).namelist())
-    fresh = tmp_path / "fresh"
-    run(sys.executable, "-m", "venv", "--without-pip", fresh)
-    python = fresh / "bin" / "python"
-    run(*pip, "--python", python, "install", "--no-deps", wheel)
+    fresh, editable = tmp_path / "fresh", tmp_path / "editable"
+    for folder, what in (fresh, [wheel]), (editable, ["--editable", source]):
+        run(sys.executable, "-m", "venv", "--without-pip", folder)
+        run(*pip, "--python", folder / "bin" / "python", "install", "--no-deps", *what)
     names = [name for package in PACKAGES for name in modules(package)]
     # The dependencies come by path: without the checkout's own link, which stands in a .pth file.
     environment = {"PYTHONPATH": sysconfig.get_path("purelib"), "OMP_NUM_THREADS": "1"}
@@ -77,7 +77,9 @@ for name in {names!r}:
 failed, tried = doctest.testfile({str(ROOT / "README.md")!r}, module_relative=False)
 sys.exit(failed or not tried)
 """
-    run(python, "-c", code, env=environment)
+    run(fresh / "bin" / "python", "-c", code, cwd=fresh, env=environment)
+    # Beside a clone whose folder is called as the package in it.
+    run(editable / "bin" / "python", "-c", "import sekron; sekron.repair", env=environment)
 
 
 def in_a_fresh_process(code, *arguments):
