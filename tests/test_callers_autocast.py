@@ -8,6 +8,7 @@ from torch import nn
 
 import sekron
 from sekron.calibration.sensitivity import divergences
+from sekron.decomposition import gram
 from sekron.decomposition.metric import Metric
 from sekron.forward.evaluation import evaluating
 from sekron.forward.inputs import as_arguments
@@ -82,6 +83,16 @@ def test_a_network_is_evaluated_by_the_weights_that_it_has():
             assert torch.equal(layer(x), -other(x))
         assert torch.equal(layer(x), -other(x))
         assert torch.is_autocast_cache_enabled()
+
+
+@pytest.mark.parametrize("text", ["cp:8x1x1,1x6x1,1x1x5@9", "chain:8x1x1,1x6x1,1x1x5@5,3"])
+def test_a_weight_is_decomposed_in_its_own_precision(text, monkeypatch):
+    monkeypatch.setattr(gram, "WIDE", 1)  # so that the `chain` too is computed in fp32
+    weight, structure = torch.randn(8, 6, 5), sekron.Structure.parse(text)
+    factors = sekron.decompose(weight, structure)
+    with autocast():
+        found = sekron.decompose(weight, structure)
+    assert all(map(torch.equal, found, factors))
 
 
 def test_factors_are_fitted_in_single_precision():

@@ -79,10 +79,12 @@ def decompose(
         by_group = [decompose(w, structure.one_group, metric=m, seed=seed) for w, m in parts]
         return tuple(torch.stack(factors) for factors in zip(*by_group, strict=True))
     exact = working(weight) if structure.family in EXACT else weight.detach().double()
-    whitened = exact if metric is None else metric.whiten(exact, whole_channels(structure.shapes))
-    digits = to_digits(whitened, structure.shapes)
     generator = torch.Generator().manual_seed(whole("seed", seed))
-    factors = _START[structure.family](digits, structure.ranks, generator)
+    with torch.autocast(weight.device.type, enabled=False):  # what is in fp32 needs its precision
+        modes = whole_channels(structure.shapes)
+        whitened = exact if metric is None else metric.whiten(exact, modes)
+        digits = to_digits(whitened, structure.shapes)
+        factors = _START[structure.family](digits, structure.ranks, generator)
     if structure.family in REFINED:
         factors = refine_digits(digits, factors, structure.bonds, SWEEPS)
     if structure.family == "cp":
