@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 import warnings
+from collections import OrderedDict
 from functools import partial
 
 import pytest
@@ -237,6 +238,22 @@ def test_a_hook_that_holds_nothing_of_the_network_is_the_same(images):
 
     network[1].register_forward_hook(hook)
     assert list(copy_of(network)[1]._forward_hooks.values()) == [hook]
+
+
+class Settings(dict):
+    """A dictionary whose method takes other arguments than that of `dict`."""
+
+    def update(self, *, name):
+        self["name"] = name
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, Settings])
+def test_what_a_copy_notes_beside_a_layer_is_its_own(kind):
+    network, x = convolutions(), torch.ones(1, 3, 9, 9)
+    state = kind(layer=network[0], outputs=[])
+    network[0].register_forward_hook(lambda *of: state["outputs"].append(of[2]))
+    copy_of(network)(x)
+    assert state == kind(layer=network[0], outputs=[])
 
 
 def test_of_what_a_function_holds_only_that_with_parts_of_the_network_is_made_anew():

@@ -124,6 +124,10 @@ HOLDERS = {
         lambda layer: MethodType(lambda _, x: 2 * layer(x), nn.Identity()),
         lambda kept, x: kept(x),
     ),
+    "method that is a partial": (
+        lambda layer: MethodType(partial(lambda f, _, x: f(x), layer), nn.Identity()),
+        lambda kept, x: kept(x),
+    ),
     "partial of a closure": (lambda layer: partial(closed_over(layer)), lambda kept, x: kept(x)),
     "closure as an argument": (
         lambda layer: partial(lambda f, x: f(x), closed_over(layer)),

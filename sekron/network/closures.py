@@ -33,13 +33,20 @@ def renew_functions(reached: Reached, memo: dict[int, Any]) -> None:
     kept = [value for value in reached.values() if isinstance(value, FIXED)]
     parts = {key for key, value in reached.items() if not isinstance(value, FIXED)}
     holding = _leading(kept, parts)
-    functions = {key: part for key, part in holding.items() if isinstance(part, FunctionType)}
+    functions = {key: part for key, part in holding.items() if _is_shared(part, holding)}
     renewed = {**functions, **_leading(kept, functions)}
     twin_of = _Twins(holding, parts, memo)
     for value in reached.values():
         for place, part in _places(value):
             if id(part) in renewed and id(value) in memo:
                 _contents(memo[id(value)])[place] = twin_of(part)
+
+
+def _is_shared(part: object, holding: Container[int]) -> bool:
+    """Whether `copy.deepcopy` leaves what holds a part of the network as it is."""
+    if isinstance(part, MethodType):  # of which it copies the object alone
+        return id(part.__func__) in holding
+    return isinstance(part, FunctionType)
 
 
 class _Twins:
@@ -82,12 +89,18 @@ class _Twins:
             return twin
         return tuple.__new__(type(part), map(self, part))
 
+    def _entry(self, value: Any) -> Any:
+        """Return what a list or dictionary that is made anew holds: no list that a copy fills."""
+        twin = self(value)
+        return copy.copy(value) if twin is value and type(value) in (list, dict) else twin
+
     def _fill(self, twin: Any, part: Any) -> None:
         if isinstance(part, list):
-            twin[:] = map(self, part)
+            twin[:] = map(self._entry, list.__iter__(part))
         elif isinstance(part, dict):
             twin.clear()
-            twin.update((self(name), self(value)) for name, value in part.items())
+            for name, value in dict.items(part):
+                twin[self(name)] = self._entry(value)
         else:
             for old, new in zip(part.__closure__ or (), twin.__closure__ or (), strict=True):
                 if is_filled(old):

@@ -69,8 +69,11 @@ class _Renewal:
         """Return a part that is renewed, in place where that can be."""
         if isinstance(part, MethodType):
             layer = self._replacements.get(id(part.__self__))
-            self.of(part.__func__)  # which may be a function of layers itself
-            return part if layer is None else _method(part, layer)
+            function = self.of(part.__func__)  # which may be a function of layers itself
+            if layer is not None:
+                return _method(part, layer)
+            same = function is part.__func__
+            return part if same else MethodType(function, part.__self__)
         if isinstance(part, tuple):
             parts = [*map(self.of, part)]
             return part if all(map(is_, part, parts)) else tuple.__new__(type(part), parts)
