@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sekron.calibration.output_kind import Output, kind_of, real_tensors
 from sekron.calibration.patches import Drawn, batched, channels_of
+from sekron.decomposition.own_precision import in_own_precision
 from sekron.forward.batches import Batches
 from sekron.forward.evaluation import inputs_of, must_allow_gradients, output_of, uncompiled
 from sekron.forward.inputs import Arguments
@@ -227,5 +228,5 @@ def _products(rows: Tensor) -> Tensor:
     """Return `Σ x xᵀ` over the rows `x`, only its diagonal where there are too many channels."""
     if rows.dim() == 2 and rows.shape[1] > WIDEST:
         return rows.double().square().sum(dim=0)
-    with torch.autocast(rows.device.type, enabled=False):  # in half precision they overflow
+    with in_own_precision(rows):  # in half precision they overflow
         return (rows.mT @ rows).double()

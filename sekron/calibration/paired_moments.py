@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sekron.calibration.layer_inputs import InputsAhead, paired_inputs
 from sekron.calibration.patches import Positions, drawn, inputs_at, rows_needed
+from sekron.decomposition.own_precision import in_own_precision
 
 FEWEST_BATCHES = 4
 """Batches that are looked at in any case, from all places of the sequence."""
@@ -83,7 +84,7 @@ def paired_moments(
         for own, other in pairs:
             chosen = drawn(own, own.count / n_positions / count, generator)
             for a, b in zip(own.rows(chosen), other.rows(chosen), strict=True):
-                with torch.autocast(a.device.type, enabled=False):
+                with in_own_precision(a):
                     terms = (a.mT @ b, b.mT @ b, a.sum(dim=-2), b.sum(dim=-2))
                 exact = [term.double() for term in terms]
                 sums = exact if not sums else [s + t for s, t in zip(sums, exact, strict=True)]

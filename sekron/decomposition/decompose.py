@@ -15,6 +15,7 @@ from sekron.decomposition.gram import eigh_of_gram, working
 from sekron.decomposition.least_squares import contract, refine_digits
 from sekron.decomposition.metric import Metric
 from sekron.decomposition.narrow import narrowed
+from sekron.decomposition.own_precision import in_own_precision
 from sekron.scalars import whole
 from sekron.structures.families import whole_channels
 from sekron.structures.structure import Structure
@@ -80,7 +81,7 @@ def decompose(
         return tuple(torch.stack(factors) for factors in zip(*by_group, strict=True))
     exact = working(weight) if structure.family in EXACT else weight.detach().double()
     generator = torch.Generator().manual_seed(whole("seed", seed))
-    with torch.autocast(weight.device.type, enabled=False):  # what is in fp32 needs its precision
+    with in_own_precision(weight):
         modes = whole_channels(structure.shapes)
         whitened = exact if metric is None else metric.whiten(exact, modes)
         digits = to_digits(whitened, structure.shapes)
@@ -131,6 +132,8 @@ def refine(
 def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:
     """Multiply the factors out to the dense weight, of shape `structure.weight_shape`.
 
+    It has their dtype, also within autocast.
+
     Raises:
         ValueError: If they have other shapes than those of the structure.
     """
@@ -142,7 +145,8 @@ def reconstruct(factors: Sequence[Tensor], structure: Structure) -> Tensor:
         a.reshape(*(structure.ranks[b] for b in bonds), -1)
         for a, bonds in zip(factors, structure.bonds, strict=True)
     ]
-    return from_digits(contract(flat, structure.bonds), structure.shapes)
+    with in_own_precision(flat[0]):
+        return from_digits(contract(flat, structure.bonds), structure.shapes)
 
 
 def check_factors(factors: Sequence[Tensor], structure: Structure) -> None:

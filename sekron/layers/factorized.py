@@ -91,16 +91,8 @@ class Factorized(nn.Module):
                 weight.copy_(operation.pack(factors[operation.factor]))
 
     def dense_weight(self) -> Tensor:
-        """Multiply the factors out to the weight, of shape `structure.weight_shape`.
-
-        It has the dtype of the factors, also within autocast.
-        """
-        factors = self.factors()
-        device = factors[0].device.type
-        if not torch.amp.is_autocast_available(device):  # as on `meta`
-            return reconstruct(factors, self.structure)
-        with torch.autocast(device, enabled=False):
-            return reconstruct(factors, self.structure)
+        """Multiply the factors out to the weight, of shape `structure.weight_shape`."""
+        return reconstruct(self.factors(), self.structure)
 
     def extra_repr(self) -> str:
         """Show the structure in the printed module."""

@@ -15,6 +15,7 @@ from sekron.decomposition.decompose import Decomposition, decompose, leading
 from sekron.decomposition.errors import relative_errors
 from sekron.decomposition.gram import gram, working
 from sekron.decomposition.metric import Metric
+from sekron.decomposition.own_precision import in_own_precision
 from sekron.rank_curves.pareto import mixed_front
 from sekron.rank_curves.rank_grid import CP_RANKS, cp_ranks, earlier_ranks, fitted_ranks
 from sekron.rank_curves.unfoldings import Unfoldings, singular_values_squared
@@ -122,6 +123,10 @@ class Spectra:
         at as many of the earlier ones as are cheap, spaced evenly in their logarithm; other
         families at a few ranks, each of them fitted.
         """
+        with in_own_precision(self.weight):
+            return self._curve(family, shapes)
+
+    def _curve(self, family: str, shapes: tuple[Shape, ...]) -> RankCurve:
         caps = self._caps(family, shapes)
         if min(caps, default=0) < self.rank_multiple:
             return self._worthwhile(family, shapes, np.ones((0, len(caps)), int), np.ones(0))

@@ -15,6 +15,7 @@ from sekron.calibration.moments import Moments
 from sekron.decomposition.decompose import reconstruct
 from sekron.decomposition.metric import Metric
 from sekron.decomposition.narrow import narrowed
+from sekron.decomposition.own_precision import in_own_precision
 from sekron.layers.factorized import Factorized
 from sekron.structures.families import whole_channels
 from sekron.structures.structure import Structure
@@ -60,7 +61,7 @@ def fit_factors(
     Reference:
         Liu, Nocedal, On the limited memory BFGS method for large scale optimization, 1989.
     """
-    with torch.autocast(target.device.type, enabled=False):  # half precision shows no descent
+    with in_own_precision(target):  # half precision shows no descent
         return _fit(layer, target, metric, steps)
 
 
