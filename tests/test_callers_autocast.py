@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sekron
 from sekron.calibration.sensitivity import divergences
@@ -102,6 +103,24 @@ def test_factors_are_fitted_in_single_precision():
         found = fit_factors(other[3], dense[3].weight, identity(8, 8), 5)
     assert found == whole
     assert equal(small.state_dict(), other.state_dict())
+
+
+def test_a_network_that_casts_by_itself_casts_a_weight_once_a_pass():
+    network, casts = Casting(*2 * [nn.Linear(5, 5)]), []
+    network[0].weight.register_hook(lambda _: None)  # so that it is no constant
+
+    class Noting(TorchDispatchMode):
+        def __torch_dispatch__(self, function, _, args=(), kwargs=None):
+            casts.extend([function] * (function is torch.ops.aten._to_copy.default))
+            return function(*args, **(kwargs or {}))
+
+    def of_a_pass(block):
+        casts.clear()
+        with block, Noting():
+            network(torch.ones(2, 5))
+        return len(casts)
+
+    assert of_a_pass(evaluating(network)) == of_a_pass(torch.no_grad())
 
 
 @pytest.mark.parametrize("name", LAYERS)

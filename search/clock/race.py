@@ -91,7 +91,8 @@ def latency(
     """Measure the forward pass in evaluation, without gradients, after a warm-up.
 
     Runs are added until the interval is tight or the time is up. One measurement at a time runs
-    on a machine; others wait. Threads are those that torch is set to.
+    on a machine; others wait. Threads are those that torch is set to. Within the caller's autocast
+    weights are cast in each run.
 
     Args:
         model: Left exactly as it was.

@@ -30,11 +30,17 @@ STANCE = threading.RLock()
 
 @contextmanager
 def casts_anew() -> Iterator[None]:
-    """Let autocast cast a weight whenever it is used, within the block.
+    """Let autocast cast a weight whenever it is used, within the block, where the caller has it on.
 
     Else it keeps what it has cast until the caller leaves it, and sees neither that a weight was
-    changed meanwhile nor that a trace has not seen it cast.
+    changed meanwhile nor that a trace has not seen it cast. One that a network itself switches on
+    forgets that with each pass.
     """
+    accelerator = torch.accelerator.current_accelerator()
+    kinds = ["cpu"] if accelerator is None else ["cpu", accelerator.type]
+    if not any(map(torch.is_autocast_enabled, kinds)):
+        yield
+        return
     enabled = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
@@ -48,7 +54,7 @@ def casts_anew() -> Iterator[None]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Switch a network to evaluation without gradients, and back module by module.
 
-    Autocast, where the caller has it on, casts the weights that the network has at each call.
+    Autocast, where the caller has it on, casts the weights that the network then has.
     """
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
