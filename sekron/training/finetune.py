@@ -33,10 +33,13 @@ MOMENTUM = 0.9
 WRAPPED = ("forward", "_original_forward")
 """What accelerate puts into a network to run it in another precision, and leaves there."""
 
+Loader = DataLoader[Any] | Sequence[Any]
+"""Batches that are there for every epoch."""
+
 
 def finetune(
     model: nn.Module,
-    loader: DataLoader[Any],
+    loader: Loader,
     *,
     dense: nn.Module | None = None,
     score: Score | None = None,
@@ -79,7 +82,8 @@ def finetune(
 
     Raises:
         ImportError: Without the package accelerate.
-        ValueError: If there is nothing to learn from, labels are not classes of the network, the
+        ValueError: If there is nothing to learn from, the loader has no length, or is no
+            `DataLoader` where several processes train, labels are not classes of the network, the
             folder holds another training, or the loss is not finite; the network then has the
             weights of the best epoch so far.
 
@@ -92,7 +96,7 @@ def finetune(
 
 def fit(
     model: nn.Module,
-    loader: DataLoader[Any],
+    loader: Loader,
     dense: nn.Module | None,
     score: Score | None,
     recipe: Recipe,
@@ -176,7 +180,7 @@ def _accelerator(recipe: Recipe) -> Accelerator:
         ) from error
 
 
-def _n_batches(loader: DataLoader[Any], n_processes: int) -> int:
+def _n_batches(loader: Loader, n_processes: int) -> int:
     # The iterator of a DataLoader has a length too, but is at its end after one epoch.
     if isinstance(loader, Iterator) or not hasattr(loader, "__len__"):
         raise ValueError(
@@ -200,7 +204,7 @@ def _moved(batch: Any, device: torch.device) -> Any:
     return send_to_device(batch, device)
 
 
-def _orders(loader: DataLoader[Any]) -> list[torch.Generator]:
+def _orders(loader: Loader) -> list[torch.Generator]:
     """Return the generators of its own that a loader shuffles with."""
     holders = (loader, getattr(loader, "sampler", None))
     found = [getattr(holder, "generator", None) for holder in holders]

@@ -7,11 +7,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from sekron.budget import RESOURCES, Budget, InfeasibleBudget, must_be_budget
 from sekron.calibration.output_kind import Output
@@ -32,7 +30,7 @@ from sekron.scalars import number
 from sekron.structures.families import Point, clipped_ranks, n_ranks
 from sekron.structures.structure import Structure
 from sekron.structures.templates import channel_svd, tucker2
-from sekron.training.finetune import fit
+from sekron.training.finetune import Loader, fit
 from sekron.training.funnel_penalty import Funnel
 from sekron.training.gates import Gated, gated
 from sekron.training.recipe import DEFAULT_RECIPE, Recipe
@@ -65,7 +63,7 @@ class FunnelResult:
 
 def funnel(
     model: nn.Module,
-    loader: DataLoader[Any],
+    loader: Loader,
     example_input: Inputs,
     *,
     budget: Budget,
@@ -89,7 +87,7 @@ def funnel(
 
     Args:
         model: The trained dense network; not modified.
-        loader: Batches `(images, labels)`; with `distillation=1` images alone will do.
+        loader: As in `sekron.finetune`.
         example_input: What its forward takes, to count FLOPs.
         budget: Limits of FLOPs, of parameters, or of both.
         dense: The network that teaches, or None.
