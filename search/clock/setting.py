@@ -18,7 +18,7 @@ def setting_of(network: nn.Module, arguments: Arguments, runtime: str) -> Settin
     """Return the setting in which a network is timed.
 
     Args:
-        network: Any part of it that has parameters.
+        network: The whole; it has parameters.
         arguments: What it runs on.
         runtime: That runs it.
 

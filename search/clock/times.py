@@ -160,7 +160,7 @@ class NetworkTime:
     """One compressed network on the clock, in turn with the dense one.
 
     Attributes:
-        ratio: Its time over the dense network's; infinite where the runtime does not take it.
+        ratio: Its time over the dense network's; infinite where it does not run.
         saved: Share of the dense network's time that its layers, timed alone, save; NaN where
             some were not timed.
         activations: Its peak activation memory over the dense network's; NaN where it does not run,
@@ -183,7 +183,7 @@ class NetworkTime:
 
     @property
     def runs(self) -> bool:
-        """Whether the runtime takes it."""
+        """Whether it ran."""
         return math.isfinite(self.ratio)
 
     @property

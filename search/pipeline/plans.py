@@ -93,7 +93,7 @@ def plan_on_clock(
 
     Raises:
         InfeasibleBudget: If no plan holds the budget on the clock.
-        CannotRun: If the runtime takes no plan.
+        CannotRun: If the network of no plan runs, with random factors.
     """
     budget = request.budget.limits
     question = choices.question(budget)

@@ -119,7 +119,7 @@ def run(
         ValueError: If an argument is out of range, a weight is not finite, the example does not
             run, there is nothing to replace, the folder belongs to another search, or another
             process is at this one: `search.join` helps there. `sekron.CannotRun`, which is one, if
-            the runtime does not take the network.
+            the runtime does not take the network, or no compressed one ran, with random factors.
         TypeError: If the budget is no `Budget`, or a number is none.
         ImportError: If the runtime is not installed.
         ConnectionError: If a database stays away for more than a minute.

@@ -64,16 +64,16 @@ class PlanClock(LayerClock):
         super().__init__(stopwatch, timetable, limit, keep, on_progress)
         self._last = "", nn.Module()  # digest of the plan that was raced last, and its network
         self._tried_again: set[str] = set()  # digests of plans that once failed, for no layer
-        self._has_run, self._reason = False, ""  # of compressed networks: any; why the last did not
+        self._has_run, self._reason = False, ""  # of plans: whether any; why the last did not
         self.is_late = False
 
     @property
     def refusal(self) -> CannotRun | None:
-        """Why no compressed network has run, where this search has tried some; else None."""
+        """Why the network of no plan has run, where this search has tried some; else None."""
         if self._has_run or not self._reason:
             return None
         return CannotRun(
-            "a compressed network must run to be timed, but none of those that were tried did, the "
+            "a compressed network must run to be timed, but that of no plan tried did, the "
             f"last since: {self._reason} Their factors were random; where no latency is limited "
             "and no runtime named, set `measure_seconds` to 0, and nothing is timed."
         )

@@ -63,7 +63,8 @@ def export_onnx(
 
     Inputs are named as forward calls them, outputs by the keys of what it returns, else `output`.
     The number of images is free, and so are their sizes where the network allows it. All are as in
-    the example where one image is treated unlike several, as by `squeeze`. A factorized layer that
+    the example where one image is treated unlike several, as by `squeeze`, which is tried where
+    all inputs can be taken apart by image. A factorized layer that
     divides no channel is one Conv or MatMul for each factor.
 
     Args:
@@ -222,7 +223,8 @@ def _others(
             raise ValueError(f"the network must take other sizes, but not {fitting[0]}.")
     # Programs are traced for several images: what forward does for one alone is not in them.
     one = example.images(0, 1)
-    found = _outputs(model, one) if len(example) > 1 and _fit(program, one) else None
+    is_other = example.is_divisible and len(example) > 1 and _fit(program, one)
+    found = _outputs(model, one) if is_other else None
     if found is not None:
         yield one, found
 
