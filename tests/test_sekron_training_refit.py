@@ -173,10 +173,13 @@ def test_half_precision_is_fitted_in_single_and_cast_back(dense, batches, dtype,
 
 
 def test_it_returns_what_it_gained(small, dense, batches):
+    # In fp32 the divergence of so near networks has hardly three digits.
+    small, dense = small.double(), dense.double()
+    batches = [images.double() for images in batches]
     before = misfit(small, dense, batches)
     gain = refit(small, dense, batches, **QUIET)
     after = misfit(small, dense, batches)
-    assert gain == pytest.approx(after / before, rel=1e-3)
+    assert gain == pytest.approx(after / before, rel=1e-9)
     assert gain < 0.5
     assert refit(small, dense, batches, steps=1, **QUIET) <= 1.0
 
