@@ -250,10 +250,16 @@ class Settings(dict):
 @pytest.mark.parametrize("kind", [dict, OrderedDict, Settings])
 def test_what_a_copy_notes_beside_a_layer_is_its_own(kind):
     network, x = convolutions(), torch.ones(1, 3, 9, 9)
-    state = kind(layer=network[0], outputs=[])
+    outputs = []
+    state = kind(layer=network[0], outputs=outputs, again=outputs)
     network[0].register_forward_hook(lambda *of: state["outputs"].append(of[2]))
-    copy_of(network)(x)
-    assert state == kind(layer=network[0], outputs=[])
+    twin = copy_of(network)
+    twin(x)
+    assert state == kind(layer=network[0], outputs=[], again=[])
+    (hook,) = twin[0]._forward_hooks.values()
+    other = hook.__closure__[0].cell_contents
+    assert other["again"] is other["outputs"]
+    assert len(other["outputs"]) == 1
 
 
 def test_of_what_a_function_holds_only_that_with_parts_of_the_network_is_made_anew():

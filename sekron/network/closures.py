@@ -92,7 +92,9 @@ class _Twins:
     def _entry(self, value: Any) -> Any:
         """Return what a list or dictionary that is made anew holds: no list that a copy fills."""
         twin = self(value)
-        return copy.copy(value) if twin is value and type(value) in (list, dict) else twin
+        if twin is not value or type(value) not in (list, dict):
+            return twin
+        return self._twins.setdefault(id(value), copy.copy(value))
 
     def _fill(self, twin: Any, part: Any) -> None:
         if isinstance(part, list):
