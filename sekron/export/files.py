@@ -64,8 +64,8 @@ def export_onnx(
     Inputs are named as forward calls them, outputs by the keys of what it returns, else `output`.
     The number of images is free, and so are their sizes where the network allows it. All are as in
     the example where one image is treated unlike several, as by `squeeze`, which is tried where
-    all inputs can be taken apart by image. A factorized layer that
-    divides no channel is one Conv or MatMul for each factor.
+    all inputs can be taken apart by image. A factorized layer that divides no channel is one Conv
+    or MatMul for each factor.
 
     Args:
         model: Compressed or not, on the CPU; exported as it is in evaluation, and left as it was.
